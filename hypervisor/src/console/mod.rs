@@ -1,0 +1,1 @@
+//! The person's side: line editor, parser, commands, progress and guest-console multiplexing.

@@ -1,0 +1,1 @@
+//! Drivers of the hardware that the hypervisor owns.

@@ -1,0 +1,2 @@
+//! Instruction decoding and execution for accesses that trap.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Building a guest: Linux boot protocol, ACPI tables, memory layout.
+#![forbid(unsafe_code)]

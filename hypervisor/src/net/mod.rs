@@ -1,0 +1,2 @@
+//! The network stack over a driver.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Saved state: versioned sections, apart from the runtime structures.
+#![forbid(unsafe_code)]

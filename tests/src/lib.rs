@@ -1,0 +1,1 @@
+//! The lab: machines, programmable wires, serial consoles and clusters of Godwit hosts.
