@@ -1,1 +1,3 @@
 //! Drivers of the hardware that the hypervisor owns.
+
+pub mod hal;
