@@ -8,6 +8,17 @@ use core::net::Ipv4Addr;
 
 use crate::fixed::{List, Text};
 
+#[cfg(feature = "config")]
+mod error;
+#[cfg(feature = "config")]
+mod grammar;
+#[cfg(feature = "config")]
+mod section;
+#[cfg(feature = "config")]
+pub use error::{ConfigError, Problem};
+#[cfg(feature = "config")]
+pub use grammar::parse;
+
 /// Bytes in a host's or guest's name.
 pub const NAME_MAX: usize = 64;
 /// Bytes in a path on the volume.
