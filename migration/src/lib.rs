@@ -3,9 +3,44 @@
 //! No hardware, no clock, no sockets, no `unsafe`: time is an argument, bytes go in and out of buffers, guest
 //! memory and devices are traits passed per call. The same code runs on the metal, in a seeded simulation and
 //! natively on a developer's machine.
+//!
+//! One [`Source`] or [`Target`] is one attempt to move one guest; nothing is shared between them, so any number
+//! may exist at once. [`io`] holds the contract that a session keeps with them, [`permit`] the value that makes
+//! two owners of one guest impossible. The wire and the hand-over are written down in
+//! `docs/migration-protocol.md`.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
+
+pub mod bitmap;
+pub mod device;
+pub mod guest;
+pub mod io;
+pub mod permit;
+pub mod policy;
+pub mod ram;
+pub mod reason;
+pub mod source;
+pub mod status;
+pub mod target;
+pub mod time;
+pub mod wire;
+mod zero;
+
+pub use bitmap::PageBitmap;
+pub use device::{DeviceState, Necessity, Section};
+pub use guest::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
+pub use io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
+pub use permit::{Generation, GuestId, MigrationId, RunPermit};
+pub use policy::{Compression, Impatience, Policy, TargetPolicy};
+pub use ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
+pub use reason::{AbortReason, Blame, GuestFailure, Refusal, StreamFault};
+pub use source::{Source, SourceConfig};
+pub use status::{Downtime, PageCounts, Phase, Report, Status};
+pub use target::{Target, TargetConfig};
+pub use time::Instant;
+pub use wire::opening::Opening;
+pub use zero::is_zero;

@@ -1,0 +1,246 @@
+//! What goes into an engine and what comes out.
+//!
+//! # The contract
+//! - After every [`crate::Source::handle_input`] or [`crate::Target::handle_input`] drain `poll_output` until it
+//!   returns [`Output::Timeout`]; call again at that moment with [`Input::Timeout`], or earlier with other input.
+//! - [`Output::Transmit`] says that the first `len` bytes of the buffer are to be sent whole and in order on that
+//!   channel. Do not ask for more output until the network has taken them: that is the back-pressure. Between a
+//!   `Transmit` that is still unsent and the next `poll_output`, input may be given as usual.
+//! - Each [`GuestAction`] is answered by exactly one [`GuestEvent`]: its own, or a failure. At most one action is
+//!   outstanding.
+//! - A new connection is told with [`Input::LinkUp`]; bytes of an earlier one that were not yet sent are dropped.
+
+use core::fmt;
+
+use crate::device::DeviceState;
+use crate::guest::GuestDescription;
+use crate::permit::{Generation, RunPermit};
+use crate::policy::Policy;
+use crate::reason::{AbortReason, GuestFailure};
+use crate::status::{Phase, Report};
+use crate::time::Instant;
+
+/// Least length of the buffer passed to `poll_output`. 64 KiB or more is faster.
+pub const OUTPUT_BYTES_MIN: usize = 16 * 1024;
+
+/// One ordered byte stream between the two hosts (one TCP connection).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Channel(pub u8);
+
+impl Channel {
+    /// The first channel: control and bulk pages. The only one that pre-copy uses.
+    pub const MAIN: Self = Self(0);
+}
+
+/// What happens to an engine.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Bytes that arrived, in any portion.
+    Bytes(Channel, &'a [u8]),
+    /// The moment of the last [`Output::Timeout`] has come.
+    Timeout,
+    /// A step of the guest's life cycle is done or has failed.
+    Guest(GuestEvent),
+    /// A person wants something.
+    Command(Command),
+    /// A connection stands.
+    LinkUp,
+    /// The connection is lost, or could not be made.
+    LinkDown,
+}
+
+/// What an engine wants.
+#[derive(Debug)]
+pub enum Output {
+    /// Send the first `len` bytes of the buffer.
+    Transmit {
+        /// On which connection.
+        channel: Channel,
+        /// How many bytes.
+        len: usize,
+    },
+    /// Make a connection to the peer (source only); answer with [`Input::LinkUp`] or [`Input::LinkDown`].
+    Connect,
+    /// Close the connection once everything transmitted has been sent. No answer needed.
+    Disconnect,
+    /// Do this to the guest.
+    Guest(GuestAction),
+    /// Tell whoever is interested.
+    Event(Event),
+    /// Nothing to do until then; [`Instant::NEVER`] if only input can change that.
+    Timeout(Instant),
+}
+
+/// What a person can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Begin (source).
+    Start,
+    /// Stop and undo. Refused with [`Event::CancelTooLate`] once the commit has been sent.
+    Cancel,
+    /// Change the limits of a source from now on.
+    Tune(Policy),
+    /// In [`Phase::CommitUnknown`] at the source, a person declares that the target does not and will not run the
+    /// guest (it was rebooted, or is broken): the source takes the guest back. Ignored in every other phase.
+    Reclaim,
+    /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
+    /// lets go of it. Ignored in every other phase.
+    Release,
+}
+
+/// A step in a guest's life cycle, without its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// [`GuestAction::Build`].
+    Build,
+    /// [`GuestAction::StartDirtyLog`].
+    StartDirtyLog,
+    /// [`GuestAction::HarvestDirtyLog`].
+    HarvestDirtyLog,
+    /// [`GuestAction::StopDirtyLog`].
+    StopDirtyLog,
+    /// [`GuestAction::Throttle`].
+    Throttle,
+    /// [`GuestAction::Pause`].
+    Pause,
+    /// [`GuestAction::SaveState`].
+    SaveState,
+    /// [`GuestAction::RestoreState`].
+    RestoreState,
+    /// [`GuestAction::Run`].
+    Run,
+    /// [`GuestAction::Discard`].
+    Discard,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Build => "building the guest",
+            Self::StartDirtyLog => "starting the dirty log",
+            Self::HarvestDirtyLog => "harvesting the dirty log",
+            Self::StopDirtyLog => "stopping the dirty log",
+            Self::Throttle => "throttling the guest",
+            Self::Pause => "pausing the guest",
+            Self::SaveState => "saving device state",
+            Self::RestoreState => "restoring device state",
+            Self::Run => "running the guest",
+            Self::Discard => "discarding the guest",
+        })
+    }
+}
+
+/// What the hypervisor is to do with the guest. Each is answered by one [`GuestEvent`].
+#[derive(Debug)]
+pub enum GuestAction {
+    /// Target: build the guest, paused, with RAM that reads as zero. From the answer on, calls get its RAM.
+    Build(GuestDescription),
+    /// Source: record every page that is written from now on.
+    StartDirtyLog,
+    /// Source: collect what was written since the last harvest, re-arm, publish for
+    /// [`crate::GuestRam::take_dirty`].
+    HarvestDirtyLog,
+    /// Source: stop recording.
+    StopDirtyLog,
+    /// Source: take away this percentage of the guest's time; 0 gives all of it back.
+    Throttle(u8),
+    /// Source: stop all vCPUs at a consistent point, and its devices; nothing writes its RAM any more. The answer
+    /// hands over the permit.
+    Pause,
+    /// Source: save vCPUs and devices of the paused guest.
+    SaveState,
+    /// Target: restore vCPUs and devices; the guest stays paused.
+    RestoreState(DeviceState),
+    /// Let the guest run; whoever runs it keeps the permit.
+    Run(RunPermit),
+    /// Free the guest and all of its memory. After the answer calls get [`crate::NoRam`].
+    Discard,
+}
+
+impl GuestAction {
+    /// The step without its data.
+    #[must_use]
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Build(_) => Step::Build,
+            Self::StartDirtyLog => Step::StartDirtyLog,
+            Self::HarvestDirtyLog => Step::HarvestDirtyLog,
+            Self::StopDirtyLog => Step::StopDirtyLog,
+            Self::Throttle(_) => Step::Throttle,
+            Self::Pause => Step::Pause,
+            Self::SaveState => Step::SaveState,
+            Self::RestoreState(_) => Step::RestoreState,
+            Self::Run(_) => Step::Run,
+            Self::Discard => Step::Discard,
+        }
+    }
+}
+
+/// What became of a [`GuestAction`], or of the guest.
+#[derive(Debug)]
+pub enum GuestEvent {
+    /// [`GuestAction::Build`] is done.
+    Built,
+    /// [`GuestAction::StartDirtyLog`] is done.
+    DirtyLogStarted,
+    /// [`GuestAction::HarvestDirtyLog`] is done.
+    DirtyLogHarvested,
+    /// [`GuestAction::StopDirtyLog`] is done.
+    DirtyLogStopped,
+    /// [`GuestAction::Throttle`] is done.
+    Throttled,
+    /// [`GuestAction::Pause`] is done; the permit is the engine's until [`GuestAction::Run`].
+    Paused(RunPermit),
+    /// [`GuestAction::SaveState`] is done.
+    StateSaved(DeviceState),
+    /// [`GuestAction::RestoreState`] is done.
+    StateRestored,
+    /// [`GuestAction::Run`] is done.
+    Running,
+    /// [`GuestAction::Discard`] is done.
+    Discarded,
+    /// The outstanding action failed; nothing has changed. For [`GuestAction::Run`] use
+    /// [`GuestEvent::RunFailed`].
+    Failed(Step, GuestFailure),
+    /// [`GuestAction::Run`] failed: the guest stands still, the permit comes back.
+    RunFailed(RunPermit, GuestFailure),
+    /// Source, at any time while the guest runs: it stopped for good by itself.
+    Ended,
+}
+
+/// What a session tells a person or logs. No answer is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The phase has changed.
+    Phase(Phase),
+    /// A round of pre-copy begins.
+    Round {
+        /// From 1.
+        round: u32,
+        /// Pages to send in it.
+        pages: u32,
+    },
+    /// The guest is throttled by this percentage from now on.
+    Throttle(u8),
+    /// A cancellation was asked for after the point of no return.
+    CancelTooLate,
+    /// The guest was stopped although the rest was expected to take longer than the limit
+    /// ([`crate::Impatience::StopAnyway`]).
+    LimitOverruled,
+    /// The commit was sent and its reply lost: the guest is held at the source until the target has been asked.
+    CommitUnknown,
+    /// The target has been restarted since and does not know: a person has to decide with
+    /// [`Command::Reclaim`] or [`Command::Release`].
+    TargetForgot,
+    /// Not even the source could run the guest again; it is held there, whole and paused. The permit can be had
+    /// from [`crate::Source::take_permit`].
+    Held(GuestFailure),
+    /// Cleaning up after an abort failed at this step; the rest was done.
+    CleanupFailed(Step, GuestFailure),
+    /// The guest has moved.
+    Completed(Report),
+    /// The guest has not moved.
+    Aborted(AbortReason, Report),
+    /// Target: the guest runs here now, in this generation.
+    Arrived(Generation),
+}

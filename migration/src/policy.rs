@@ -1,0 +1,72 @@
+//! How hard a migration tries: limits that a person can choose before and change during it.
+
+use core::time::Duration;
+
+/// What to do when the guest cannot be moved within the downtime limit, even at the strongest throttle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Impatience {
+    /// Give up: the guest goes on at the source.
+    GiveUp,
+    /// Stop the guest anyway, for longer than the limit.
+    StopAnyway,
+}
+
+/// Whether page content is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Zero pages and runs only.
+    Off,
+    /// Compress what pays, refer to similar pages that are at the target already.
+    Adaptive,
+}
+
+/// Limits and choices for one outgoing migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The guest is stopped only when the rest is expected to take no longer than this.
+    pub downtime_limit: Duration,
+    /// Most bytes per second on the link; `None` for no cap.
+    pub bandwidth_bytes_per_second: Option<u64>,
+    /// Strongest throttle, in percent of the guest's time taken away, 0 to 99. 0 never throttles.
+    pub throttle_percent_max: u8,
+    /// Most rounds of pre-copy.
+    pub rounds_max: u32,
+    /// Longest pre-copy.
+    pub duration_max: Duration,
+    /// What then.
+    pub impatience: Impatience,
+    /// Whether to compress.
+    pub compression: Compression,
+    /// Longest silence of the other host before it counts as lost.
+    pub peer_timeout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            downtime_limit: Duration::from_millis(300),
+            bandwidth_bytes_per_second: None,
+            throttle_percent_max: 90,
+            rounds_max: 60,
+            duration_max: Duration::from_secs(3600),
+            impatience: Impatience::GiveUp,
+            compression: Compression::Adaptive,
+            peer_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Limits and choices for one incoming migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetPolicy {
+    /// Longest silence of the source, before the guest is complete here, before it counts as lost.
+    pub peer_timeout: Duration,
+    /// How long a complete guest whose source was lost is held, paused, for the source to come back and decide.
+    pub hold: Duration,
+}
+
+impl Default for TargetPolicy {
+    fn default() -> Self {
+        Self { peer_timeout: Duration::from_secs(30), hold: Duration::from_secs(600) }
+    }
+}

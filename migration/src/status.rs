@@ -1,0 +1,151 @@
+//! What a person is shown while a migration runs, and the report at its end.
+
+use core::fmt;
+use core::time::Duration;
+
+/// Where a migration stands. One list for both roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Source: not started.
+    Idle,
+    /// Source: waiting for a connection.
+    Connecting,
+    /// Source: waiting for the target to accept. Target: waiting for the source's hello.
+    Negotiating,
+    /// Target: the guest is being built.
+    Building,
+    /// Pages are on their way while the guest runs.
+    PreCopy,
+    /// The guest is paused; its last pages and devices are on their way.
+    StopAndCopy,
+    /// The target compares digests and restores devices.
+    Verifying,
+    /// Source: the commit has been sent and is not yet acknowledged. Target: complete, waiting for the commit.
+    Committing,
+    /// Source: the commit was sent and the link was lost; the guest is held until the target has been asked.
+    /// Target: complete, but the source was lost before its commit arrived; the guest is held.
+    CommitUnknown,
+    /// The guest has moved.
+    Completed,
+    /// Being undone.
+    Aborting,
+    /// Undone: the guest is where it was.
+    Aborted,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Negotiating => "negotiating",
+            Self::Building => "building",
+            Self::PreCopy => "pre-copy",
+            Self::StopAndCopy => "stop-and-copy",
+            Self::Verifying => "verifying",
+            Self::Committing => "committing",
+            Self::CommitUnknown => "commit unknown",
+            Self::Completed => "completed",
+            Self::Aborting => "aborting",
+            Self::Aborted => "aborted",
+        })
+    }
+}
+
+/// Pages by the way they travelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// As a member of a run of zero pages.
+    pub zero: u64,
+    /// As they are.
+    pub raw: u64,
+    /// Compressed.
+    pub compressed: u64,
+    /// As a reference to an identical or similar page that is at the target already.
+    pub referenced: u64,
+    /// Not at all: marked dirty, but the target has that content already. Counted at the source only.
+    pub unchanged: u64,
+}
+
+impl PageCounts {
+    /// Pages that travelled.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.zero + self.raw + self.compressed + self.referenced
+    }
+}
+
+/// The guest's downtime by cause, as the source measured it. Causes follow one another: they add up to `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Downtime {
+    /// From asking for the pause until the guest stood still.
+    pub pause: Duration,
+    /// Collecting the last dirty pages.
+    pub harvest: Duration,
+    /// Sending them.
+    pub pages: Duration,
+    /// Saving vCPUs and devices.
+    pub save: Duration,
+    /// Sending that state, and the target's verification and restoring of it.
+    pub verify: Duration,
+    /// From sending the commit until the target said that the guest runs.
+    pub commit: Duration,
+    /// From asking for the pause until the guest was known to run again.
+    pub total: Duration,
+}
+
+/// A snapshot of a migration, for progress lines and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Round of pre-copy, from 1; 0 before the first.
+    pub round: u32,
+    /// Pages of the guest.
+    pub pages_total: u32,
+    /// Pages still to be sent, as far as is known.
+    pub pages_left: u32,
+    /// Pages by the way they travelled.
+    pub pages: PageCounts,
+    /// Bytes put on the link.
+    pub bytes_sent: u64,
+    /// Bytes taken from the link.
+    pub bytes_received: u64,
+    /// Pages that the guest dirties per second.
+    pub dirty_pages_per_second: u64,
+    /// Bytes per second that the link was seen to carry; 0 while unknown.
+    pub bytes_per_second: u64,
+    /// Throttle in percent.
+    pub throttle_percent: u8,
+    /// Expected downtime if the guest were stopped now; `None` while unknown.
+    pub downtime_estimate: Option<Duration>,
+    /// Expected time until completion; `None` while unknown or if it does not converge.
+    pub remaining_estimate: Option<Duration>,
+    /// Time since the start.
+    pub elapsed: Duration,
+    /// Downtime by cause, as far as it has happened.
+    pub downtime: Downtime,
+}
+
+/// The end of a migration in figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// From the start to the end.
+    pub total: Duration,
+    /// By cause.
+    pub downtime: Downtime,
+    /// Rounds of pre-copy, the one with the guest stopped not counted.
+    pub rounds: u32,
+    /// Pages by the way they travelled.
+    pub pages: PageCounts,
+    /// Pages that were sent with the guest stopped.
+    pub pages_in_downtime: u32,
+    /// Bytes put on the link.
+    pub bytes_sent: u64,
+    /// Bytes taken from the link.
+    pub bytes_received: u64,
+    /// Strongest throttle that was used, in percent.
+    pub throttle_percent_peak: u8,
+    /// Digest over RAM and device state that both ends agreed on.
+    pub digest: u64,
+}

@@ -1,0 +1,3 @@
+//! The bytes between two hosts.
+
+pub mod opening;
