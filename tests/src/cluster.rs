@@ -1,0 +1,194 @@
+//! Some hosts and the switch between them.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::config::{GuestConfig, HostConfig, MigrationConfig};
+use crate::image::{self, Programs};
+use crate::machine::{Kind, Machine, Nic, Spec};
+use crate::serial::Serial;
+use crate::switch::{self, PortId, Switch};
+use crate::{guest, scratch};
+
+/// Names of hosts, in order.
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+/// From power-on to the prompt: the firmware alone takes 10 s of a quiet processor.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The most hosts a cluster can have.
+pub const HOSTS_MAX: usize = NAMES.len();
+
+/// What a cluster is made of.
+pub struct Plan {
+    /// Prefix of the scratch directories.
+    pub name: String,
+    /// The kind of all its machines.
+    pub kind: Kind,
+    /// The card of all its machines.
+    pub nic: Nic,
+    /// One per host.
+    pub hosts: Vec<HostPlan>,
+}
+
+/// One host of a plan.
+#[derive(Clone, Debug)]
+pub struct HostPlan {
+    /// What goes into `godwit.toml`.
+    pub config: HostConfig,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Replaces the generated `godwit.toml`, to try wrong ones.
+    pub raw_config: Option<String>,
+    /// Whether the machine has a network card.
+    pub has_nic: bool,
+}
+
+impl Plan {
+    /// `count` hosts `a`, `b`, … at 10.0.0.1, 10.0.0.2, … that know each other and accept migrations.
+    pub fn new(name: &str, kind: Kind, count: usize) -> Self {
+        let hosts = (0..count.min(HOSTS_MAX)).map(|index| HostPlan::new(index, count)).collect();
+        Self { name: name.to_owned(), kind, nic: Nic::E1000, hosts }
+    }
+
+    /// Gives `guest` to the host with number `index`.
+    pub fn guest(mut self, index: usize, guest: GuestConfig) -> Self {
+        self.hosts[index].config.guests.push(guest);
+        self
+    }
+
+    /// Builds what is to be built, writes the disks and turns the machines on; does not wait for their prompts.
+    ///
+    /// # Errors
+    /// A build, a disk or a machine failed.
+    pub fn start(self) -> Result<Cluster> {
+        let programs = image::programs()?;
+        let switch = Switch::new();
+        let mut hosts = Vec::new();
+        for (index, plan) in self.hosts.iter().enumerate() {
+            hosts.push(self.start_host(index, plan, &programs, &switch)?);
+        }
+        Ok(Cluster { hosts, switch })
+    }
+
+    fn start_host(
+        &self,
+        index: usize,
+        plan: &HostPlan,
+        programs: &Programs,
+        switch: &Switch,
+    ) -> Result<Host> {
+        let name = &plan.config.name;
+        let label = format!("{}-{name}", self.name);
+        let disk = scratch::directory(&format!("{label}-disk"))?.join("disk.img");
+        let files = guest_files(&plan.config.guests)?;
+        let files: Vec<(&str, &Path)> = files.iter().map(|(n, p)| (n.as_str(), p.as_path())).collect();
+        let config = plan.raw_config.clone().unwrap_or_else(|| plan.config.to_toml());
+        image::host_disk(&disk, programs, &config, &files)?;
+        let mut spec = Spec::new(&label, &disk);
+        (spec.memory_mib, spec.cpus) = (plan.memory_mib, plan.cpus);
+        let mut port = None;
+        if plan.has_nic {
+            let udp = switch.add_udp(name)?;
+            spec.network = Some((self.nic, switch::mac(index as u8 + 1), udp));
+            port = Some(udp.id);
+        }
+        let machine = self.kind.start(&spec).with_context(|| format!("host {name}"))?;
+        Ok(Host { name: name.clone(), address: address(index), port, machine })
+    }
+}
+
+impl HostPlan {
+    fn new(index: usize, count: usize) -> Self {
+        let others = (0..count).filter(|&other| other != index);
+        let config = HostConfig {
+            name: NAMES[index].to_owned(),
+            address: Some(format!("{}/24", address(index))),
+            migration: Some(MigrationConfig::default()),
+            peers: others.map(|other| (NAMES[other].to_owned(), address(other).to_string())).collect(),
+            guests: Vec::new(),
+        };
+        Self { config, memory_mib: 512, cpus: 2, raw_config: None, has_nic: true }
+    }
+}
+
+/// The address of the host with number `index`.
+pub fn address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, index as u8 + 1)
+}
+
+/// The files that `guests` name, by name.
+fn guest_files(guests: &[GuestConfig]) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    if guests.iter().any(|g| g.kernel == "vmlinuz") {
+        let linux = guest::linux()?;
+        files.push(("vmlinuz".to_owned(), linux.kernel));
+        files.push(("initrd.img".to_owned(), linux.initrd));
+    }
+    Ok(files)
+}
+
+/// Running hosts. The machines are killed when it is dropped.
+pub struct Cluster {
+    /// The hosts, in the plan's order.
+    pub hosts: Vec<Host>,
+    /// The wire.
+    pub switch: Switch,
+}
+
+impl Cluster {
+    /// Waits until every host shows its prompt.
+    ///
+    /// # Errors
+    /// One did not within [`BOOT_TIMEOUT`].
+    pub fn wait_for_prompts(&mut self) -> Result<()> {
+        self.hosts.iter_mut().try_for_each(|host| host.wait_for_prompt(BOOT_TIMEOUT).map(|_| ()))
+    }
+}
+
+/// One running host.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its port on the switch, if it has a card.
+    pub port: Option<PortId>,
+    /// The machine under it.
+    pub machine: Box<dyn Machine>,
+}
+
+impl Host {
+    /// Its serial console.
+    pub fn serial(&mut self) -> &mut Serial {
+        self.machine.serial()
+    }
+
+    /// Waits for the prompt; returns what came before it.
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub fn wait_for_prompt(&mut self, timeout: Duration) -> Result<String> {
+        let prompt = format!("{}> ", self.name);
+        let context = format!("host {}", self.name);
+        self.serial().expect(&prompt, timeout).context(context)
+    }
+
+    /// Types `line` and returns what it printed, without the echo.
+    ///
+    /// # Errors
+    /// The prompt did not come back in time.
+    pub fn command(&mut self, line: &str, timeout: Duration) -> Result<String> {
+        let (prompt, context) = (format!("\n{}> ", self.name), format!("host {}: {line}", self.name));
+        let serial = self.serial();
+        serial.send(line)?;
+        serial.skip_pending();
+        serial.write(b"\r")?;
+        let output = serial.expect(&prompt, timeout).context(context)?;
+        Ok(output.trim_start_matches('\n').to_owned())
+    }
+}

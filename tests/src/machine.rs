@@ -1,0 +1,168 @@
+//! Machines: something with a disk, a serial port and a network card that the image can boot on.
+//!
+//! Back-ends: [`bochs`] (VMX in software, runs anywhere), [`qemu`] with KVM (where VMX really works) and with TCG (no
+//! VMX). [`Kind::availability`] says by name what is missing for a kind.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+
+use crate::serial::Serial;
+use crate::switch::{Mac, UdpPort};
+
+pub mod bochs;
+pub mod qemu;
+
+/// The UEFI firmware of Debian's `ovmf` package: the 2 MiB image, since Bochs does not boot the 4 MiB ones.
+pub const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
+
+/// The kinds of machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bochs: emulated VMX.
+    Bochs,
+    /// QEMU with KVM and nested VMX.
+    QemuKvm,
+    /// QEMU without VMX.
+    QemuTcg,
+}
+
+/// Whether a kind of machine can be had here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// It can.
+    Available,
+    /// It cannot; the text says what is missing.
+    Missing(String),
+}
+
+impl Kind {
+    /// All kinds, best first for running guests.
+    pub const ALL: [Self; 3] = [Self::QemuKvm, Self::Bochs, Self::QemuTcg];
+
+    /// The fastest kind on which guests run here.
+    pub fn best() -> Self {
+        match Self::QemuKvm.availability() {
+            Availability::Available => Self::QemuKvm,
+            Availability::Missing(_) => Self::Bochs,
+        }
+    }
+
+    /// Whether guests can run on it.
+    pub fn has_vmx(self) -> bool {
+        !matches!(self, Self::QemuTcg)
+    }
+
+    /// Looks for what the kind needs.
+    pub fn availability(self) -> Availability {
+        let missing = match self {
+            Self::Bochs => bochs::missing(),
+            Self::QemuKvm => qemu::missing().or_else(qemu::missing_for_kvm),
+            Self::QemuTcg => qemu::missing(),
+        };
+        missing.map_or(Availability::Available, Availability::Missing)
+    }
+
+    /// Starts a machine of this kind.
+    ///
+    /// # Errors
+    /// What the kind needs is missing, or it could not be started.
+    pub fn start(self, spec: &Spec) -> Result<Box<dyn Machine>> {
+        if let Availability::Missing(reason) = self.availability() {
+            bail!("no {self} here: {reason}");
+        }
+        match self {
+            Self::Bochs => Ok(Box::new(bochs::Bochs::start(spec)?)),
+            Self::QemuKvm => Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Kvm)?)),
+            Self::QemuTcg => Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Tcg)?)),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bochs => "Bochs",
+            Self::QemuKvm => "QEMU/KVM",
+            Self::QemuTcg => "QEMU/TCG",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "bochs" => Ok(Self::Bochs),
+            "kvm" | "qemu-kvm" => Ok(Self::QemuKvm),
+            "tcg" | "qemu-tcg" => Ok(Self::QemuTcg),
+            other => Err(format!("no machine kind {other:?}: it is one of bochs, kvm, tcg")),
+        }
+    }
+}
+
+/// The network card a machine gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nic {
+    /// Intel 82540EM.
+    E1000,
+    /// virtio-net over PCI; only QEMU has it.
+    VirtioNet,
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Name: of its scratch directory, and in messages.
+    pub name: String,
+    /// Disk image with an EFI system partition; never written to.
+    pub disk: PathBuf,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Bochs: emulated instructions per virtual second. Low makes the network fast, see the lab's README.
+    pub ips: u64,
+    /// The card, its address and its port on the switch; `None`: no card.
+    pub network: Option<(Nic, Mac, UdpPort)>,
+}
+
+impl Spec {
+    /// Instructions per second that suit network tests.
+    pub const IPS_NETWORK: u64 = 10_000_000;
+
+    /// A machine with 512 MiB, two processors and no network card.
+    pub fn new(name: &str, disk: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            disk: disk.to_path_buf(),
+            memory_mib: 512,
+            cpus: 2,
+            ips: Self::IPS_NETWORK,
+            network: None,
+        }
+    }
+}
+
+/// A running machine; it is killed when dropped.
+pub trait Machine: Send {
+    /// Its kind.
+    fn kind(&self) -> Kind;
+    /// Its first serial port.
+    fn serial(&mut self) -> &mut Serial;
+    /// Whether it still runs.
+    fn is_running(&mut self) -> bool;
+    /// Pulls the plug.
+    fn kill(&mut self);
+    /// Holds the emulator's configuration, logs and the serial transcript.
+    fn scratch(&self) -> &Path;
+}
+
+/// The first of `files` that does not exist, as a reason.
+fn missing_file(files: &[&str], package: &str) -> Option<String> {
+    let absent = files.iter().find(|file| !Path::new(file).exists())?;
+    Some(format!("{absent} is not there (package {package})"))
+}

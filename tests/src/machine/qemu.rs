@@ -1,0 +1,180 @@
+//! QEMU 7.2 or newer: with KVM where nested VMX really works, and with TCG, which has no VMX.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::{FIRMWARE, Kind, Machine, Nic, Spec, missing_file};
+use crate::process::Process;
+use crate::scratch;
+use crate::serial::Serial;
+use crate::switch::mac_text;
+
+const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+
+/// How QEMU executes the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The host's processor, with VMX for the machine.
+    Kvm,
+    /// Translation.
+    Tcg,
+}
+
+/// What any QEMU machine lacks here.
+pub(super) fn missing() -> Option<String> {
+    missing_file(&[PROGRAM], "qemu-system-x86").or_else(|| missing_file(&[FIRMWARE], "ovmf"))
+}
+
+/// What KVM with VMX for its guests lacks here. The existence of `/dev/kvm` proves nothing: ask the processor, the
+/// module, and KVM itself.
+pub(super) fn missing_for_kvm() -> Option<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let nested = fs::read_to_string("/sys/module/kvm_intel/parameters/nested").ok();
+    if let Some(reason) = missing_for_nested(&cpuinfo, nested.as_deref()) {
+        return Some(reason);
+    }
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => None,
+        Err(error) => Some(format!("/dev/kvm cannot be opened: {error}")),
+    }
+}
+
+fn missing_for_nested(cpuinfo: &str, nested: Option<&str>) -> Option<String> {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    if !flags.split_whitespace().any(|flag| flag == "vmx") {
+        return Some("the processor offers no VMX".into());
+    }
+    match nested.map(str::trim) {
+        Some("Y" | "1") => None,
+        Some(_) => Some("kvm_intel is loaded without nested=1".into()),
+        None => Some("the kvm_intel module is not loaded".into()),
+    }
+}
+
+/// A QEMU process.
+pub struct Qemu {
+    process: Process,
+    serial: Serial,
+    scratch: PathBuf,
+    accelerator: Accelerator,
+}
+
+impl Qemu {
+    /// Boots the disk of `spec`.
+    ///
+    /// # Errors
+    /// The process did not start.
+    pub fn start(spec: &Spec, accelerator: Accelerator) -> Result<Self> {
+        let scratch = scratch::directory(&spec.name).context("scratch directory")?;
+        let serial = Serial::listen(&scratch.join("serial.log"))?;
+        let disk = fs::canonicalize(&spec.disk).with_context(|| spec.disk.display().to_string())?;
+        let arguments = arguments(spec, &disk, accelerator, serial.port());
+        fs::write(scratch.join("arguments"), arguments.join("\n"))?;
+        let output = File::create(scratch.join("output.log"))?;
+        let errors = output.try_clone()?;
+        let process = Process::start(PROGRAM, &arguments, |command| {
+            command.current_dir(&scratch).stdout(output).stderr(errors);
+        })
+        .context("qemu-system-x86_64")?;
+        Ok(Self { process, serial, scratch, accelerator })
+    }
+}
+
+impl Machine for Qemu {
+    fn kind(&self) -> Kind {
+        match self.accelerator {
+            Accelerator::Kvm => Kind::QemuKvm,
+            Accelerator::Tcg => Kind::QemuTcg,
+        }
+    }
+
+    fn serial(&mut self) -> &mut Serial {
+        &mut self.serial
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+}
+
+fn arguments(spec: &Spec, disk: &Path, accelerator: Accelerator, serial_port: u16) -> Vec<String> {
+    let (accelerator, cpu) = match accelerator {
+        Accelerator::Kvm => ("kvm", "host,+vmx"),
+        Accelerator::Tcg => ("tcg", "max"),
+    };
+    let mut arguments = vec![
+        "-machine".to_owned(),
+        format!("pc,accel={accelerator}"),
+        "-cpu".to_owned(),
+        cpu.to_owned(),
+        "-smp".to_owned(),
+        spec.cpus.to_string(),
+        "-m".to_owned(),
+        spec.memory_mib.to_string(),
+        "-bios".to_owned(),
+        FIRMWARE.to_owned(),
+        "-drive".to_owned(),
+        format!("if=ide,format=raw,snapshot=on,file={}", disk.display()),
+        "-chardev".to_owned(),
+        format!("socket,id=com1,host=127.0.0.1,port={serial_port}"),
+        "-serial".to_owned(),
+        "chardev:com1".to_owned(),
+    ];
+    let fixed = "-nodefaults -no-user-config -display none -vga none -monitor none -no-reboot";
+    arguments.extend(fixed.split(' ').map(str::to_owned));
+    match &spec.network {
+        None => arguments.extend(["-nic", "none"].map(str::to_owned)),
+        Some((nic, mac, port)) => {
+            let local = format!("local.type=inet,local.host=127.0.0.1,local.port={}", port.machine);
+            let remote = format!("remote.type=inet,remote.host=127.0.0.1,remote.port={}", port.switch);
+            let device = match nic {
+                Nic::E1000 => "e1000",
+                Nic::VirtioNet => "virtio-net-pci",
+            };
+            arguments.extend(["-netdev".to_owned(), format!("dgram,id=wire,{local},{remote}")]);
+            let card = format!("{device},netdev=wire,mac={},romfile=", mac_text(mac));
+            arguments.extend(["-device".to_owned(), card]);
+        }
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switch::{UdpPort, mac};
+
+    #[test]
+    fn a_processor_without_vmx_is_named_before_the_module() {
+        let reason = missing_for_nested("flags\t\t: fpu svm\n", None).unwrap();
+        assert!(reason.contains("no VMX"));
+    }
+
+    #[test]
+    fn the_module_must_offer_nesting() {
+        let cpuinfo = "model name: x\nflags\t\t: fpu vmx\n";
+        assert_eq!(missing_for_nested(cpuinfo, Some("Y\n")), None);
+        assert!(missing_for_nested(cpuinfo, Some("N\n")).unwrap().contains("nested"));
+        assert!(missing_for_nested(cpuinfo, None).unwrap().contains("not loaded"));
+    }
+
+    #[test]
+    fn the_card_is_wired_to_its_port() {
+        let mut spec = Spec::new("a", Path::new("disk"));
+        let port = UdpPort { id: 0, machine: 20_000, switch: 20_001 };
+        spec.network = Some((Nic::VirtioNet, mac(1), port));
+        let text = arguments(&spec, Path::new("disk"), Accelerator::Tcg, 4000).join(" ");
+        assert!(text.contains("local.port=20000,remote.type=inet,remote.host=127.0.0.1,remote.port=20001"));
+        assert!(text.contains("virtio-net-pci,netdev=wire,mac=b0:c4:20:00:00:01"));
+    }
+}
