@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(Text::<4>::truncated("aaaé").as_str(), "aaa");
         assert_eq!(Text::<4>::new("aaaé"), Err(TooLong { capacity: 4 }));
         let mut text = Text::<4>::EMPTY;
-        write!(text, "ab{}é", 'é').unwrap();
+        text.write_str("ab").and_then(|()| text.write_str("éé")).unwrap();
         assert_eq!(text.as_str(), "abé");
     }
 
