@@ -125,9 +125,12 @@ pub fn address(index: usize) -> Ipv4Addr {
 fn guest_files(guests: &[GuestConfig]) -> Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     if guests.iter().any(|g| g.kernel == "vmlinuz") {
-        let linux = guest::linux()?;
+        let linux = guest::linux(&guest::cache())?;
         files.push(("vmlinuz".to_owned(), linux.kernel));
         files.push(("initrd.img".to_owned(), linux.initrd));
+    }
+    if guests.iter().any(|g| g.kernel == "bare.bin") {
+        files.push(("bare.bin".to_owned(), guest::bare(&guest::cache())?));
     }
     Ok(files)
 }

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::guest::Linux;
+use crate::guest::LinuxFiles;
 use crate::image::esp::{self, Content};
 
 /// Writes a disk from which the firmware starts `linux` with `command_line`.
 ///
 /// # Errors
 /// A file could not be read, or the disk not be written.
-pub fn disk(path: &Path, linux: &Linux, command_line: &str) -> Result<()> {
+pub fn disk(path: &Path, linux: &LinuxFiles, command_line: &str) -> Result<()> {
     let read = |file: &Path| fs::read(file).with_context(|| file.display().to_string());
     // No EFI/BOOT/BOOTX64.EFI: the firmware then falls back to its shell, which runs this script.
     let script = format!("fs0:\r\n\\vmlinuz.efi {command_line} initrd=\\initrd.img\r\n");

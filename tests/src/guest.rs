@@ -1,112 +1,84 @@
-//! Guests: Debian's cloud kernel with a small initial RAM disk, and a bare-metal program of our own.
+//! The guests that the lab runs: an unmodified Linux and a bare-metal test program.
+//!
+//! * [`linux`] gives Debian's cloud kernel as it is, with a small initrd of ours: busybox and the programs of
+//!   `tests/guests/linux` (what they print and accept is written in `tests/README.md`).
+//! * [`bare`] gives the program of `tests/guests/bare` in bzImage format; its command line says what it does.
+//!
+//! Both take the directory in which downloads and build results are kept (a directory under `target/`), may be
+//! called by several processes at once, and cost well under a second when nothing has changed.
+//!
+//! Neighbours: [`debian`] fetches packages, [`programs`] builds, [`cpio`] and [`bzimage`] are the pure writers.
+//! Invariant: a file whose path is returned is complete; it is never seen half written.
 
-use std::fs;
+pub mod bzimage;
+pub mod cpio;
+pub mod debian;
+pub mod initrd;
+pub mod programs;
+mod store;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::scratch;
 
-pub mod cpio;
-
-/// The kernel's package and the one whose `busybox` is the guest's userland.
-const KERNEL_META_PACKAGE: &str = "linux-image-cloud-amd64";
-const BUSYBOX_PACKAGE: &str = "busybox-static";
-
-/// The Linux guest's files.
-#[derive(Clone, Debug)]
-pub struct Linux {
-    /// The kernel, a bzImage.
+/// The files of the Linux guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinuxFiles {
+    /// The kernel, a bzImage, exactly as Debian ships it.
     pub kernel: PathBuf,
-    /// The initial RAM disk.
+    /// The initrd: a newc archive that [`initrd::build`] made.
     pub initrd: PathBuf,
+    /// The kernel package and its version, for reports: `linux-image-6.1.0-56-cloud-amd64 6.1.192-2`.
+    pub version: String,
 }
 
-/// Where unpacked packages are kept between runs.
-fn cache() -> PathBuf {
+impl LinuxFiles {
+    /// The beginning of the line by which the guest says that its data is in place and a shell reads the console.
+    pub const READY: &str = "guest: ready";
+
+    /// A kernel command line for use as a guest, without options for the guest's own programs.
+    ///
+    /// Those are added behind it: `godwit.data_mib=N` (default 32), `godwit.pattern=MIB,PAGES_PER_SECOND`,
+    /// `godwit.heartbeat=SECONDS`, `godwit.start_tsc=TICKS`.
+    pub const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
+}
+
+/// Where the lab keeps guests between runs, unless it has a reason for another place.
+pub fn cache() -> PathBuf {
     scratch::target().join("guest")
 }
 
-/// Debian's kernel and our initial RAM disk; downloaded once, the RAM disk made anew each time.
+/// Gives the Linux guest's files, downloading and building what `cache` lacks.
 ///
 /// # Errors
-/// A package could not be fetched or unpacked, or a guest program not be built.
-pub fn linux() -> Result<Linux> {
-    let (kernel, busybox) = (kernel()?, busybox()?);
-    let initrd = cache().join("initrd.img");
-    let partial = cache().join(format!("initrd.{}", std::process::id()));
-    fs::write(&partial, initial_ram_disk(&busybox)?)?;
-    fs::rename(&partial, &initrd)?;
-    Ok(Linux { kernel, initrd })
+///
+/// If the cache is empty and apt cannot provide the packages (not a Debian system, no package lists, no network), if
+/// the guest's programs do not compile, or if a file cannot be written. The message says what to do.
+pub fn linux(cache: &Path) -> Result<LinuxFiles> {
+    let cache = store::open(cache)?;
+    let packages = debian::packages(cache.path()).context("the Linux guest's packages")?;
+    let programs = programs::linux(cache.path()).context("the Linux guest's programs")?;
+    let busybox = store::read(&packages.busybox)?;
+    let program = store::read(&programs)?;
+    let image = initrd::build(&initrd::Contents { busybox: &busybox, program: &program })?;
+    let initrd = cache.path().join("initrd.img");
+    store::replace(&initrd, &image)?;
+    Ok(LinuxFiles { kernel: packages.kernel, initrd, version: packages.kernel_version })
 }
 
-fn initial_ram_disk(busybox: &Path) -> Result<Vec<u8>> {
-    let mut archive = cpio::Archive::new();
-    for directory in ["bin", "dev", "proc", "sys", "tmp", "data", "run"] {
-        archive.directory(directory);
-    }
-    archive.device("dev/console", 5, 1);
-    archive.device("dev/null", 1, 3);
-    archive.device("dev/ttyS0", 4, 64);
-    archive.program("bin/busybox", &fs::read(busybox).context("busybox")?);
-    archive.program("init", include_bytes!("guest/init.sh"));
-    Ok(archive.finish())
-}
-
-fn kernel() -> Result<PathBuf> {
-    let directory = cache().join("kernel");
-    if let Some(kernel) = kernel_in(&directory) {
-        return Ok(kernel);
-    }
-    let package = kernel_package()?;
-    unpack(&package, &directory)?;
-    kernel_in(&directory).with_context(|| format!("no vmlinuz in {package}"))
-}
-
-fn kernel_in(directory: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(directory.join("boot")).ok()?;
-    entries.flatten().map(|e| e.path()).find(|p| p.to_string_lossy().contains("/vmlinuz-"))
-}
-
-/// The package that the meta package depends on at present.
-fn kernel_package() -> Result<String> {
-    let output = Command::new("apt-cache").args(["depends", KERNEL_META_PACKAGE]).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let depends = text.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    match depends {
-        Some(rest) => Ok(format!("linux-image-{}", rest.trim())),
-        None => bail!("apt knows no {KERNEL_META_PACKAGE}; has `apt-get update` been run?"),
-    }
-}
-
-fn busybox() -> Result<PathBuf> {
-    let directory = cache().join("busybox");
-    let program = directory.join("bin/busybox");
-    if !program.exists() {
-        unpack(BUSYBOX_PACKAGE, &directory)?;
-    }
-    Ok(program)
-}
-
-/// Downloads `package` and unpacks it, without installing it, into `directory`.
-fn unpack(package: &str, directory: &Path) -> Result<()> {
-    let work = cache().join(format!("download-{}", std::process::id()));
-    fs::create_dir_all(&work)?;
-    run(Command::new("apt-get").args(["download", "-q", package]).current_dir(&work))?;
-    let found = fs::read_dir(&work)?.flatten().map(|e| e.path()).next();
-    let archive = found.with_context(|| format!("apt-get download {package} left no file"))?;
-    let unpacked = work.join("unpacked");
-    run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
-    let _ = fs::remove_dir_all(directory);
-    fs::rename(&unpacked, directory)?;
-    Ok(fs::remove_dir_all(&work)?)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+/// Gives the bare-metal test guest: a file in bzImage format.
+///
+/// # Errors
+///
+/// If the program does not compile or the file cannot be written.
+pub fn bare(cache: &Path) -> Result<PathBuf> {
+    let cache = store::open(cache)?;
+    let elf = programs::bare(cache.path()).context("the bare-metal guest")?;
+    let flat = bzimage::flatten(&store::read(&elf)?).context("the bare-metal guest's ELF file")?;
+    let image = bzimage::wrap(&flat)?;
+    let path = cache.path().join("bare.bzimage");
+    store::replace(&path, &image)?;
+    Ok(path)
 }

@@ -1,0 +1,3 @@
+//! A memory pattern that finds a single lost or stale page.
+#![no_std]
+#![forbid(unsafe_code)]
