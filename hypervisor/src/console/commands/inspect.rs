@@ -1,0 +1,144 @@
+//! `mem`, `cpu`, `pci`, `log`, `version`: the machine itself.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt::{self, Write as _};
+
+use super::super::format::{Bytes, Span, printable};
+use super::super::host::Host;
+use super::super::output::Output;
+use super::super::table::{Align, Table};
+use super::super::view::{LogLine, VmxView};
+
+/// `mem`.
+pub(super) fn memory(host: &dyn Host, out: &mut Output) -> fmt::Result {
+    let memory = host.memory();
+    let (used, total) = (memory.heap.used_bytes, memory.heap.total_bytes);
+    writeln!(out, "total       {:>10}", Bytes(memory.total_bytes).to_string())?;
+    writeln!(out, "free        {:>10}", Bytes(memory.free_bytes).to_string())?;
+    writeln!(out, "guests      {:>10}", Bytes(memory.guest_bytes).to_string())?;
+    writeln!(
+        out,
+        "hypervisor  {:>10}  heap {} of {}",
+        Bytes(memory.hypervisor_bytes).to_string(),
+        Bytes(used),
+        { Bytes(total) }
+    )?;
+    for node in &memory.nodes {
+        let (free, total) = (Bytes(node.free_bytes), Bytes(node.total_bytes));
+        writeln!(out, "node {:<7}{:>10}  {free} free", node.node, total.to_string())?;
+    }
+    Ok(())
+}
+
+/// `cpu`.
+pub(super) fn cpus(host: &dyn Host, out: &mut Output) -> fmt::Result {
+    let machine = host.machine();
+    let megahertz = machine.tsc_hz / 1_000_000;
+    writeln!(
+        out,
+        "{}, time-stamp counter at {megahertz} MHz",
+        printable(&machine.brand).collect::<String>()
+    )?;
+    match &machine.vmx {
+        VmxView::Ready(features) => writeln!(out, "VMX is on: {}", features.join(", "))?,
+        VmxView::Unavailable(why) => writeln!(out, "guests cannot run here: {why}")?,
+    }
+    let mut table = Table::new([
+        ("CPU", Align::Right),
+        ("APIC", Align::Right),
+        ("STATE", Align::Left),
+        ("BUSY", Align::Right),
+        ("GUESTS", Align::Left),
+    ]);
+    for cpu in machine.cpus {
+        table.row([
+            cpu.index.to_string(),
+            cpu.apic_id.to_string(),
+            cpu.state.to_string(),
+            cpu.busy_percent.map_or(String::from("-"), |busy| format!("{busy} %")),
+            cpu.guests.join(" "),
+        ]);
+    }
+    table.print(out)
+}
+
+/// `pci`.
+pub(super) fn pci(host: &dyn Host, out: &mut Output) -> fmt::Result {
+    let functions = host.pci();
+    if functions.is_empty() {
+        return writeln!(out, "no PCI functions");
+    }
+    let mut table = Table::new([
+        ("ADDRESS", Align::Left),
+        ("ID", Align::Left),
+        ("KIND", Align::Left),
+        ("DRIVER", Align::Left),
+    ]);
+    for f in functions {
+        table.row([
+            format!("{:04x}:{:02x}:{:02x}.{}", f.segment, f.bus, f.device, f.function),
+            format!("{:04x}:{:04x}", f.vendor_id, f.device_id),
+            class_name(f.class, f.subclass),
+            String::from(f.driver.unwrap_or("-")),
+        ]);
+    }
+    table.print(out)
+}
+
+/// Names of the class codes that one meets (PCI Code and ID Assignment Specification, section 1).
+fn class_name(class: u8, subclass: u8) -> String {
+    let name = match (class, subclass) {
+        (0x01, 0x01) => "IDE controller",
+        (0x01, 0x06) => "SATA controller",
+        (0x01, 0x08) => "NVMe controller",
+        (0x01, _) => "storage",
+        (0x02, 0x00) => "Ethernet",
+        (0x02, _) => "network",
+        (0x03, _) => "display",
+        (0x04, _) => "multimedia",
+        (0x05, _) => "memory",
+        (0x06, 0x00) => "host bridge",
+        (0x06, 0x01) => "ISA bridge",
+        (0x06, 0x04) => "PCI bridge",
+        (0x06, _) => "bridge",
+        (0x07, _) => "communication",
+        (0x08, _) => "system",
+        (0x0c, 0x03) => "USB controller",
+        (0x0c, 0x05) => "SMBus",
+        (0x0c, _) => "serial bus",
+        _ => return format!("class {class:02x}{subclass:02x}"),
+    };
+    String::from(name)
+}
+
+/// `log [N] [LEVEL]`.
+pub(super) fn log(lines: usize, level: log::LevelFilter, host: &dyn Host, out: &mut Output) -> fmt::Result {
+    let found = host.log(lines, level);
+    if found.is_empty() {
+        return writeln!(out, "nothing of that level in the log");
+    }
+    found.iter().try_for_each(|line| writeln!(out, "{}", log_line(line)))
+}
+
+/// A line of the log as it is shown.
+pub(in super::super) fn log_line(line: &LogLine) -> String {
+    let at = line.at;
+    let mut text =
+        format!("[{:5}.{:03}] {:<5} {}: ", at.as_secs(), at.subsec_millis(), line.level, line.source);
+    text.extend(printable(&line.text));
+    text
+}
+
+/// `version`.
+pub(super) fn version(host: &dyn Host, out: &mut Output) -> fmt::Result {
+    let version = host.version();
+    writeln!(
+        out,
+        "Godwit {} ({}) on {}, up {}",
+        version.version,
+        version.profile,
+        host.name(),
+        Span(version.uptime)
+    )
+}

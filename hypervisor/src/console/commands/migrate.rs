@@ -1,0 +1,128 @@
+//! `migrate`: moves of guests.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{self, Write as _};
+
+use super::super::format::{Bytes, Rate, Span};
+use super::super::host::{Host, Tuning};
+use super::super::output::Output;
+use super::super::view::{MigrationView, Phase, Side};
+use super::{CommandError, Next, guest_named, known};
+
+/// `migrate GUEST HOST`.
+pub(super) fn begin(
+    guest: &str,
+    peer: &str,
+    host: &mut dyn Host,
+    out: &mut Output,
+) -> Result<Next, CommandError> {
+    let guest = guest_named(guest, host)?;
+    let peer = known("host", peer, host.peers().into_iter().map(|peer| peer.name).collect())?;
+    host.migrate(&guest, &peer)?;
+    writeln!(out, "moving {guest} to {peer}; Ctrl-C comes back to the prompt, the move goes on")?;
+    Ok(Next::Watch { guest, peer })
+}
+
+/// `migrate status [GUEST]`.
+pub(super) fn status(guest: Option<&str>, host: &dyn Host, out: &mut Output) -> Result<(), CommandError> {
+    let mut migrations = host.migrations();
+    if let Some(name) = guest {
+        let name = guest_named(name, host)?;
+        migrations.retain(|migration| migration.guest == name);
+        if migrations.is_empty() {
+            writeln!(out, "{name} is not being moved")?;
+            return Ok(());
+        }
+    }
+    if migrations.is_empty() {
+        writeln!(out, "no guest is being moved")?;
+    }
+    for migration in &migrations {
+        show(migration, out)?;
+    }
+    Ok(())
+}
+
+/// `migrate cancel [GUEST]`.
+pub(super) fn cancel(guest: Option<&str>, host: &mut dyn Host, out: &mut Output) -> Result<(), CommandError> {
+    let guest = match guest {
+        Some(name) => guest_named(name, host)?,
+        None => the_only(host.migrations())?.ok_or(CommandError::NothingMoves)?,
+    };
+    host.cancel(&guest)?;
+    writeln!(out, "the move of {guest} is being cancelled")?;
+    Ok(())
+}
+
+/// `migrate set [GUEST] bandwidth|downtime VALUE`.
+pub(super) fn set(
+    guest: Option<&str>,
+    tuning: Tuning,
+    host: &mut dyn Host,
+    out: &mut Output,
+) -> Result<(), CommandError> {
+    let mut outgoing = host.migrations();
+    outgoing.retain(|migration| migration.side == Side::Source);
+    let guest = match guest {
+        Some(name) => Some(guest_named(name, host)?),
+        None => the_only(outgoing)?,
+    };
+    host.tune(guest.as_deref(), tuning)?;
+    match &guest {
+        Some(guest) => write!(out, "the move of {guest}: ")?,
+        None => write!(out, "moves from now on: ")?,
+    }
+    match tuning {
+        Tuning::Bandwidth(None) => writeln!(out, "no cap on bandwidth")?,
+        Tuning::Bandwidth(Some(rate)) => writeln!(out, "at most {}", Rate(rate))?,
+        Tuning::Downtime(limit) => writeln!(out, "a downtime of at most {}", Span(limit))?,
+    }
+    Ok(())
+}
+
+/// The guest of the one move there is; `None` if there is none.
+fn the_only(migrations: Vec<MigrationView>) -> Result<Option<String>, CommandError> {
+    let mut guests: Vec<String> = migrations.into_iter().map(|migration| migration.guest).collect();
+    match guests.len() {
+        0 | 1 => Ok(guests.pop()),
+        _ => Err(CommandError::WhichMove(guests)),
+    }
+}
+
+fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
+    let MigrationView { guest, peer, phase, round, .. } = migration;
+    let (way, moved) = match migration.side {
+        Side::Source => ("to", "sent"),
+        Side::Target => ("from", "received"),
+    };
+    write!(out, "{guest} {way} {peer}: {phase}")?;
+    if *phase == Phase::PreCopy {
+        write!(out, ", round {round}")?;
+    }
+    writeln!(out, ", for {}", Span(migration.elapsed))?;
+    writeln!(
+        out,
+        "  {moved} {}, left in this round {}",
+        Bytes(migration.sent_bytes),
+        Bytes(migration.remaining_bytes)
+    )?;
+    if migration.side == Side::Target {
+        return Ok(());
+    }
+    write!(out, "  wire {}", Rate(migration.wire_bytes_per_second))?;
+    match migration.bandwidth_limit {
+        Some(limit) => write!(out, " (at most {})", Rate(limit))?,
+        None => write!(out, " (no cap)")?,
+    }
+    write!(out, ", dirty rate {}", Rate(migration.dirty_bytes_per_second))?;
+    match migration.throttle_percent {
+        0 => writeln!(out)?,
+        percent => writeln!(out, ", guest slowed by {percent} %")?,
+    }
+    write!(out, "  downtime at most {}, ", Span(migration.downtime_limit))?;
+    match migration.estimate {
+        Some(left) => writeln!(out, "about {} left", Span(left)),
+        None => writeln!(out, "no end in sight: the guest dirties memory faster than the wire takes it"),
+    }
+}

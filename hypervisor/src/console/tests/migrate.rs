@@ -1,0 +1,184 @@
+//! `migrate`: the progress line, its end, and what can be done meanwhile.
+
+use core::time::Duration;
+
+use super::fake::migration;
+use super::person::Person;
+use crate::console::Notice;
+use crate::console::view::{
+    ArrivalReport, DowntimeView, MigrationFailure, MigrationReport, Phase, Side, Verification,
+};
+
+fn report() -> MigrationReport {
+    let ms = Duration::from_millis;
+    MigrationReport {
+        guest: "linux".into(),
+        peer: "b".into(),
+        total: ms(12_300),
+        downtime: DowntimeView {
+            pause: ms(1),
+            last_pages: ms(12),
+            device_state: ms(3),
+            verify: ms(20),
+            commit: ms(5),
+        },
+        rounds: 4,
+        pages_sent: 9_210,
+        pages_marked: 23_558,
+        pages_stopped: 41,
+        sent_bytes: 40_055_603,
+        verification: Verification::Verified,
+    }
+}
+
+fn failure(side: Side) -> Notice {
+    Notice::MigrationFailed(MigrationFailure {
+        guest: "linux".into(),
+        peer: "b".into(),
+        side,
+        reason: "b does not answer".into(),
+    })
+}
+
+#[test]
+fn a_move_shows_its_phases_and_ends_with_one_line() {
+    let mut person = Person::new();
+    person.types("migrate linux b\r");
+    person.waits(20);
+    for (phase, round, sent) in
+        [(Phase::PreCopy, 1, 10), (Phase::PreCopy, 2, 30), (Phase::StopAndCopy, 2, 38), (Phase::Committing, 2, 38)]
+    {
+        person.host.migrations = alloc::vec![migration(phase, round, sent)];
+        person.waits(400);
+    }
+    person.host.migrations.clear();
+    person.host.notices.push_back(Notice::Moved(report()));
+    assert_eq!(
+        person.sees(),
+        "a> migrate linux b
+moving linux to b; Ctrl-C comes back to the prompt, the move goes on
+connecting with b
+pre-copy 2: sent 30.0 MiB, left 12.0 MiB, dirty 400K/s, wire 9.00M/s, 1.3 s
+stop-and-copy: sent 38.0 MiB, left 12.0 MiB
+committing: sent 38.0 MiB, left 12.0 MiB
+pages: 9210 sent, 23558 zero or duplicate, 41 of them while it stood still
+downtime: pause 1.0 ms, last pages 12 ms, devices 3.0 ms, digest 20 ms, commit 5.0 ms
+linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified
+a>"
+    );
+}
+
+#[test]
+fn a_failure_says_that_the_guest_goes_on() {
+    let mut person = Person::new();
+    person.types("migrate linux b\r");
+    person.waits(20);
+    person.sees();
+    person.host.migrations.clear();
+    person.host.notices.push_back(failure(Side::Source));
+    assert_eq!(
+        person.sees(),
+        "connecting with b\nmigration of linux to b failed: b does not answer; the guest goes on here\na>"
+    );
+}
+
+#[test]
+fn ctrl_c_comes_back_and_the_move_goes_on() {
+    let mut person = Person::new();
+    person.types("migrate linux b\r");
+    person.waits(20);
+    person.host.migrations = alloc::vec![migration(Phase::PreCopy, 1, 10)];
+    person.waits(20);
+    person.sees();
+    person.types("\x03");
+    assert_eq!(
+        person.sees(),
+        "pre-copy 1: sent 10.0 MiB, left 12.0 MiB, dirty 400K/s, wire 9.00M/s, 1.3 s
+the move of linux to b goes on: 'migrate status' shows it, 'migrate cancel linux' ends it
+a>"
+    );
+    assert_eq!(
+        person.asks("migrate status"),
+        "a> migrate status
+linux to b: pre-copy, round 1, for 4.0 s
+  sent 10.0 MiB, left in this round 12.0 MiB
+  wire 9.00 MiB/s (no cap), dirty rate 400 KiB/s
+  downtime at most 300 ms, about 1.3 s left
+a>"
+    );
+    person.types("vm li");
+    person.host.notices.push_back(Notice::Moved(report()));
+    let shown = person.sees();
+    assert!(shown.ends_with("sent 38.2 MiB, verified\na> vm li"), "{shown}");
+}
+
+#[test]
+fn a_move_is_cancelled_and_tuned_by_name_or_as_the_only_one() {
+    let mut person = Person::new();
+    assert!(person.asks("migrate cancel").ends_with("error: no guest is being moved\na>"));
+    assert!(person.asks("migrate set downtime 100").ends_with("moves from now on: a downtime of at most 100 ms\na>"));
+    person.host.migrations = alloc::vec![migration(Phase::PreCopy, 1, 10)];
+    assert!(person.asks("migrate set bandwidth 80mbit").ends_with("the move of linux: at most 9.54 MiB/s\na>"));
+    assert!(person.asks("migrate cancel").ends_with("the move of linux is being cancelled\na>"));
+    person.host.migrations.push(crate::console::view::MigrationView {
+        guest: "idle".into(),
+        ..migration(Phase::PreCopy, 1, 10)
+    });
+    assert!(
+        person
+            .asks("migrate cancel")
+            .ends_with("error: several guests are being moved; name one: linux, idle\na>")
+    );
+    assert!(person.asks("migrate cancel idle").ends_with("the move of idle is being cancelled\na>"));
+    assert_eq!(
+        person.host.asked,
+        [
+            "tune None Downtime(100ms)",
+            "tune Some(\"linux\") Bandwidth(Some(10000000))",
+            "cancel linux",
+            "cancel idle"
+        ]
+    );
+}
+
+#[test]
+fn an_arrival_is_told_above_the_line_that_is_being_typed() {
+    let mut person = Person::new();
+    person.types("vm");
+    person.sees();
+    person.host.notices.push_back(Notice::Arrived(ArrivalReport {
+        guest: "linux".into(),
+        peer: "b".into(),
+        total: Duration::from_millis(12_300),
+        downtime: Duration::from_millis(41),
+        received_bytes: 40_055_603,
+        verification: Verification::Verified,
+    }));
+    person.host.notices.push_back(failure(Side::Target));
+    assert_eq!(
+        person.sees(),
+        "linux arrived from b: total 12.3 s, downtime 41 ms, received 38.2 MiB, verified
+migration of linux from b failed: b does not answer; what had arrived is discarded
+a> vm"
+    );
+}
+
+#[test]
+fn a_move_takes_an_attached_terminal_back() {
+    let mut person = Person::new();
+    person.types("vm console linux\r");
+    person.sees();
+    person.host.notices.push_back(Notice::Moved(report()));
+    let shown = person.sees();
+    assert!(shown.starts_with("\n[detached from linux]\npages: "), "{shown}");
+    assert!(shown.ends_with("verified\na>"), "{shown}");
+}
+
+#[test]
+fn a_move_that_vanishes_does_not_hold_the_prompt() {
+    let mut person = Person::new();
+    person.types("migrate linux b\r");
+    person.host.migrations.clear();
+    person.waits(6_000);
+    assert!(person.sees().ends_with("the move of linux is over, and nothing says how: see 'log'\na>"));
+}

@@ -1,0 +1,10 @@
+//! Whole sessions: a person types at a [`super::Console`] over a pretended machine, and whole screens are
+//! compared.
+
+mod fake;
+mod guests;
+mod hostile;
+mod machine;
+mod migrate;
+mod person;
+mod shell;

@@ -1,0 +1,145 @@
+//! The machine itself as the console sees it: CPUs, memory, PCI, log.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+/// What is running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionView {
+    /// The image's version.
+    pub version: &'static str,
+    /// How it was built: `release`, `debug`.
+    pub profile: &'static str,
+    /// Time since the loader handed over.
+    pub uptime: Duration,
+}
+
+/// Whether guests can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmxView {
+    /// VMX is on; the optional features that are in use, by their manual's names.
+    Ready(Vec<&'static str>),
+    /// It cannot be used, and why.
+    Unavailable(String),
+}
+
+/// What a CPU does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuState {
+    /// Its loop runs.
+    Online,
+    /// Firmware lists it, and it did not start or was not started.
+    Offline,
+}
+
+impl fmt::Display for CpuState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+        })
+    }
+}
+
+/// One physical CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuView {
+    /// Its index here; 0 is the one that booted.
+    pub index: u32,
+    /// Its local APIC's id.
+    pub apic_id: u32,
+    /// What it does.
+    pub state: CpuState,
+    /// Share of its time that it was not halted, lately, in percent; `None` if not measured.
+    pub busy_percent: Option<u8>,
+    /// Guests that its loop owns.
+    pub guests: Vec<String>,
+}
+
+/// All CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineView {
+    /// The processor's own name for itself.
+    pub brand: String,
+    /// Frequency of the time-stamp counter, in Hz, as calibrated.
+    pub tsc_hz: u64,
+    /// Whether guests can run.
+    pub vmx: VmxView,
+    /// Every CPU, by index.
+    pub cpus: Vec<CpuView>,
+}
+
+/// The hypervisor's heap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapView {
+    /// Bytes handed out.
+    pub used_bytes: u64,
+    /// Bytes it may hand out in all.
+    pub total_bytes: u64,
+}
+
+/// Memory near one group of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// Its number in the firmware's tables.
+    pub node: u32,
+    /// RAM, in bytes.
+    pub total_bytes: u64,
+    /// Free RAM, in bytes.
+    pub free_bytes: u64,
+}
+
+/// Physical memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemView {
+    /// RAM that the firmware left us, in bytes.
+    pub total_bytes: u64,
+    /// Free for guests and everything else, in bytes.
+    pub free_bytes: u64,
+    /// The hypervisor's image, tables, buffers and heap, in bytes.
+    pub hypervisor_bytes: u64,
+    /// RAM of guests, in bytes.
+    pub guest_bytes: u64,
+    /// The heap within `hypervisor_bytes`.
+    pub heap: HeapView,
+    /// By memory node; empty if the firmware does not tell.
+    pub nodes: Vec<NodeView>,
+}
+
+/// One PCI function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciView {
+    /// Segment group.
+    pub segment: u16,
+    /// Bus number.
+    pub bus: u8,
+    /// Device number, 0–31.
+    pub device: u8,
+    /// Function number, 0–7.
+    pub function: u8,
+    /// Vendor id.
+    pub vendor_id: u16,
+    /// Device id.
+    pub device_id: u16,
+    /// Base class code.
+    pub class: u8,
+    /// Sub-class code.
+    pub subclass: u8,
+    /// Our driver, if one has taken it.
+    pub driver: Option<&'static str>,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// When, since the hypervisor's start.
+    pub at: Duration,
+    /// How grave.
+    pub level: log::Level,
+    /// The room that wrote it: `net`, `sched`.
+    pub source: String,
+    /// What it says, without control characters or line ends.
+    pub text: String,
+}
