@@ -118,9 +118,8 @@ impl fmt::Display for ParseError {
             }
             Self::UnknownAction { entry, word, meant } => {
                 write!(f, "'{entry}' does not know '{word}'; ")?;
-                match meant {
-                    Some(name) => write!(f, "did you mean '{name}'? ")?,
-                    None => {}
+                if let Some(name) = meant {
+                    write!(f, "did you mean '{name}'? ")?;
                 }
                 write!(f, "'help {entry}' tells more")
             }

@@ -20,14 +20,19 @@ const SAMPLE: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     last: Option<MigrationView>,
-    sampled_at: Duration,
+    due: Duration,
     drawn_at: Duration,
 }
 
 impl Progress {
     /// When it wants to see the migration again.
     pub(super) fn due(&self) -> Duration {
-        self.last.as_ref().map_or(Duration::ZERO, |_| self.sampled_at + SAMPLE)
+        self.due
+    }
+
+    /// The migration is in no list at the moment.
+    pub(super) fn miss(&mut self, now: Duration) {
+        self.due = now + SAMPLE;
     }
 
     /// Takes the migration's state, and draws the line if it is time or the phase has changed. When the phase
@@ -43,7 +48,7 @@ impl Progress {
         if is_new {
             self.finish(row, out);
         }
-        self.sampled_at = now;
+        self.due = now + SAMPLE;
         if is_new || now.saturating_sub(self.drawn_at) >= REDRAW {
             self.drawn_at = now;
             row.rewrite(out, &line(&migration));
@@ -87,6 +92,7 @@ fn line(migration: &MigrationView) -> String {
         let wire = ShortRate(migration.wire_bytes_per_second);
         let _infallible = write!(text, ", dirty {dirty}, wire {wire}");
         let _infallible = match migration.estimate {
+            Some(left) if left.as_secs() >= 60 => write!(text, ", {} min", left.as_secs().div_ceil(60)),
             Some(left) => write!(text, ", {}", Span(left)),
             None => write!(text, ", no end"),
         };

@@ -399,6 +399,7 @@ impl Watch {
             self.progress.sample(now, migration, row, out);
             return true;
         }
+        self.progress.miss(now);
         if now.saturating_sub(self.seen_at) < LOST_AFTER {
             return true;
         }

@@ -33,13 +33,19 @@ VM exits      4711
 a>"
     );
     person.host.guests.clear();
-    assert_eq!(person.asks("vm list"), "a> vm list\nno guests: godwit.toml names none, and none has arrived\na>");
+    assert_eq!(
+        person.asks("vm list"),
+        "a> vm list\nno guests: godwit.toml names none, and none has arrived\na>"
+    );
 }
 
 #[test]
 fn a_guests_life_is_changed_and_refusals_say_why() {
     let mut person = Person::new();
-    assert_eq!(person.asks("vm start linux"), "a> vm start linux\nerror: cannot start linux: it is running\na>");
+    assert_eq!(
+        person.asks("vm start linux"),
+        "a> vm start linux\nerror: cannot start linux: it is running\na>"
+    );
     assert!(person.asks("vm pause linux").ends_with("linux is paused; 'vm resume linux' lets it go on\na>"));
     assert!(person.asks("vm resume linux").ends_with("linux goes on\na>"));
     assert!(person.asks("vm stop linux").ends_with("linux is stopped\na>"));
@@ -66,7 +72,10 @@ login:"
     person.types("\x1d.");
     assert_eq!(person.sees(), "#\n[detached from linux]\na>");
     person.types("vm console linux\r");
-    assert!(person.sees().ends_with("Linux version 6.1\nlogin: root\n#"), "what came while attached is kept too");
+    assert!(
+        person.sees().ends_with("Linux version 6.1\nlogin: root\n#"),
+        "what came while attached is kept too"
+    );
 }
 
 #[test]

@@ -45,9 +45,12 @@ fn a_move_shows_its_phases_and_ends_with_one_line() {
     let mut person = Person::new();
     person.types("migrate linux b\r");
     person.waits(20);
-    for (phase, round, sent) in
-        [(Phase::PreCopy, 1, 10), (Phase::PreCopy, 2, 30), (Phase::StopAndCopy, 2, 38), (Phase::Committing, 2, 38)]
-    {
+    for (phase, round, sent) in [
+        (Phase::PreCopy, 1, 10),
+        (Phase::PreCopy, 2, 30),
+        (Phase::StopAndCopy, 2, 38),
+        (Phase::Committing, 2, 38),
+    ] {
         person.host.migrations = alloc::vec![migration(phase, round, sent)];
         person.waits(400);
     }
@@ -116,9 +119,15 @@ a>"
 fn a_move_is_cancelled_and_tuned_by_name_or_as_the_only_one() {
     let mut person = Person::new();
     assert!(person.asks("migrate cancel").ends_with("error: no guest is being moved\na>"));
-    assert!(person.asks("migrate set downtime 100").ends_with("moves from now on: a downtime of at most 100 ms\na>"));
+    assert!(
+        person
+            .asks("migrate set downtime 100")
+            .ends_with("moves from now on: a downtime of at most 100 ms\na>")
+    );
     person.host.migrations = alloc::vec![migration(Phase::PreCopy, 1, 10)];
-    assert!(person.asks("migrate set bandwidth 80mbit").ends_with("the move of linux: at most 9.54 MiB/s\na>"));
+    assert!(
+        person.asks("migrate set bandwidth 80mbit").ends_with("the move of linux: at most 9.54 MiB/s\na>")
+    );
     assert!(person.asks("migrate cancel").ends_with("the move of linux is being cancelled\na>"));
     person.host.migrations.push(crate::console::view::MigrationView {
         guest: "idle".into(),

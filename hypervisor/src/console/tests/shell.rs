@@ -43,7 +43,10 @@ fn a_slip_is_answered_with_what_was_meant() {
         person.asks("vm start windows"),
         "a> vm start windows\nerror: no guest named 'windows'; guests: linux, idle\na>"
     );
-    assert_eq!(person.asks("migrate linux c"), "a> migrate linux c\nerror: no host named 'c'; hosts: b, far\na>");
+    assert_eq!(
+        person.asks("migrate linux c"),
+        "a> migrate linux c\nerror: no host named 'c'; hosts: b, far\na>"
+    );
     assert_eq!(person.asks("vm pause"), "a> vm pause\nusage: vm pause GUEST\na>");
 }
 
@@ -101,10 +104,7 @@ fn log_lines_come_above_the_line_that_is_being_typed() {
     person.host.log_lines.push_back(log_line(log::Level::Warn, "link is down"));
     assert_eq!(person.sees(), "[    1.234] WARN  net: link is down\na> vm sta");
     person.types("rt idle\r");
-    assert_eq!(
-        person.sees(),
-        "a> vm start idle\nidle starts; 'vm console idle' attaches to it\na>"
-    );
+    assert_eq!(person.sees(), "a> vm start idle\nidle starts; 'vm console idle' attaches to it\na>");
 }
 
 #[test]
