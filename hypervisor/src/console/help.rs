@@ -79,11 +79,7 @@ pub(super) static COMMANDS: [Entry; 12] = [
         forms: &[
             form("GUEST HOST", &[Guest, Peer], "move it; Ctrl-C comes back meanwhile"),
             form("status [GUEST]", &[Literal("status"), Guest], "moves under way, out and in"),
-            form(
-                "cancel [GUEST]",
-                &[Literal("cancel"), Guest],
-                "end the move; the guest stays here",
-            ),
+            form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; the guest stays here"),
             form(
                 "set [GUEST] bandwidth VALUE",
                 &[Literal("set"), Literal("bandwidth"), Value("VALUE")],
