@@ -13,11 +13,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod arch;
 pub mod console;
 pub mod devices;
 pub mod drivers;
 pub mod emulate;
 pub mod guest;
 pub mod guest_memory;
+pub mod mm;
 pub mod net;
 pub mod snapshot;
+pub mod sync;

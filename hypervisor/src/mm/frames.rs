@@ -1,0 +1,274 @@
+//! Which frames of RAM are free.
+//!
+//! One [`Chunk`] describes 2 MiB. Single frames come from chunks that are already broken, so that whole chunks
+//! stay available for guests' RAM. One pool serves all memory nodes for now; a pool per node is one `Frames`
+//! per node.
+
+use godwit_boot::handoff::Region;
+use spin::Once;
+use x86_64::PhysAddr;
+
+use crate::sync::{Guard, Level, Lock};
+
+/// Bytes of a frame.
+pub const FRAME_SIZE: u64 = 4096;
+/// Bytes of a block: what a large page maps.
+pub const BLOCK_SIZE: u64 = 2 << 20;
+/// Frames in a block.
+pub const FRAMES_PER_BLOCK: usize = (BLOCK_SIZE / FRAME_SIZE) as usize;
+
+const WORDS: usize = FRAMES_PER_BLOCK / 64;
+const FOUR_GIB: u64 = 1 << 32;
+
+/// Which frames of one block are free: a set bit is a free frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk {
+    free: u16,
+    bits: [u64; WORDS],
+}
+
+impl Chunk {
+    /// A block without a free frame.
+    pub const NONE: Self = Self { free: 0, bits: [0; WORDS] };
+
+    fn is_free(&self, frame: usize) -> bool {
+        self.bits[frame / 64] & (1 << (frame % 64)) != 0
+    }
+
+    fn set_free(&mut self, frame: usize) {
+        assert!(!self.is_free(frame), "frame freed twice");
+        self.bits[frame / 64] |= 1 << (frame % 64);
+        self.free += 1;
+    }
+
+    fn set_used(&mut self, frame: usize) {
+        assert!(self.is_free(frame), "frame is not free");
+        self.bits[frame / 64] &= !(1 << (frame % 64));
+        self.free -= 1;
+    }
+
+    fn first_free(&self) -> Option<usize> {
+        let word = self.bits.iter().position(|&word| word != 0)?;
+        Some(word * 64 + self.bits[word].trailing_zeros() as usize)
+    }
+}
+
+/// How much RAM there is, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Frames that were ever given to the allocator.
+    pub total: u64,
+    /// Frames that are free.
+    pub free: u64,
+    /// Whole free blocks.
+    pub free_blocks: u64,
+}
+
+/// The free frames of a range of physical addresses that starts at 0.
+#[derive(Debug)]
+pub struct Frames {
+    chunks: &'static mut [Chunk],
+    /// No chunk below this one is broken and has a free frame.
+    broken_hint: usize,
+    total: u64,
+    free: u64,
+}
+
+impl Frames {
+    /// No free frames; room to describe `chunks.len()` blocks from physical address 0.
+    #[must_use]
+    pub fn new(chunks: &'static mut [Chunk]) -> Self {
+        chunks.fill(Chunk::NONE);
+        Self { chunks, broken_hint: 0, total: 0, free: 0 }
+    }
+
+    /// Adds the whole frames of `start..end` as free. What lies beyond the range described is left out.
+    pub fn add(&mut self, start: PhysAddr, end: PhysAddr) {
+        let first = start.as_u64().div_ceil(FRAME_SIZE).max(1);
+        let last = (end.as_u64() / FRAME_SIZE).min((self.chunks.len() * FRAMES_PER_BLOCK) as u64);
+        for frame in first..last {
+            self.put(frame);
+            self.total += 1;
+        }
+    }
+
+    /// A frame, its content undefined.
+    #[must_use]
+    pub fn allocate(&mut self) -> Option<PhysAddr> {
+        let whole = FRAMES_PER_BLOCK as u16;
+        let broken = (self.broken_hint..self.chunks.len())
+            .find(|&chunk| self.chunks[chunk].free > 0 && self.chunks[chunk].free < whole);
+        self.broken_hint = broken.unwrap_or(self.chunks.len());
+        let chunk = match broken {
+            Some(chunk) => chunk,
+            None => self.chunks.iter().rposition(|chunk| chunk.free > 0)?,
+        };
+        let frame = self.chunks[chunk].first_free()?;
+        self.broken_hint = chunk;
+        self.take(chunk * FRAMES_PER_BLOCK + frame);
+        Some(address(chunk * FRAMES_PER_BLOCK + frame))
+    }
+
+    /// A block, aligned to its size, its content undefined. The highest come first, since devices with 32-bit
+    /// addressing need the low ones.
+    #[must_use]
+    pub fn allocate_block(&mut self) -> Option<PhysAddr> {
+        let chunk = self.chunks.iter().rposition(|chunk| usize::from(chunk.free) == FRAMES_PER_BLOCK)?;
+        self.chunks[chunk] = Chunk::NONE;
+        self.free -= FRAMES_PER_BLOCK as u64;
+        Some(address(chunk * FRAMES_PER_BLOCK))
+    }
+
+    /// `count` contiguous frames that end at or below `limit`, their content undefined.
+    #[must_use]
+    pub fn allocate_contiguous(&mut self, count: usize, limit: u64) -> Option<PhysAddr> {
+        let end = (limit / FRAME_SIZE).min((self.chunks.len() * FRAMES_PER_BLOCK) as u64) as usize;
+        let mut run = 0;
+        let mut frame = 0;
+        while frame < end {
+            let chunk = &self.chunks[frame / FRAMES_PER_BLOCK];
+            if chunk.free == 0 {
+                run = 0;
+                frame = (frame / FRAMES_PER_BLOCK + 1) * FRAMES_PER_BLOCK;
+                continue;
+            }
+            run = if chunk.is_free(frame % FRAMES_PER_BLOCK) { run + 1 } else { 0 };
+            frame += 1;
+            if run == count {
+                (frame - count..frame).for_each(|frame| self.take(frame));
+                return Some(address(frame - count));
+            }
+        }
+        None
+    }
+
+    /// `count` contiguous frames below 4 GiB, where every device reaches them.
+    #[must_use]
+    pub fn allocate_for_device(&mut self, count: usize) -> Option<PhysAddr> {
+        self.allocate_contiguous(count, FOUR_GIB)
+    }
+
+    /// Gives `count` frames from `start` back.
+    ///
+    /// # Panics
+    /// If one of them is free already or was never added: the owner has lost track.
+    pub fn free(&mut self, start: PhysAddr, count: usize) {
+        let first = start.as_u64() / FRAME_SIZE;
+        (first..first + count as u64).for_each(|frame| self.put(frame));
+    }
+
+    /// How much there is and how much of it is free.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let whole = self.chunks.iter().filter(|chunk| usize::from(chunk.free) == FRAMES_PER_BLOCK);
+        Statistics { total: self.total, free: self.free, free_blocks: whole.count() as u64 }
+    }
+
+    fn put(&mut self, frame: u64) {
+        let chunk = frame as usize / FRAMES_PER_BLOCK;
+        self.chunks[chunk].set_free(frame as usize % FRAMES_PER_BLOCK);
+        self.broken_hint = self.broken_hint.min(chunk);
+        self.free += 1;
+    }
+
+    fn take(&mut self, frame: usize) {
+        self.chunks[frame / FRAMES_PER_BLOCK].set_used(frame % FRAMES_PER_BLOCK);
+        self.free -= 1;
+    }
+}
+
+fn address(frame: usize) -> PhysAddr {
+    PhysAddr::new_truncate(frame as u64 * FRAME_SIZE)
+}
+
+static FRAMES: Once<Lock<Frames>> = Once::new();
+
+/// Chunks needed to describe all usable RAM in `map`.
+#[must_use]
+pub fn chunks_needed(map: &[Region]) -> usize {
+    let end = map.iter().filter(|region| region.kind.is_ram()).map(|region| region.range.end()).max();
+    end.unwrap_or(0).div_ceil(BLOCK_SIZE) as usize
+}
+
+/// Makes `frames` the host's free frames. Later calls change nothing.
+pub fn initialise(frames: Frames) {
+    FRAMES.call_once(|| Lock::new(Level::Frames, frames));
+}
+
+/// The host's free frames.
+///
+/// # Panics
+/// Before [`initialise`].
+pub fn get() -> Guard<'static, Frames> {
+    FRAMES.get().expect("frames are set up first during bring-up").lock()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::boxed::Box;
+    use std::collections::BTreeSet;
+    use std::vec;
+
+    fn frames(blocks: usize) -> Frames {
+        let mut frames = Frames::new(Box::leak(vec![Chunk::NONE; blocks].into_boxed_slice()));
+        frames.add(PhysAddr::zero(), PhysAddr::new(blocks as u64 * BLOCK_SIZE));
+        frames
+    }
+
+    #[test]
+    fn frame_zero_is_never_given_out() {
+        let mut frames = frames(1);
+        let given: BTreeSet<_> = core::iter::from_fn(|| frames.allocate()).collect();
+        assert_eq!(given.len(), 511);
+        assert!(!given.contains(&PhysAddr::zero()));
+        assert_eq!(frames.statistics(), Statistics { total: 511, free: 0, free_blocks: 0 });
+    }
+
+    #[test]
+    fn single_frames_leave_whole_blocks_alone() {
+        let mut frames = frames(4);
+        for _ in 0..511 {
+            assert!(frames.allocate().is_some());
+        }
+        assert_eq!(frames.statistics().free_blocks, 3);
+    }
+
+    #[test]
+    fn a_block_is_aligned_and_comes_back() {
+        let mut frames = frames(3);
+        let block = frames.allocate_block().unwrap();
+        assert!(block.is_aligned(BLOCK_SIZE));
+        assert_eq!(frames.statistics().free_blocks, 1);
+        frames.free(block, FRAMES_PER_BLOCK);
+        assert_eq!(frames.statistics().free_blocks, 2);
+    }
+
+    #[test]
+    fn contiguous_frames_respect_the_limit_and_span_blocks() {
+        let mut frames = frames(4);
+        let start = frames.allocate_contiguous(600, 3 * BLOCK_SIZE).unwrap();
+        assert!(start.as_u64() + 600 * FRAME_SIZE <= 3 * BLOCK_SIZE);
+        assert!(frames.allocate_contiguous(600, 2 * BLOCK_SIZE).is_none());
+        frames.free(start, 600);
+        assert_eq!(frames.statistics().free, 4 * 512 - 1);
+    }
+
+    #[test]
+    fn a_freed_frame_is_found_again() {
+        let mut frames = frames(2);
+        let all: vec::Vec<_> = core::iter::from_fn(|| frames.allocate()).collect();
+        frames.free(all[700], 1);
+        assert_eq!(frames.allocate(), Some(all[700]));
+        assert_eq!(frames.allocate(), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "freed twice")]
+    fn freeing_twice_is_noticed() {
+        let mut frames = frames(1);
+        let frame = frames.allocate().unwrap();
+        frames.free(frame, 1);
+        frames.free(frame, 1);
+    }
+}
