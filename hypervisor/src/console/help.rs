@@ -93,7 +93,7 @@ pub(super) static COMMANDS: [Entry; 12] = [
             form("set GUEST ...", &[Literal("set"), Guest, Literal("bandwidth"), Value("VALUE")], ""),
             form("set GUEST ...", &[Literal("set"), Guest, Literal("downtime"), Value("VALUE")], ""),
         ],
-        notes: "Without GUEST, 'set' changes the one move under way, or if there is none the values for later ones.",
+        notes: "Without GUEST, 'set' is for the one move under way, or else for all later ones.",
     },
     Entry {
         name: "net",
