@@ -18,6 +18,7 @@ pub mod console;
 pub mod devices;
 pub mod drivers;
 pub mod emulate;
+pub mod exits;
 pub mod guest;
 pub mod guest_memory;
 pub mod mm;

@@ -1,7 +1,16 @@
 //! Arithmetic of TSC offsetting and scaling (SDM 26.3): `guest = host × multiplier / 2^48 + offset`.
+#![expect(unsafe_code, reason = "RDTSC is an intrinsic marked unsafe")]
 
 /// Fraction bits of the multiplier.
 const FRACTION_BITS: u32 = 48;
+
+/// The host's time-stamp counter.
+#[inline(always)]
+#[must_use]
+pub fn host() -> u64 {
+    // SAFETY: every processor with VMX has RDTSC.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
 
 /// How a guest's TSC follows the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
