@@ -80,6 +80,8 @@ pub(super) static COMMANDS: [Entry; 12] = [
             form("GUEST HOST", &[Guest, Peer], "move it; Ctrl-C comes back meanwhile"),
             form("status [GUEST]", &[Literal("status"), Guest], "moves under way, out and in"),
             form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; the guest stays here"),
+            form("reclaim GUEST", &[Literal("reclaim"), Guest], "after a lost commit: it runs nowhere"),
+            form("release GUEST", &[Literal("release"), Guest], "after a lost commit: HOST has it"),
             form(
                 "set [GUEST] bandwidth VALUE",
                 &[Literal("set"), Literal("bandwidth"), Value("VALUE")],

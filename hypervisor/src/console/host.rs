@@ -7,8 +7,8 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use super::view::{
-    ArrivalReport, GuestState, GuestView, LogLine, MachineView, MemView, MigrationFailure, MigrationReport,
-    MigrationView, NetView, PciView, PeerView, VersionView,
+    Decision, GuestState, GuestView, LogLine, MachineView, MemView, MigrationFailure, MigrationReport,
+    MigrationView, NetView, PciView, PeerView, Remark, VersionView,
 };
 
 /// Something that a machine may lack.
@@ -102,12 +102,19 @@ pub struct PingReply {
 /// Something that happened and that a person should be told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A guest has left for another host.
+    /// A guest has left for another host, or has come from one.
     Moved(MigrationReport),
     /// A guest has not left, or has not come.
     MigrationFailed(MigrationFailure),
-    /// A guest has come.
-    Arrived(ArrivalReport),
+    /// Something about a migration that goes on.
+    Migration {
+        /// The guest that moves.
+        guest: String,
+        /// The other host.
+        peer: String,
+        /// What there is to say.
+        remark: Remark,
+    },
     /// A guest ended.
     GuestEnded {
         /// Which.
@@ -171,6 +178,11 @@ pub trait Host {
     /// # Errors
     /// [`ActionError::NotMigrating`], or that it is past the commit.
     fn cancel(&mut self, guest: &str) -> Result<(), ActionError>;
+    /// Decides who runs a guest whose commit was sent and never answered.
+    ///
+    /// # Errors
+    /// [`ActionError::NotMigrating`], or that there is nothing to decide.
+    fn decide(&mut self, guest: &str, decision: Decision) -> Result<(), ActionError>;
     /// Changes a parameter of the outgoing migration of a guest, or with `None` of all that begin later.
     ///
     /// # Errors

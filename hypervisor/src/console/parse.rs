@@ -7,6 +7,7 @@ use core::net::Ipv4Addr;
 use super::help::{self, Entry};
 use super::host::Tuning;
 use super::tokens::{Unclosed, tokens};
+use super::view::Decision;
 use super::{suggest, values};
 
 /// The lines that `log` shows if it is not told.
@@ -29,6 +30,8 @@ pub(super) enum Command {
     MigrateStatus(Option<String>),
     /// End a move.
     MigrateCancel(Option<String>),
+    /// Say who runs a guest whose move was cut at the commit.
+    MigrateDecide(Decision, String),
     /// Change a parameter of a move.
     MigrateSet { guest: Option<String>, tuning: Tuning },
     /// The network.
@@ -198,6 +201,8 @@ fn migrate(entry: &'static Entry, arguments: &[&str]) -> Result<Command, ParseEr
         ["status", guest] => Ok(Command::MigrateStatus(Some(shown(guest)))),
         ["cancel"] => Ok(Command::MigrateCancel(None)),
         ["cancel", guest] => Ok(Command::MigrateCancel(Some(shown(guest)))),
+        ["reclaim", guest] => Ok(Command::MigrateDecide(Decision::Reclaim, shown(guest))),
+        ["release", guest] => Ok(Command::MigrateDecide(Decision::Release, shown(guest))),
         ["set", "bandwidth" | "downtime", value] => {
             Ok(Command::MigrateSet { guest: None, tuning: tuning(arguments[1], value)? })
         }

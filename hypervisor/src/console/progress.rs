@@ -5,10 +5,12 @@ use alloc::string::String;
 use core::fmt::Write as _;
 use core::time::Duration;
 
+use godwit_migration::{PAGE_BYTES, Phase};
+
 use super::format::{Bytes, ShortRate, Span};
 use super::output::Output;
 use super::row::Row;
-use super::view::{MigrationView, Phase};
+use super::view::MigrationView;
 
 /// Time between two drawings of the line: often enough for a person, seldom enough for 115,200 baud.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -44,7 +46,7 @@ impl Progress {
         row: &mut Row,
         out: &mut Output,
     ) {
-        let is_new = self.last.as_ref().is_none_or(|last| last.phase != migration.phase);
+        let is_new = self.last.as_ref().is_none_or(|last| last.status.phase != migration.status.phase);
         if is_new {
             self.finish(row, out);
         }
@@ -77,81 +79,68 @@ impl Progress {
 
 /// The line: phase, round, sent, remaining, dirty rate, bandwidth, estimate.
 fn line(migration: &MigrationView) -> String {
-    let mut text = format!("{}", migration.phase);
-    if migration.phase == Phase::PreCopy {
-        let _infallible = write!(text, " {}", migration.round);
-    }
-    if matches!(migration.phase, Phase::Connecting | Phase::Negotiating) {
-        let _infallible = write!(text, " with {}", migration.peer);
-        return text;
-    }
-    let _infallible =
-        write!(text, ": sent {}, left {}", Bytes(migration.sent_bytes), Bytes(migration.remaining_bytes));
-    if migration.phase == Phase::PreCopy {
-        let dirty = ShortRate(migration.dirty_bytes_per_second);
-        let wire = ShortRate(migration.wire_bytes_per_second);
-        let _infallible = write!(text, ", dirty {dirty}, wire {wire}");
-        let _infallible = match migration.estimate {
-            Some(left) if left.as_secs() >= 60 => write!(text, ", {} min", left.as_secs().div_ceil(60)),
-            Some(left) => write!(text, ", {}", Span(left)),
-            None => write!(text, ", no end"),
-        };
-    }
+    let status = &migration.status;
+    let mut text = format!("{}", status.phase);
+    let _infallible = match status.phase {
+        Phase::Idle | Phase::Connecting | Phase::Negotiating | Phase::Building => {
+            write!(text, " with {}", migration.peer)
+        }
+        Phase::PreCopy => precopy(migration, &mut text),
+        _ => write!(text, ": sent {}, left {}", Bytes(status.bytes_sent), Bytes(left_bytes(migration))),
+    };
     text
+}
+
+fn precopy(migration: &MigrationView, text: &mut String) -> core::fmt::Result {
+    let status = &migration.status;
+    write!(text, " {}: sent {}, ", status.round, Bytes(status.bytes_sent))?;
+    let dirty = ShortRate(status.dirty_pages_per_second.saturating_mul(PAGE_BYTES as u64));
+    let wire = ShortRate(status.bytes_per_second);
+    write!(text, "left {}, dirty {dirty}, wire {wire}, ", Bytes(left_bytes(migration)))?;
+    match status.remaining_estimate {
+        Some(left) if left.as_secs() >= 60 => write!(text, "{} min", left.as_secs().div_ceil(60)),
+        Some(left) => write!(text, "{}", Span(left)),
+        None => write!(text, "no end"),
+    }
+}
+
+/// Guest memory still to be sent, in bytes.
+pub(super) fn left_bytes(migration: &MigrationView) -> u64 {
+    u64::from(migration.status.pages_left) * PAGE_BYTES as u64
 }
 
 #[cfg(test)]
 mod tests {
     use core::time::Duration;
 
+    use godwit_migration::Phase;
+
     use super::line;
     use crate::console::row::COLUMNS;
-    use crate::console::view::{MigrationView, Phase, Side};
-
-    fn view() -> MigrationView {
-        MigrationView {
-            guest: "linux".into(),
-            peer: "b".into(),
-            side: Side::Source,
-            phase: Phase::PreCopy,
-            round: 3,
-            sent_bytes: 40_055_603,
-            remaining_bytes: 12_700_000,
-            dirty_bytes_per_second: 420_000,
-            wire_bytes_per_second: 9_646_899,
-            estimate: Some(Duration::from_millis(2_300)),
-            elapsed: Duration::from_secs(5),
-            throttle_percent: 0,
-            bandwidth_limit: None,
-            downtime_limit: Duration::from_millis(300),
-        }
-    }
+    use crate::console::tests::fake::migration;
 
     #[test]
     fn the_line_says_all_that_matters() {
+        let mut view = migration(Phase::PreCopy, 3, 38);
         assert_eq!(
-            line(&view()),
-            "pre-copy 3: sent 38.2 MiB, left 12.1 MiB, dirty 410K/s, wire 9.20M/s, 2.3 s"
+            line(&view),
+            "pre-copy 3: sent 38.0 MiB, left 12.0 MiB, dirty 400K/s, wire 9.00M/s, 1.3 s"
         );
-        assert_eq!(line(&MigrationView { phase: Phase::Connecting, ..view() }), "connecting with b");
-        assert_eq!(
-            line(&MigrationView { phase: Phase::StopAndCopy, ..view() }),
-            "stop-and-copy: sent 38.2 MiB, left 12.1 MiB"
-        );
-        assert!(line(&MigrationView { estimate: None, ..view() }).ends_with(", no end"));
+        view.status.remaining_estimate = None;
+        assert!(line(&view).ends_with(", no end"));
+        view.status.phase = Phase::Connecting;
+        assert_eq!(line(&view), "connecting with b");
+        view.status.phase = Phase::StopAndCopy;
+        assert_eq!(line(&view), "stop-and-copy: sent 38.0 MiB, left 12.0 MiB");
     }
 
     #[test]
     fn it_fits_a_row_also_with_large_figures() {
-        let large = MigrationView {
-            round: 30,
-            sent_bytes: 999 << 30,
-            remaining_bytes: 99 << 30,
-            dirty_bytes_per_second: 99 << 30,
-            wire_bytes_per_second: 9 << 30,
-            estimate: Some(Duration::from_secs(599)),
-            ..view()
-        };
-        assert!(line(&large).len() <= COLUMNS, "{}", line(&large));
+        let mut view = migration(Phase::PreCopy, 60, 999 << 10);
+        view.status.pages_left = u32::MAX;
+        view.status.dirty_pages_per_second = 99 << 18;
+        view.status.bytes_per_second = 9 << 30;
+        view.status.remaining_estimate = Some(Duration::from_secs(599));
+        assert!(line(&view).len() <= COLUMNS, "{}", line(&view));
     }
 }

@@ -2,54 +2,91 @@
 //!
 //! The last line of each says all in one: it is what a script waits for.
 
+use alloc::string::String;
 use core::fmt::{self, Write};
 
-use alloc::string::String;
+use godwit_migration::{Downtime, Report};
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
-use super::view::{ArrivalReport, DowntimeView, MigrationFailure, MigrationReport, Side};
+use super::view::{Aftermath, MigrationFailure, MigrationReport, Remark, Side};
 
 /// Prints what happened, as lines.
 pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
     match notice {
-        Notice::Moved(report) => moved(report, out),
+        Notice::Moved(report) => match report.side {
+            Side::Source => moved(report, out),
+            Side::Target => arrived(report, out),
+        },
         Notice::MigrationFailed(failure) => failed(failure, out),
-        Notice::Arrived(report) => arrived(report, out),
+        Notice::Migration { guest, peer, remark } => remarked(guest, peer, *remark, out),
         Notice::GuestEnded { guest, reason } => {
             writeln!(out, "{guest} ended: {}", printable(reason).collect::<String>())
         }
     }
 }
 
-fn moved(report: &MigrationReport, out: &mut impl Write) -> fmt::Result {
-    let MigrationReport { guest, peer, total, downtime, rounds, .. } = report;
-    let (sent, marked, stopped) = (report.pages_sent, report.pages_marked, report.pages_stopped);
-    writeln!(out, "pages: {sent} sent, {marked} zero or duplicate, {stopped} of them while it stood still")?;
-    let DowntimeView { pause, last_pages, device_state, verify, commit } = *downtime;
-    write!(out, "downtime: pause {}, last pages {}", Span(pause), Span(last_pages))?;
-    writeln!(out, ", devices {}, digest {}, commit {}", Span(device_state), Span(verify), Span(commit))?;
-    let (total, downtime) = (Span(*total), Span(downtime.total()));
-    write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, rounds {rounds}, sent ")?;
-    writeln!(out, "{}, {}", Bytes(report.sent_bytes), report.verification)
+fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
+    let MigrationReport { guest, peer, report, .. } = moved;
+    let Report { total, downtime, rounds, pages, .. } = report;
+    write!(out, "pages: {} zero, {} whole, {} compressed, ", pages.zero, pages.raw, pages.compressed)?;
+    write!(out, "{} known, {} unchanged; ", pages.referenced, pages.unchanged)?;
+    writeln!(out, "{} while stopped", report.pages_in_downtime)?;
+    write!(out, "{}", Causes(downtime))?;
+    writeln!(out, "digest: {:016x} at both ends", report.digest)?;
+    let (total, downtime) = (Span(*total), Span(downtime.total));
+    write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, rounds {rounds}, ")?;
+    writeln!(out, "sent {}, verified", Bytes(report.bytes_sent))
+}
+
+/// The downtime's causes, as two lines that fit a terminal.
+struct Causes<'a>(&'a Downtime);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Downtime { pause, harvest, pages, save, verify, commit, total } = *self.0;
+        write!(f, "downtime: {} = pause {} + dirty log {}", Span(total), Span(pause), Span(harvest))?;
+        writeln!(f, " + last pages {}", Span(pages))?;
+        writeln!(f, "  + devices {} + verify {} + commit {}", Span(save), Span(verify), Span(commit))
+    }
+}
+
+fn arrived(arrived: &MigrationReport, out: &mut impl Write) -> fmt::Result {
+    let MigrationReport { guest, peer, report, .. } = arrived;
+    write!(out, "{guest} arrived from {peer}: total {}, ", Span(report.total))?;
+    writeln!(out, "received {}, digest {:016x}, verified", Bytes(report.bytes_received), report.digest)
 }
 
 fn failed(failure: &MigrationFailure, out: &mut impl Write) -> fmt::Result {
-    let MigrationFailure { guest, peer, side, reason } = failure;
+    let MigrationFailure { guest, peer, reason, aftermath } = failure;
     let reason = printable(reason).collect::<String>();
-    match side {
-        Side::Source => {
+    match aftermath {
+        Aftermath::GoesOn => {
             writeln!(out, "migration of {guest} to {peer} failed: {reason}; the guest goes on here")
         }
-        Side::Target => {
+        Aftermath::Held => {
+            writeln!(out, "migration of {guest} to {peer} failed: {reason}; the guest is held here, paused")
+        }
+        Aftermath::Discarded => {
             writeln!(out, "migration of {guest} from {peer} failed: {reason}; what had arrived is discarded")
         }
     }
 }
 
-fn arrived(report: &ArrivalReport, out: &mut impl Write) -> fmt::Result {
-    let ArrivalReport { guest, peer, .. } = report;
-    let (total, downtime) = (Span(report.total), Span(report.downtime));
-    write!(out, "{guest} arrived from {peer}: total {total}, downtime {downtime}, received ")?;
-    writeln!(out, "{}, {}", Bytes(report.received_bytes), report.verification)
+fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fmt::Result {
+    match remark {
+        Remark::CancelTooLate => writeln!(out, "{guest}: too late to cancel, {peer} may run it already"),
+        Remark::LimitOverruled => {
+            writeln!(out, "{guest}: stopped although the rest will take longer than the downtime limit")
+        }
+        Remark::CommitUnknown => {
+            writeln!(out, "{guest}: {peer} was told to run it and did not answer; it is held here until")?;
+            writeln!(out, "  {peer} has been asked, so that it never runs twice")
+        }
+        Remark::TargetForgot => {
+            writeln!(out, "{guest}: {peer} was restarted and does not know whether it ran it; decide:")?;
+            writeln!(out, "  'migrate reclaim {guest}' if {peer} does not run it: it goes on here")?;
+            writeln!(out, "  'migrate release {guest}' if {peer} runs it: this host lets go of it")
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! [`Console`]: the shell itself, with what it does at the moment.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,7 +21,7 @@ use super::ping::{Ping, Pinging};
 use super::progress::Progress;
 use super::report;
 use super::row::{COLUMNS, Row, window};
-use super::view::Side;
+use super::view::{Aftermath, Side};
 
 /// Typed bytes that wait; the serial port keeps the rest.
 const TYPED_MAX: usize = 1024;
@@ -57,7 +58,7 @@ enum Mode {
     /// It passes bytes to and from a guest.
     Attached(Attachment),
     /// It shows the progress of a move.
-    Watch(Watch),
+    Watch(Box<Watch>),
     /// It sends echo requests.
     Ping(Ping),
 }
@@ -167,8 +168,8 @@ impl Console {
 
     /// Prints a notice above whatever is being shown.
     fn tell(&mut self, notice: &Notice) {
-        if let Notice::Moved(report) = notice {
-            self.screens.forget(&report.guest);
+        if let Some(guest) = gone(notice) {
+            self.screens.forget(guest);
         }
         let is_watched = match &mut self.mode {
             Mode::Watch(watch) if is_end_of(notice, &watch.guest) => {
@@ -272,7 +273,8 @@ impl Console {
             Ok(Next::Attach(guest)) => self.attach(guest, host),
             Ok(Next::Ping(address)) => self.mode = Mode::Ping(Ping::new(address)),
             Ok(Next::Watch { guest, peer }) => {
-                self.mode = Mode::Watch(Watch { guest, peer, progress: Progress::default(), seen_at: now });
+                let progress = Progress::default();
+                self.mode = Mode::Watch(Box::new(Watch { guest, peer, progress, seen_at: now }));
             }
             Err(error) => {
                 let _infallible = writeln!(self.out, "error: {error}");
@@ -410,20 +412,28 @@ impl Watch {
     }
 }
 
+/// The guest that is no longer here, if the notice says so.
+fn gone(notice: &Notice) -> Option<&str> {
+    match notice {
+        Notice::Moved(report) if report.side == Side::Source => Some(&report.guest),
+        _ => None,
+    }
+}
+
 /// The guest whose console has nothing more to show, if the notice says so.
 fn ended_here(notice: &Notice) -> Option<&str> {
     match notice {
-        Notice::Moved(report) => Some(&report.guest),
         Notice::GuestEnded { guest, .. } => Some(guest),
-        Notice::MigrationFailed(_) | Notice::Arrived(_) => None,
+        _ => gone(notice),
     }
 }
 
 /// Whether the notice ends a move of this guest from here.
 fn is_end_of(notice: &Notice, guest: &str) -> bool {
     match notice {
-        Notice::Moved(report) => report.guest == guest,
-        Notice::MigrationFailed(failure) => failure.side == Side::Source && failure.guest == guest,
-        Notice::Arrived(_) | Notice::GuestEnded { .. } => false,
+        Notice::MigrationFailed(failure) => {
+            failure.aftermath != Aftermath::Discarded && failure.guest == guest
+        }
+        _ => gone(notice) == Some(guest),
     }
 }

@@ -4,10 +4,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
+use godwit_migration::{PAGE_BYTES, Phase};
+
 use super::super::format::{Bytes, Rate, Span};
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
-use super::super::view::{MigrationView, Phase, Side};
+use super::super::progress::left_bytes;
+use super::super::view::{Decision, MigrationView, Side};
 use super::{CommandError, Next, guest_named, known};
 
 /// `migrate GUEST HOST`.
@@ -90,39 +93,55 @@ fn the_only(migrations: Vec<MigrationView>) -> Result<Option<String>, CommandErr
     }
 }
 
-fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
-    let MigrationView { guest, peer, phase, round, .. } = migration;
-    let (way, moved) = match migration.side {
-        Side::Source => ("to", "sent"),
-        Side::Target => ("from", "received"),
-    };
-    write!(out, "{guest} {way} {peer}: {phase}")?;
-    if *phase == Phase::PreCopy {
-        write!(out, ", round {round}")?;
+/// `migrate reclaim|release GUEST`.
+pub(super) fn decide(
+    guest: &str,
+    decision: Decision,
+    host: &mut dyn Host,
+    out: &mut Output,
+) -> Result<(), CommandError> {
+    let guest = guest_named(guest, host)?;
+    host.decide(&guest, decision)?;
+    match decision {
+        Decision::Reclaim => writeln!(out, "{guest} goes on here")?,
+        Decision::Release => writeln!(out, "{guest} is let go of")?,
     }
-    writeln!(out, ", for {}", Span(migration.elapsed))?;
-    writeln!(
-        out,
-        "  {moved} {}, left in this round {}",
-        Bytes(migration.sent_bytes),
-        Bytes(migration.remaining_bytes)
-    )?;
-    if migration.side == Side::Target {
+    Ok(())
+}
+
+fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
+    let MigrationView { guest, peer, side, status, .. } = migration;
+    let (way, moved) = match side {
+        Side::Source => ("to", status.bytes_sent),
+        Side::Target => ("from", status.bytes_received),
+    };
+    write!(out, "{guest} {way} {peer}: {}", status.phase)?;
+    if status.phase == Phase::PreCopy {
+        write!(out, ", round {}", status.round)?;
+    }
+    writeln!(out, ", for {}", Span(status.elapsed))?;
+    let verb = if *side == Side::Source { "sent" } else { "received" };
+    writeln!(out, "  {verb} {}, left {}", Bytes(moved), Bytes(left_bytes(migration)))?;
+    if *side == Side::Target {
         return Ok(());
     }
-    write!(out, "  wire {}", Rate(migration.wire_bytes_per_second))?;
+    write!(out, "  wire {}", Rate(status.bytes_per_second))?;
     match migration.bandwidth_limit {
         Some(limit) => write!(out, " (at most {})", Rate(limit))?,
         None => write!(out, " (no cap)")?,
     }
-    write!(out, ", dirty rate {}", Rate(migration.dirty_bytes_per_second))?;
-    match migration.throttle_percent {
+    let dirty = status.dirty_pages_per_second.saturating_mul(PAGE_BYTES as u64);
+    write!(out, ", dirty rate {}", Rate(dirty))?;
+    match status.throttle_percent {
         0 => writeln!(out)?,
         percent => writeln!(out, ", guest slowed by {percent} %")?,
     }
-    write!(out, "  downtime at most {}, ", Span(migration.downtime_limit))?;
-    match migration.estimate {
-        Some(left) => writeln!(out, "about {} left", Span(left)),
-        None => writeln!(out, "no end in sight: the guest dirties memory faster than the wire takes it"),
+    write!(out, "  downtime at most {}", Span(migration.downtime_limit))?;
+    if let Some(now) = status.downtime_estimate {
+        write!(out, ", {} if it stopped now", Span(now))?;
+    }
+    match status.remaining_estimate {
+        Some(left) => writeln!(out, "; about {} left", Span(left)),
+        None => writeln!(out, "; no end in sight yet"),
     }
 }

@@ -102,6 +102,7 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::MigrateStatus(guest) => migrate::status(guest.as_deref(), host, out)?,
         Command::MigrateCancel(guest) => migrate::cancel(guest.as_deref(), host, out)?,
         Command::MigrateSet { guest, tuning } => migrate::set(guest.as_deref(), tuning, host, out)?,
+        Command::MigrateDecide(decision, guest) => migrate::decide(&guest, decision, host, out)?,
         Command::Net => net::show(host, out)?,
         Command::Ping(target) => return net::ping(target, host),
         Command::Mem => inspect::memory(host, out)?,

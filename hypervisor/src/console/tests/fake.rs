@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
+use godwit_migration::{Downtime, PageCounts, Phase, Status};
+
 use crate::console::view::{
-    AddressSource, CountersView, CpuState, CpuView, GuestState, GuestView, HeapView, LinkView, LogLine,
-    MachineView, MemView, MigrationPort, MigrationView, NetView, NodeView, PciView, PeerView, Phase, Side,
+    AddressSource, CountersView, CpuState, CpuView, Decision, GuestState, GuestView, HeapView, LinkView,
+    LogLine, MachineView, MemView, MigrationPort, MigrationView, NetView, NodeView, PciView, PeerView, Side,
     VersionView, VmxView,
 };
 use crate::console::{ActionError, Capability, Host, Notice, PingReply, Tuning};
@@ -52,20 +54,28 @@ pub(super) fn guest(name: &str, state: GuestState) -> GuestView {
 }
 
 /// `linux` on its way to `b`.
-pub(super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> MigrationView {
+pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> MigrationView {
+    let status = Status {
+        phase,
+        round,
+        pages_total: 32_768,
+        pages_left: 3_072,
+        pages: PageCounts::default(),
+        bytes_sent: sent_mib << 20,
+        bytes_received: 80,
+        dirty_pages_per_second: 100,
+        bytes_per_second: 9 << 20,
+        throttle_percent: 0,
+        downtime_estimate: Some(Duration::from_millis(250)),
+        remaining_estimate: Some(Duration::from_millis(1_300)),
+        elapsed: Duration::from_secs(4),
+        downtime: Downtime::default(),
+    };
     MigrationView {
         guest: "linux".into(),
         peer: "b".into(),
         side: Side::Source,
-        phase,
-        round,
-        sent_bytes: sent_mib << 20,
-        remaining_bytes: 12 << 20,
-        dirty_bytes_per_second: 400 << 10,
-        wire_bytes_per_second: 9 << 20,
-        estimate: Some(Duration::from_millis(1_300)),
-        elapsed: Duration::from_secs(4),
-        throttle_percent: 0,
+        status,
         bandwidth_limit: None,
         downtime_limit: Duration::from_millis(300),
     }
@@ -214,6 +224,11 @@ impl Host for FakeHost {
 
     fn cancel(&mut self, guest: &str) -> Result<(), ActionError> {
         self.asked.push(alloc::format!("cancel {guest}"));
+        Ok(())
+    }
+
+    fn decide(&mut self, guest: &str, decision: Decision) -> Result<(), ActionError> {
+        self.asked.push(alloc::format!("{decision:?} {guest}"));
         Ok(())
     }
 

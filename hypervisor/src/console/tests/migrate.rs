@@ -2,41 +2,45 @@
 
 use core::time::Duration;
 
+use godwit_migration::{Downtime, PageCounts, Phase, Report};
+
 use super::fake::migration;
 use super::person::Person;
 use crate::console::Notice;
-use crate::console::view::{
-    ArrivalReport, DowntimeView, MigrationFailure, MigrationReport, Phase, Side, Verification,
-};
+use crate::console::view::{Aftermath, MigrationFailure, MigrationReport, Remark, Side};
 
-fn report() -> MigrationReport {
+fn moved(side: Side) -> Notice {
     let ms = Duration::from_millis;
-    MigrationReport {
-        guest: "linux".into(),
-        peer: "b".into(),
+    let downtime = Downtime {
+        pause: ms(1),
+        harvest: ms(2),
+        pages: ms(10),
+        save: ms(3),
+        verify: ms(20),
+        commit: ms(5),
+        total: ms(41),
+    };
+    let report = Report {
         total: ms(12_300),
-        downtime: DowntimeView {
-            pause: ms(1),
-            last_pages: ms(12),
-            device_state: ms(3),
-            verify: ms(20),
-            commit: ms(5),
-        },
+        downtime,
         rounds: 4,
-        pages_sent: 9_210,
-        pages_marked: 23_558,
-        pages_stopped: 41,
-        sent_bytes: 40_055_603,
-        verification: Verification::Verified,
-    }
+        pages: PageCounts { zero: 23_558, raw: 210, compressed: 9_000, referenced: 120, unchanged: 11 },
+        pages_in_downtime: 41,
+        bytes_sent: 40_055_603,
+        bytes_received: 40_055_603,
+        throttle_percent_peak: 0,
+        digest: 0x0123_4567_89ab_cdef,
+    };
+    let (guest, peer) = ("linux".into(), "b".into());
+    Notice::Moved(MigrationReport { guest, peer, side, report })
 }
 
-fn failure(side: Side) -> Notice {
+fn failure(aftermath: Aftermath) -> Notice {
     Notice::MigrationFailed(MigrationFailure {
         guest: "linux".into(),
         peer: "b".into(),
-        side,
         reason: "b does not answer".into(),
+        aftermath,
     })
 }
 
@@ -55,7 +59,7 @@ fn a_move_shows_its_phases_and_ends_with_one_line() {
         person.waits(400);
     }
     person.host.migrations.clear();
-    person.host.notices.push_back(Notice::Moved(report()));
+    person.host.notices.push_back(moved(Side::Source));
     assert_eq!(
         person.sees(),
         "a> migrate linux b
@@ -64,8 +68,10 @@ connecting with b
 pre-copy 2: sent 30.0 MiB, left 12.0 MiB, dirty 400K/s, wire 9.00M/s, 1.3 s
 stop-and-copy: sent 38.0 MiB, left 12.0 MiB
 committing: sent 38.0 MiB, left 12.0 MiB
-pages: 9210 sent, 23558 zero or duplicate, 41 of them while it stood still
-downtime: pause 1.0 ms, last pages 12 ms, devices 3.0 ms, digest 20 ms, commit 5.0 ms
+pages: 23558 zero, 210 whole, 9000 compressed, 120 known, 11 unchanged; 41 while stopped
+downtime: 41 ms = pause 1.0 ms + dirty log 2.0 ms + last pages 10 ms
+  + devices 3.0 ms + verify 20 ms + commit 5.0 ms
+digest: 0123456789abcdef at both ends
 linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified
 a>"
     );
@@ -78,7 +84,7 @@ fn a_failure_says_that_the_guest_goes_on() {
     person.waits(20);
     person.sees();
     person.host.migrations.clear();
-    person.host.notices.push_back(failure(Side::Source));
+    person.host.notices.push_back(failure(Aftermath::GoesOn));
     assert_eq!(
         person.sees(),
         "connecting with b\nmigration of linux to b failed: b does not answer; the guest goes on here\na>"
@@ -104,13 +110,13 @@ a>"
         person.asks("migrate status"),
         "a> migrate status
 linux to b: pre-copy, round 1, for 4.0 s
-  sent 10.0 MiB, left in this round 12.0 MiB
+  sent 10.0 MiB, left 12.0 MiB
   wire 9.00 MiB/s (no cap), dirty rate 400 KiB/s
-  downtime at most 300 ms, about 1.3 s left
+  downtime at most 300 ms, 250 ms if it stopped now; about 1.3 s left
 a>"
     );
     person.types("vm li");
-    person.host.notices.push_back(Notice::Moved(report()));
+    person.host.notices.push_back(moved(Side::Source));
     let shown = person.sees();
     assert!(shown.ends_with("sent 38.2 MiB, verified\na> vm li"), "{shown}");
 }
@@ -155,18 +161,11 @@ fn an_arrival_is_told_above_the_line_that_is_being_typed() {
     let mut person = Person::new();
     person.types("vm");
     person.sees();
-    person.host.notices.push_back(Notice::Arrived(ArrivalReport {
-        guest: "linux".into(),
-        peer: "b".into(),
-        total: Duration::from_millis(12_300),
-        downtime: Duration::from_millis(41),
-        received_bytes: 40_055_603,
-        verification: Verification::Verified,
-    }));
-    person.host.notices.push_back(failure(Side::Target));
+    person.host.notices.push_back(moved(Side::Target));
+    person.host.notices.push_back(failure(Aftermath::Discarded));
     assert_eq!(
         person.sees(),
-        "linux arrived from b: total 12.3 s, downtime 41 ms, received 38.2 MiB, verified
+        "linux arrived from b: total 12.3 s, received 38.2 MiB, digest 0123456789abcdef, verified
 migration of linux from b failed: b does not answer; what had arrived is discarded
 a> vm"
     );
@@ -177,7 +176,7 @@ fn a_move_takes_an_attached_terminal_back() {
     let mut person = Person::new();
     person.types("vm console linux\r");
     person.sees();
-    person.host.notices.push_back(Notice::Moved(report()));
+    person.host.notices.push_back(moved(Side::Source));
     let shown = person.sees();
     assert!(shown.starts_with("\n[detached from linux]\npages: "), "{shown}");
     assert!(shown.ends_with("verified\na>"), "{shown}");
@@ -190,4 +189,21 @@ fn a_move_that_vanishes_does_not_hold_the_prompt() {
     person.host.migrations.clear();
     person.waits(6_000);
     assert!(person.sees().ends_with("the move of linux is over, and nothing says how: see 'log'\na>"));
+}
+
+#[test]
+fn a_lost_commit_is_explained_and_decided() {
+    let mut person = Person::new();
+    let remark = Remark::TargetForgot;
+    person.host.notices.push_back(Notice::Migration { guest: "linux".into(), peer: "b".into(), remark });
+    assert_eq!(
+        person.sees(),
+        "linux: b was restarted and does not know whether it ran it; decide:
+  'migrate reclaim linux' if b does not run it: it goes on here
+  'migrate release linux' if b runs it: this host lets go of it
+a>"
+    );
+    assert!(person.asks("migrate reclaim linux").ends_with("linux goes on here\na>"));
+    assert!(person.asks("migrate release linx").contains("did you mean 'linux'?"));
+    assert_eq!(person.host.asked, ["Reclaim linux"]);
 }

@@ -1,7 +1,7 @@
 //! Whole sessions: a person types at a [`super::Console`] over a pretended machine, and whole screens are
 //! compared.
 
-mod fake;
+pub(super) mod fake;
 mod guests;
 mod hostile;
 mod machine;

@@ -12,7 +12,5 @@ pub use guest::{GuestState, GuestView};
 pub use machine::{
     CpuState, CpuView, HeapView, LogLine, MachineView, MemView, NodeView, PciView, VersionView, VmxView,
 };
-pub use migration::{
-    ArrivalReport, DowntimeView, MigrationFailure, MigrationReport, MigrationView, Phase, Side, Verification,
-};
+pub use migration::{Aftermath, Decision, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
 pub use net::{AddressSource, CountersView, LinkView, MigrationPort, NetView, PeerView, StreamView};
