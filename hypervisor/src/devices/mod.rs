@@ -9,7 +9,15 @@
 //! ones; time is an argument and never runs backwards.
 #![forbid(unsafe_code)]
 
+pub mod acpi_pm;
 pub mod board;
+pub mod ioapic;
+pub mod irq;
+pub mod lapic;
+pub mod pci;
+pub mod pic;
+pub mod pit;
+pub mod rtc;
 pub mod time;
 pub mod uart16550;
 pub mod width;

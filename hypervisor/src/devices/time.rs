@@ -11,6 +11,10 @@ use minicbor::{Decode, Encode};
 /// Nanoseconds in a second.
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
+/// Shortest period at which a periodic timer interrupts, in nanoseconds. Faster ones are served at this
+/// pace: otherwise a guest would spend all its time entering and leaving.
+pub const PERIOD_NANOS_MIN: u64 = 100_000;
+
 /// An instant of the guest's life, in nanoseconds since its time-stamp counter was zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
