@@ -1,3 +1,4 @@
 //! Drivers of the hardware that the hypervisor owns.
 
 pub mod hal;
+pub mod net;
