@@ -73,28 +73,16 @@ pub enum TcpOffload {
     None,
     /// It completes TCP checksums over IPv4.
     Checksum,
-    /// It completes checksums, and cuts long frames into segments.
-    Segmentation {
-        /// Longest uncut frame it takes, in bytes, headers included.
-        frame_length_max: usize,
-    },
 }
 
-/// What the card shall do to one frame. Both need an IPv4 header without options at byte 14 and a TCP header
-/// at byte 34, whose checksum field holds the folded, uncomplemented sum of the pseudo header.
+/// What the card shall do to one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
     /// Send it as it is.
     None,
-    /// Complete the TCP checksum.
+    /// Complete the TCP checksum. The frame must have an IPv4 header without options at byte 14 and a TCP header
+    /// at byte 34, whose checksum field holds the folded, uncomplemented sum of the pseudo header.
     TcpChecksum,
-    /// Cut it into segments. The pseudo header's sum leaves out the length, and the IPv4 checksum is zero.
-    TcpSegmentation {
-        /// Bytes before the TCP payload.
-        header_length: u8,
-        /// Largest TCP payload of a segment.
-        segment_size: u16,
-    },
 }
 
 /// Why a frame was not taken for sending.
@@ -138,7 +126,7 @@ pub enum ReceivedChecksum {
 /// What a card has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames taken for sending (one per frame handed in, however many segments it was cut into).
+    /// Frames taken for sending.
     pub frames_sent: u64,
     /// Bytes of them.
     pub bytes_sent: u64,
@@ -168,14 +156,17 @@ pub trait Nic {
     /// Whether the cable works.
     fn link(&mut self) -> Link;
 
-    /// Whether a frame of up to `length` bytes would be taken now.
-    fn can_transmit(&mut self, length: usize) -> bool;
+    /// Whether a frame would be taken now.
+    fn can_transmit(&mut self) -> bool;
 
-    /// Copies `frame` to the ring and starts sending it.
+    /// Copies `frame` to the ring. It may stay there until [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`TransmitError::RingFull`] if there is no room now, [`TransmitError::BadFrame`] if there never will be.
     fn transmit(&mut self, frame: &[u8], offload: Offload) -> Result<(), TransmitError>;
+
+    /// Starts sending what the ring holds: one register write for many frames.
+    fn flush(&mut self);
 
     /// Copies the next received frame to the start of `into`; a frame that is longer than `into` is counted
     /// as bad and skipped. `None` when none is waiting.

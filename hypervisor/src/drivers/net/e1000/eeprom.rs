@@ -1,7 +1,7 @@
 //! The card's address: from the EEPROM by EERD (13.4.4), else what the firmware left in the first receive
 //! address register.
 
-use super::registers::{EERD, RAH0, RAH_VALID, RAL0};
+use super::registers::{EERD, RAH_VALID, RAH0, RAL0};
 use crate::drivers::{hal::Mmio, net::MacAddress};
 
 /// Start a read.

@@ -26,7 +26,7 @@ pub(super) struct Card {
     pub(super) register_writes: usize,
     context: Vec<u8>,
     frame: Vec<u8>,
-    frame_flags: (bool, u8),
+    frame_options: u8,
     /// What went out on the wire.
     pub(super) sent: Vec<Vec<u8>>,
     /// Context descriptors seen.
@@ -48,7 +48,7 @@ pub(super) fn card() -> (SharedCard, FakeDma) {
         register_writes: 0,
         context: Vec::new(),
         frame: Vec::new(),
-        frame_flags: (false, 0),
+        frame_options: 0,
         sent: Vec::new(),
         contexts_seen: 0,
     };
@@ -117,44 +117,14 @@ impl Card {
     fn data(&mut self, buffer: u64, high: u64) {
         assert_eq!(high >> 29 & 1, 1, "only extended descriptors are expected");
         if self.frame.is_empty() {
-            self.frame_flags = (high & 1 << 26 != 0, (high >> 40) as u8);
+            self.frame_options = (high >> 40) as u8;
         }
         self.frame.extend(self.memory.read(buffer, (high & 0xf_ffff) as usize));
         if high & 1 << 24 == 0 {
             return;
         }
         let frame = core::mem::take(&mut self.frame);
-        match self.frame_flags {
-            (true, options) => self.segment(&frame, options),
-            (false, options) => self.send(frame, options),
-        }
-    }
-
-    fn segment(&mut self, frame: &[u8], options: u8) {
-        assert_eq!(self.context[11] & 4, 4, "the context is not for segmentation");
-        let payload_length = u32::from_le_bytes(self.context[8..12].try_into().unwrap()) as usize & 0xf_ffff;
-        let header_length = usize::from(self.context[13]);
-        let segment_size = usize::from(u16::from_le_bytes(self.context[14..16].try_into().unwrap()));
-        let (header, payload) = frame.split_at(header_length);
-        assert_eq!(payload.len(), payload_length);
-        let count = payload.len().div_ceil(segment_size);
-        for (index, piece) in payload.chunks(segment_size).enumerate() {
-            let mut segment = [header, piece].concat();
-            let total = (segment.len() - 14) as u16;
-            segment[16..18].copy_from_slice(&total.to_be_bytes());
-            let sequence = u32::from_be_bytes(header[38..42].try_into().unwrap());
-            let sequence = sequence.wrapping_add((index * segment_size) as u32);
-            segment[38..42].copy_from_slice(&sequence.to_be_bytes());
-            if index + 1 != count {
-                segment[47] &= !0x09;
-            }
-            // The pseudo header's sum comes without the length.
-            let partial = u32::from(u16::from_be_bytes([segment[50], segment[51]]));
-            let sum = partial + u32::from(total - 20);
-            let folded = (sum & 0xffff) + (sum >> 16);
-            segment[50..52].copy_from_slice(&(folded as u16).to_be_bytes());
-            self.send(segment, options);
-        }
+        self.send(frame, self.frame_options);
     }
 
     fn send(&mut self, mut frame: Vec<u8>, options: u8) {

@@ -1,8 +1,8 @@
 //! Driver of Intel's 82540EM ("e1000"), the card that every emulator has, and its close kin.
 //!
 //! [`E1000`] is written against the hal's traits. Sections are those of Intel's "PCI/PCI-X Family of Gigabit
-//! Ethernet Controllers Software Developer's Manual", revision 4.0. The card cuts and checksums outgoing TCP
-//! segments; the emulated ones leave incoming checksums to us and say so.
+//! Ethernet Controllers Software Developer's Manual", revision 4.0. The card completes the checksums of
+//! outgoing TCP segments; the emulated ones leave incoming checksums to us and say so.
 
 mod eeprom;
 #[cfg(test)]
@@ -99,8 +99,9 @@ impl<M: Mmio, R: DmaRegion> E1000<M, R> {
             let _ = registers.read_u32(registers::STATISTICS + 4 * word);
         }
         let receive = ReceiveRing::new(&registers, dma)?;
-        let transmit = TransmitRing::new(&registers, dma)?;
+        let mut transmit = TransmitRing::new(&registers, dma)?;
         start(&registers);
+        transmit.start(&registers);
         Ok(Self { registers, mac, receive, transmit, counters: Counters::default() })
     }
 }
@@ -155,7 +156,7 @@ impl<M: Mmio, R: DmaRegion> Nic for E1000<M, R> {
     }
 
     fn tcp_offload(&self) -> TcpOffload {
-        TcpOffload::Segmentation { frame_length_max: transmit::SEGMENTED_FRAME_LENGTH_MAX }
+        TcpOffload::Checksum
     }
 
     fn link(&mut self) -> Link {
@@ -173,10 +174,14 @@ impl<M: Mmio, R: DmaRegion> Nic for E1000<M, R> {
         Link::Up { speed_mbit: Some(speed) }
     }
 
-    fn can_transmit(&mut self, length: usize) -> bool {
-        let room = self.transmit.has_room(length);
+    fn can_transmit(&mut self) -> bool {
+        let room = self.transmit.has_room();
         self.counters.transmit_full += u64::from(!room);
         room
+    }
+
+    fn flush(&mut self) {
+        self.transmit.start(&self.registers);
     }
 
     fn transmit(&mut self, frame: &[u8], offload: Offload) -> Result<(), TransmitError> {

@@ -53,10 +53,7 @@ pub(super) struct ReceiveRing<R> {
 
 impl<R: DmaRegion> ReceiveRing<R> {
     /// A ring whose buffers are all with the card, and the card told so.
-    pub(super) fn new<M: Mmio>(
-        registers: &M,
-        dma: &impl Dma<Region = R>,
-    ) -> Result<Self, OutOfDmaMemory> {
+    pub(super) fn new<M: Mmio>(registers: &M, dma: &impl Dma<Region = R>) -> Result<Self, OutOfDmaMemory> {
         let descriptors = dma.allocate(DESCRIPTORS * DESCRIPTOR_LENGTH)?;
         let buffers = dma.allocate(DESCRIPTORS * BUFFER_LENGTH)?;
         let mut ring = Self { descriptors, buffers, next: 0, unreturned: 0, in_long_frame: false };
