@@ -1,3 +1,0 @@
-//! A memory pattern that finds a single lost or stale page.
-#![no_std]
-#![forbid(unsafe_code)]
