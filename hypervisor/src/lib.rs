@@ -14,6 +14,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod arch;
+pub mod bring_up;
 pub mod console;
 pub mod devices;
 pub mod drivers;
@@ -21,6 +22,7 @@ pub mod emulate;
 pub mod exits;
 pub mod guest;
 pub mod guest_memory;
+pub mod host;
 pub mod mm;
 pub mod net;
 pub mod snapshot;

@@ -137,6 +137,11 @@ pub fn enable(window: impl FnOnce() -> Window) {
     apic.write(register::TIMER, u32::from(vector::TIMER) | if deadline { TSC_DEADLINE_MODE } else { 0 });
 }
 
+/// Enables the local APIC of a CPU that is not the first: the way to its registers is known.
+pub fn enable_again() {
+    enable(|| unreachable!("the boot CPU has enabled its own before"));
+}
+
 /// Local APIC id of the running CPU.
 #[must_use]
 pub fn id() -> u32 {

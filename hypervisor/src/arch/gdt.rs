@@ -34,17 +34,30 @@ pub enum Stack {
 
 const STACKS: usize = 4;
 
-#[repr(C, align(16))]
-struct StackMemory([u8; STACK_SIZE]);
+/// Memory for the interrupt stacks of one CPU, in words of 16 bytes, their alignment.
+pub type StackMemory = [u128];
 
-/// Descriptor tables and interrupt stacks of one CPU.
+/// Length of the [`StackMemory`] of one CPU, in words of 16 bytes.
+pub const STACK_WORDS: usize = STACKS * STACK_SIZE / 16;
+
+/// Descriptor tables of one CPU.
 pub struct Tables {
     gdt: GlobalDescriptorTable<8>,
     tss: TaskStateSegment,
-    stacks: [StackMemory; STACKS],
 }
 
 static BOOT: spin::Mutex<Tables> = spin::Mutex::new(Tables::new());
+static BOOT_STACKS: spin::Mutex<[u128; STACK_WORDS]> = spin::Mutex::new([0; STACK_WORDS]);
+
+/// The boot CPU's interrupt stacks.
+///
+/// # Panics
+/// If they were taken before.
+pub fn boot_stacks() -> &'static mut StackMemory {
+    let guard = BOOT_STACKS.try_lock().expect("the boot CPU's stacks are taken once");
+    let stacks: &'static mut [u128; STACK_WORDS] = spin::MutexGuard::leak(guard);
+    stacks
+}
 
 /// The boot CPU's tables, to be loaded once.
 ///
@@ -64,20 +77,20 @@ impl Tables {
     /// Tables not loaded yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            gdt: GlobalDescriptorTable::empty(),
-            tss: TaskStateSegment::new(),
-            stacks: [const { StackMemory([0; STACK_SIZE]) }; STACKS],
-        }
+        Self { gdt: GlobalDescriptorTable::empty(), tss: TaskStateSegment::new() }
     }
 
     /// Fills the tables and loads them into the running CPU.
     ///
     /// # Safety
     /// Called with interrupts off, by the CPU that is to own these tables.
-    pub unsafe fn load(&'static mut self) {
-        for (index, stack) in self.stacks.iter().enumerate() {
-            self.tss.interrupt_stack_table[index] = VirtAddr::from_ptr(stack) + STACK_SIZE as u64;
+    ///
+    /// # Panics
+    /// If `stacks` is not of [`STACK_WORDS`] words.
+    pub unsafe fn load(&'static mut self, stacks: &'static mut StackMemory) {
+        assert_eq!(stacks.len(), STACK_WORDS, "a stack for each value of `Stack`");
+        for (index, stack) in stacks.chunks_exact(STACK_SIZE / 16).enumerate() {
+            self.tss.interrupt_stack_table[index] = VirtAddr::from_ptr(stack.as_ptr_range().end);
         }
         self.gdt = GlobalDescriptorTable::empty();
         self.gdt.append(Descriptor::kernel_code_segment());

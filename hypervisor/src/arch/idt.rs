@@ -1,7 +1,7 @@
 #![expect(unsafe_code, reason = "filling and loading the interrupt descriptor table")]
 //! The interrupt descriptor table, shared by all CPUs, and the handlers of interrupts.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::Once;
 use x86_64::structures::idt::{EntryOptions, InterruptDescriptorTable};
@@ -17,6 +17,7 @@ const INTERRUPTS: usize = 256 - FIRST_INTERRUPT as usize;
 static TABLE: Once<InterruptDescriptorTable> = Once::new();
 static HANDLERS: [Once<Handler>; INTERRUPTS] = [const { Once::new() }; INTERRUPTS];
 static NON_MASKABLE: AtomicU64 = AtomicU64::new(0);
+static STOPPING: AtomicBool = AtomicBool::new(false);
 static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
 
 /// Vectors that the hypervisor gives out, ascending by urgency.
@@ -70,6 +71,18 @@ pub(super) fn dispatch(vector: u8) {
 
 pub(super) fn dispatch_non_maskable() {
     NON_MASKABLE.fetch_add(1, Ordering::Relaxed);
+    if STOPPING.load(Ordering::Relaxed) {
+        super::cpu::halt();
+    }
+}
+
+/// Makes all other CPUs stop for good: the host is lost.
+pub fn stop_others() {
+    STOPPING.store(true, Ordering::Relaxed);
+    let own = super::percpu::index();
+    for other in super::percpu::all().filter(|block| block.index() != own) {
+        super::apic::send(other.apic_id(), super::apic::Command::NonMaskable);
+    }
 }
 
 fn gate(options: &mut EntryOptions, stack: Option<Stack>) {

@@ -6,6 +6,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use spin::Once;
+
 /// Most CPUs that are used; more are left alone and said in the log.
 pub const CPUS_MAX: usize = 64;
 
@@ -19,6 +21,7 @@ pub struct PerCpu {
 }
 
 static BOOT: PerCpu = PerCpu::new(0, 0);
+static ALL: [Once<&'static PerCpu>; CPUS_MAX] = [const { Once::new() }; CPUS_MAX];
 
 impl PerCpu {
     /// The block of CPU number `index` with local APIC id `apic_id`.
@@ -60,6 +63,7 @@ impl PerCpu {
 /// # Safety
 /// The block belongs to no other CPU, and GS-relative data is not in use yet.
 pub unsafe fn install(block: &'static PerCpu) {
+    ALL[block.index].call_once(|| block);
     x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::from_ptr(block));
 }
 
@@ -89,6 +93,17 @@ pub fn current() -> Option<&'static PerCpu> {
     }
     #[cfg(not(target_os = "none"))]
     None
+}
+
+/// The block of CPU number `index`, once it runs.
+#[must_use]
+pub fn of(index: usize) -> Option<&'static PerCpu> {
+    ALL.get(index)?.get().copied()
+}
+
+/// The blocks of all CPUs that run, in ascending order.
+pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+    ALL.iter().filter_map(|block| block.get().copied())
 }
 
 /// Number of the running CPU; 0 before [`install`] and on the host.

@@ -95,6 +95,29 @@ pub fn unmap_trampoline(page: PhysAddr) {
     x86_64::instructions::tlb::flush(at);
 }
 
+/// Maps `length` bytes of fresh RAM, frame by frame, with an unmapped page on either side.
+///
+/// # Errors
+/// [`MapError::OutOfMemory`] if there is not enough; what was mapped until then stays.
+pub fn map_private(tables: &mut DirectTables, length: u64) -> Result<VirtAddr, MapError> {
+    let mut space = space().lock();
+    let at = VirtAddr::new(space.next_window + 4096);
+    space.next_window += length + 2 * 4096;
+    for offset in (0..length).step_by(4096) {
+        let frame = frames::get().allocate().ok_or(MapError::OutOfMemory)?;
+        let access = Access::WRITE | Access::NO_EXECUTE;
+        paging::map(tables, space.root, (at + offset, frame, 4096), access, LargestPage::TwoMib)?;
+    }
+    Ok(at)
+}
+
+/// Whether the hypervisor can read at `address` right now; for the panic path.
+#[must_use]
+pub fn is_mapped(address: VirtAddr) -> bool {
+    let root = Cr3::read().0.start_address();
+    paging::translate(&DirectTables, root, address).is_some()
+}
+
 /// See the module's vocabulary.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {

@@ -1,0 +1,89 @@
+#![expect(unsafe_code, reason = "the first steps of the other processors")]
+//! Starts the other processors.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use x86_64::PhysAddr;
+
+use crate::arch::apic::{self, Command};
+use crate::arch::percpu::{self, CPUS_MAX, PerCpu};
+use crate::arch::{fpu, gdt, idt, smp};
+use crate::mm::{direct, frames, mmio, stack};
+
+/// Real mode reaches the first mebibyte.
+const REAL_MODE_END: u64 = 1 << 20;
+
+static RUNNING: AtomicUsize = AtomicUsize::new(1);
+
+/// What a processor that starts is given.
+struct Start {
+    block: &'static PerCpu,
+    run: fn() -> !,
+}
+
+/// Starts the processors with local APIC ids `apic_ids`, other than the running one, each into `run`, and
+/// returns how many run, this one included. `pause` waits for that many microseconds.
+///
+/// A processor that does not answer is left alone and said in the log.
+pub fn start(apic_ids: &[u32], run: fn() -> !, pause: impl Fn(u64)) -> usize {
+    let own = apic::id();
+    let Some(page) = frames::get().allocate_contiguous(1, REAL_MODE_END) else {
+        log::warn!("no free page below 1 MiB: only one CPU is used");
+        return 1;
+    };
+    if let Err(error) = mmio::map_trampoline(page) {
+        log::warn!("only one CPU is used: {error}");
+        return 1;
+    }
+    let others = apic_ids.iter().copied().filter(|&id| id != own);
+    for (position, id) in others.take(CPUS_MAX - 1).enumerate() {
+        if !start_one(page, position + 1, id, run, &pause) {
+            log::warn!("the CPU with local APIC id {id} does not start and is left alone");
+        }
+    }
+    mmio::unmap_trampoline(page);
+    RUNNING.load(Ordering::Acquire)
+}
+
+fn start_one(page: PhysAddr, index: usize, id: u32, run: fn() -> !, pause: &impl Fn(u64)) -> bool {
+    let Ok(top) = stack::allocate() else {
+        return false;
+    };
+    let start = Box::leak(Box::new(Start { block: Box::leak(Box::new(PerCpu::new(index, id))), run }));
+    let parameters = smp::Parameters {
+        page_tables: mmio::root().as_u64(),
+        stack: top.as_u64(),
+        entry: enter as *const () as u64,
+        argument: core::ptr::from_ref(start) as u64,
+    };
+    // SAFETY: the page was allocated for this, and one processor at a time uses it.
+    unsafe { smp::place(page, direct::at(page), &parameters) };
+    let before = RUNNING.load(Ordering::Acquire);
+    let vector = (page.as_u64() >> 12) as u8;
+    apic::send(id, Command::Init);
+    pause(10_000);
+    for _ in 0..2 {
+        apic::send(id, Command::StartUp(vector));
+        for _ in 0..100 {
+            if RUNNING.load(Ordering::Acquire) > before {
+                return true;
+            }
+            pause(200);
+        }
+    }
+    false
+}
+
+extern "C" fn enter(start: &'static Start) -> ! {
+    // SAFETY: the first thing that this processor does, with a block of its own.
+    unsafe { percpu::install(start.block) };
+    let tables = Box::leak(Box::new(gdt::Tables::new()));
+    // SAFETY: this processor's own tables, with interrupts off.
+    unsafe { tables.load(alloc::vec![0; gdt::STACK_WORDS].leak()) };
+    idt::load();
+    fpu::enable();
+    apic::enable_again();
+    RUNNING.fetch_add(1, Ordering::Release);
+    (start.run)()
+}
