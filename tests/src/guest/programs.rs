@@ -30,7 +30,7 @@ const BARE: Program = Program {
     binary: "bare",
     target: "x86_64-unknown-none",
     features: &["image"],
-    rustflags: r#"["-C","relocation-model=static","-C","code-model=small"]"#,
+    rustflags: r#"["-C","relocation-model=static"]"#,
 };
 
 /// Builds the Linux guest's program and gives its path.

@@ -1,3 +1,39 @@
-//! The bare-metal test guest.
+//! A guest without an operating system. Its command line names a behaviour and its numbers, for example
+//! `cpuid-loop 10000` or `pattern 2048 20000`; everything it has to say goes to COM1, one line at a time.
+//!
+//! It enters by Linux's 64-bit boot protocol ([`hardware`]), so whatever boots a bzImage boots it.
+
 #![no_std]
 #![no_main]
+
+mod behaviour;
+mod console;
+mod hardware;
+mod pattern;
+
+use core::panic::PanicInfo;
+
+use console::line;
+
+/// Called by the entry stub with the physical address of the boot parameters.
+extern "C" fn start(boot_parameters: u64) -> ! {
+    hardware::take_over();
+    let command_line = hardware::CommandLine::read(boot_parameters);
+    let mut words = command_line.text().split_ascii_whitespace();
+    let name = words.next().unwrap_or("");
+    let number = |word: Option<&str>, default| word.and_then(|w| w.parse().ok()).unwrap_or(default);
+    let (first, second) = (words.next(), words.next());
+    line!("bare: {name}");
+    match behaviour::find(name) {
+        Some(run) => run(number(first, 0), number(second, 0)),
+        None => line!("bare: no behaviour {name:?}"),
+    }
+    line!("bare: done");
+    hardware::stop()
+}
+
+#[panic_handler]
+fn panicked(info: &PanicInfo<'_>) -> ! {
+    line!("bare: {info}");
+    hardware::stop()
+}
