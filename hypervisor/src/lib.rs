@@ -25,5 +25,6 @@ pub mod guest_memory;
 pub mod host;
 pub mod mm;
 pub mod net;
+pub mod platform;
 pub mod snapshot;
 pub mod sync;

@@ -84,6 +84,15 @@ pub fn halt() -> ! {
     }
 }
 
+/// Resets the machine by an exception that cannot be delivered, since there is no table of handlers.
+pub fn triple_fault() -> ! {
+    let none = x86_64::structures::DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
+    // SAFETY: the machine does not get to the point of using what this breaks.
+    unsafe { x86_64::instructions::tables::lidt(&none) };
+    // SAFETY: raises an exception, which is the point.
+    unsafe { core::arch::asm!("ud2", options(noreturn)) }
+}
+
 /// Answer of the CPUID instruction.
 #[must_use]
 pub fn cpuid(leaf: u32, subleaf: u32) -> core::arch::x86_64::CpuidResult {

@@ -13,6 +13,7 @@ pub mod idt;
 pub mod interrupts;
 pub mod ioapic;
 pub mod percpu;
+pub mod port;
 pub mod serial;
 pub mod smp;
 pub mod tsc;

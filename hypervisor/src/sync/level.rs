@@ -12,6 +12,8 @@ pub enum Level {
     Paging = 3,
     /// The heap.
     Heap = 5,
+    /// PCI configuration space through ports.
+    Pci = 8,
     /// The log ring.
     Log = 6,
     /// The serial port.
