@@ -23,6 +23,7 @@ pub mod exits;
 pub mod guest;
 pub mod guest_memory;
 pub mod host;
+pub mod migrate;
 pub mod mm;
 pub mod net;
 pub mod platform;

@@ -1,0 +1,42 @@
+//! What source and target engines have in common, so that one session drives either.
+
+use godwit_migration::{GuestRam, Input, Instant, Output, RunPermit, Source, Status, Target};
+
+/// An engine of one side. See [`godwit_migration::io`] for the contract.
+pub trait Engine {
+    /// Takes one input.
+    fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam);
+    /// The next thing to do.
+    fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
+    /// Where it stands.
+    fn status(&self, now: Instant) -> Status;
+    /// Whether it can be dropped.
+    fn is_finished(&self) -> bool;
+    /// The permit of a guest that stands still although the attempt is over.
+    fn take_permit(&mut self) -> Option<RunPermit>;
+}
+
+macro_rules! engine {
+    ($engine:ty) => {
+        impl Engine for $engine {
+            fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
+                self.handle_input(now, input, ram);
+            }
+            fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
+                self.poll_output(now, buffer, ram)
+            }
+            fn status(&self, now: Instant) -> Status {
+                self.status(now)
+            }
+            fn is_finished(&self) -> bool {
+                self.is_finished()
+            }
+            fn take_permit(&mut self) -> Option<RunPermit> {
+                self.take_permit()
+            }
+        }
+    };
+}
+
+engine!(Source);
+engine!(Target);

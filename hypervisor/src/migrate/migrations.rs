@@ -1,0 +1,304 @@
+//! All migrations of this host, out and in.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::SocketAddrV4;
+
+use godwit_migration::wire::opening::Opening;
+use godwit_migration::{
+    Command, Event, Instant, MigrationId, Policy, Source, SourceConfig, Status, Target, TargetConfig,
+    TargetPolicy,
+};
+
+use super::arrivals::{Arrival, Arrivals, Stranger};
+use super::guest::{GuestHouse, MigratingGuest, NotMovable};
+use super::occurrence::{Occurrence, Side, What};
+use super::session::{Session, Wakeup};
+use super::streams::Streams;
+
+/// Migrations out, and as many in, at one time.
+pub const SESSIONS_MAX: usize = 8;
+/// Occurrences kept until somebody takes them; the oldest are dropped.
+const OCCURRENCES_MAX: usize = 64;
+
+/// What the configuration says about migrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The port at which guests may come; `None`: none may.
+    pub port: Option<u16>,
+    /// Limits of outgoing migrations, unless changed for one.
+    pub policy: Policy,
+    /// Limits of incoming ones.
+    pub target: TargetPolicy,
+}
+
+/// Why a migration cannot even begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// The guest is being moved already.
+    AlreadyMigrating(String),
+    /// As many guests as possible are being moved.
+    TooMany,
+    /// The guest cannot be moved now.
+    NotMovable(NotMovable),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyMigrating(guest) => write!(f, "{guest} is already being moved"),
+            Self::TooMany => {
+                write!(f, "{SESSIONS_MAX} guests are being moved already: wait for one to arrive")
+            }
+            Self::NotMovable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for StartError {}
+
+/// There is no such migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotMigrating(pub String);
+
+impl fmt::Display for NotMigrating {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not being moved", self.0)
+    }
+}
+
+impl core::error::Error for NotMigrating {}
+
+/// One migration, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The guest that moves; empty until an arriving one has said its name.
+    pub guest: String,
+    /// The other host.
+    pub peer: String,
+    /// Which end this host is.
+    pub side: Side,
+    /// The engine's figures.
+    pub status: Status,
+    /// The limits in force, at the source.
+    pub policy: Option<Policy>,
+}
+
+#[derive(Debug)]
+struct Outgoing<G> {
+    session: Session<Source, G>,
+    guest: String,
+    policy: Policy,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Migrations<G> {
+    settings: Settings,
+    outgoing: Vec<Outgoing<G>>,
+    incoming: Vec<Session<Target, G>>,
+    arrivals: Arrivals,
+    occurrences: VecDeque<Occurrence>,
+}
+
+impl<G: MigratingGuest> Migrations<G> {
+    /// No migrations yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            outgoing: Vec::new(),
+            incoming: Vec::new(),
+            arrivals: Arrivals::default(),
+            occurrences: VecDeque::new(),
+        }
+    }
+
+    /// The limits of migrations that begin from now on.
+    pub fn policy_mut(&mut self) -> &mut Policy {
+        &mut self.settings.policy
+    }
+
+    /// What the configuration says, with the changes made since.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Begins to move `guest` to the host `peer` at `address`. `id` is random and was never used.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing has changed.
+    pub fn start<H: GuestHouse<Guest = G>>(
+        &mut self,
+        now: Instant,
+        house: &mut H,
+        guest: &str,
+        (peer, address): (&str, SocketAddrV4),
+        id: MigrationId,
+    ) -> Result<(), StartError> {
+        if self.outgoing.iter().any(|outgoing| outgoing.guest == guest) {
+            return Err(StartError::AlreadyMigrating(guest.to_string()));
+        }
+        if self.outgoing.len() >= SESSIONS_MAX {
+            return Err(StartError::TooMany);
+        }
+        let (hand, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
+        let policy = self.settings.policy;
+        let engine = Source::new(SourceConfig { migration: id, guest: description, policy });
+        let mut session = Session::new(engine, hand, id, peer.to_string(), Some(address));
+        session.command(now, Command::Start);
+        self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });
+        Ok(())
+    }
+
+    /// Gives `command` to the migration of `guest`, out or in.
+    ///
+    /// # Errors
+    /// [`NotMigrating`] if there is none.
+    pub fn command(&mut self, now: Instant, guest: &str, command: Command) -> Result<(), NotMigrating> {
+        if let Some(outgoing) = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest) {
+            if let Command::Tune(policy) = command {
+                outgoing.policy = policy;
+            }
+            outgoing.session.command(now, command);
+            return Ok(());
+        }
+        let incoming = self.incoming.iter_mut().find(|session| session.guest().name() == Some(guest));
+        incoming.ok_or_else(|| NotMigrating(guest.to_string()))?.command(now, command);
+        Ok(())
+    }
+
+    /// The limits in force for the outgoing migration of `guest`.
+    #[must_use]
+    pub fn policy_of(&self, guest: &str) -> Option<Policy> {
+        self.outgoing.iter().find(|outgoing| outgoing.guest == guest).map(|outgoing| outgoing.policy)
+    }
+
+    /// Does what can be done now.
+    pub fn poll<H: GuestHouse<Guest = G>>(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut H,
+    ) -> Wakeup {
+        self.welcome(now, streams, house);
+        let mut wakeup = Wakeup::At(self.arrivals.deadline());
+        for outgoing in &mut self.outgoing {
+            wakeup = wakeup.min(outgoing.session.poll(now, streams));
+        }
+        for session in &mut self.incoming {
+            wakeup = wakeup.min(session.poll(now, streams));
+        }
+        self.collect();
+        wakeup
+    }
+
+    /// All migrations, out then in.
+    #[must_use]
+    pub fn views(&self, now: Instant) -> Vec<View> {
+        let out = self.outgoing.iter().map(|outgoing| View {
+            guest: outgoing.guest.clone(),
+            peer: outgoing.session.peer().to_string(),
+            side: Side::Source,
+            status: outgoing.session.status(now),
+            policy: Some(outgoing.policy),
+        });
+        let arriving = self.incoming.iter().map(|session| View {
+            guest: session.guest().name().unwrap_or_default().to_string(),
+            peer: session.peer().to_string(),
+            side: Side::Target,
+            status: session.status(now),
+            policy: None,
+        });
+        out.chain(arriving).collect()
+    }
+
+    /// Takes the next thing to tell.
+    pub fn next_occurrence(&mut self) -> Option<Occurrence> {
+        self.occurrences.pop_front()
+    }
+
+    fn welcome<H: GuestHouse<Guest = G>>(&mut self, now: Instant, streams: &mut impl Streams, house: &mut H) {
+        let Some(port) = self.settings.port else {
+            return;
+        };
+        for arrival in self.arrivals.poll(now, streams, port) {
+            match arrival {
+                Ok(arrival) => self.admit(now, streams, house, arrival),
+                Err(Stranger { peer, why }) => self.tell(Occurrence {
+                    guest: String::new(),
+                    peer: peer.to_string(),
+                    side: Side::Target,
+                    what: What::Stranger(why),
+                }),
+            }
+        }
+    }
+
+    fn admit<H: GuestHouse<Guest = G>>(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut H,
+        arrival: Arrival,
+    ) {
+        let (Opening::Begin { migration, .. } | Opening::Resolve { migration, .. }) = arrival.opening;
+        let known = self.incoming.iter().position(|session| session.migration() == migration);
+        let index = match known {
+            Some(index) => index,
+            None if self.incoming.len() >= SESSIONS_MAX => {
+                streams.abort(arrival.stream);
+                return;
+            }
+            None => {
+                let config = TargetConfig { host: house.capabilities(), policy: self.settings.target };
+                let peer = arrival.peer.ip().to_string();
+                let guest = house.arriving(&peer);
+                self.incoming.push(Session::new(Target::new(config), guest, migration, peer, None));
+                self.incoming.len() - 1
+            }
+        };
+        let session = &mut self.incoming[index];
+        session.accept(now, streams, arrival.stream, &arrival.received);
+    }
+
+    /// Takes what the sessions tell, and drops those that are over.
+    fn collect(&mut self) {
+        let mut told = Vec::new();
+        for outgoing in &mut self.outgoing {
+            for event in outgoing.session.take_events() {
+                if matches!(event, Event::Completed(_)) {
+                    outgoing.session.depart();
+                }
+                let peer = outgoing.session.peer().to_string();
+                told.push(Occurrence {
+                    guest: outgoing.guest.clone(),
+                    peer,
+                    side: Side::Source,
+                    what: What::Event(Box::new(event)),
+                });
+            }
+        }
+        for session in &mut self.incoming {
+            for event in session.take_events() {
+                let guest = session.guest().name().unwrap_or_default().to_string();
+                let peer = session.peer().to_string();
+                told.push(Occurrence { guest, peer, side: Side::Target, what: What::Event(Box::new(event)) });
+            }
+        }
+        told.into_iter().for_each(|occurrence| self.tell(occurrence));
+        self.outgoing.retain(|outgoing| !outgoing.session.is_finished());
+        self.incoming.retain(|session| !session.is_finished());
+    }
+
+    fn tell(&mut self, occurrence: Occurrence) {
+        if self.occurrences.len() == OCCURRENCES_MAX {
+            self.occurrences.pop_front();
+        }
+        self.occurrences.push_back(occurrence);
+    }
+}

@@ -1,0 +1,28 @@
+//! Migrations on this host: the engine's decisions carried out on the network and on guests.
+//!
+//! ```text
+//! Migrations (all of this host's) ── Session (one, either side) ── Engine (godwit_migration::{Source, Target})
+//!                                        │        └── MigratingGuest (the guest, one step at a time)
+//!                                        └── Wire (one TCP connection of Streams, and what it has not taken yet)
+//! ```
+//!
+//! Everything is polled with `now` and nothing waits. What becomes of a migration is told as [`Occurrence`]s.
+#![forbid(unsafe_code)]
+
+pub mod arrivals;
+pub mod engine;
+pub mod guest;
+pub mod migrations;
+pub mod occurrence;
+pub mod session;
+pub mod streams;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use guest::{GuestHouse, MigratingGuest};
+pub use migrations::{Migrations, Settings, StartError};
+pub use occurrence::{Occurrence, Side, What};
+pub use session::Wakeup;
+pub use streams::Streams;

@@ -1,0 +1,37 @@
+//! What migrations tell the people at the console.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+
+use godwit_migration::Event;
+
+/// Which end of a migration this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The guest leaves this host.
+    Source,
+    /// The guest comes to this host.
+    Target,
+}
+
+/// Something happened in a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occurrence {
+    /// The guest that moves.
+    pub guest: String,
+    /// The other host.
+    pub peer: String,
+    /// Which end this host is.
+    pub side: Side,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened in a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The engine says so.
+    Event(Box<Event>),
+    /// Somebody connected who does not speak the protocol; why.
+    Stranger(String),
+}

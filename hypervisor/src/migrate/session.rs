@@ -1,0 +1,229 @@
+//! One migration, on either side: an engine, its guest and its connection.
+
+use alloc::vec::Vec;
+use core::net::SocketAddrV4;
+
+use godwit_migration::{
+    Channel, Command, Event, GuestAction, GuestEvent, GuestFailure, Input, Instant, MigrationId, Output,
+    Status, Step,
+};
+
+use super::engine::Engine;
+use super::guest::MigratingGuest;
+use super::streams::Streams;
+use super::wire::{Change, OUTPUT_BYTES, Wire};
+use crate::net::stream::StreamId;
+
+/// Portions of work in one poll, so that the CPU's loop gets its turn.
+const STEPS_MAX: usize = 16;
+
+/// When a session is to be polled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wakeup {
+    /// At once: there was more to do.
+    Now,
+    /// At this moment, or earlier when something arrives.
+    At(Instant),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session<E, G> {
+    engine: E,
+    guest: G,
+    wire: Wire,
+    /// The name or address of the other host.
+    peer: alloc::string::String,
+    /// Where the source connects to.
+    address: Option<SocketAddrV4>,
+    migration: MigrationId,
+    /// The step that the guest has begun and not answered.
+    outstanding: Option<Step>,
+    deadline: Instant,
+    buffer: Vec<u8>,
+    events: Vec<Event>,
+}
+
+impl<E: Engine, G: MigratingGuest> Session<E, G> {
+    /// A session that connects to `address` when its engine asks for it, if there is one.
+    #[must_use]
+    pub fn new(
+        engine: E,
+        guest: G,
+        migration: MigrationId,
+        peer: alloc::string::String,
+        address: Option<SocketAddrV4>,
+    ) -> Self {
+        Self {
+            engine,
+            guest,
+            wire: Wire::default(),
+            peer,
+            address,
+            migration,
+            outstanding: None,
+            deadline: Instant::ORIGIN,
+            buffer: alloc::vec![0; OUTPUT_BYTES],
+            events: Vec::new(),
+        }
+    }
+
+    /// Which migration this is.
+    #[must_use]
+    pub const fn migration(&self) -> MigrationId {
+        self.migration
+    }
+
+    /// The name or address of the other host.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// The guest.
+    #[must_use]
+    pub const fn guest(&self) -> &G {
+        &self.guest
+    }
+
+    /// Where the engine stands.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        self.engine.status(now)
+    }
+
+    /// Whether the session can be dropped: the engine is done, the guest has answered, everything is sent.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.engine.is_finished()
+            && self.outstanding.is_none()
+            && self.events.is_empty()
+            && !self.wire.is_attached()
+    }
+
+    /// Takes what the engine told since it was asked last.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        core::mem::take(&mut self.events)
+    }
+
+    /// A person wants something.
+    pub fn command(&mut self, now: Instant, command: Command) {
+        self.engine.handle_input(now, Input::Command(command), self.guest.ram());
+    }
+
+    /// Uses `stream`, which was accepted and whose first bytes, `received`, were already taken.
+    pub fn accept(&mut self, now: Instant, streams: &mut impl Streams, stream: StreamId, received: &[u8]) {
+        self.wire.attach(streams, stream);
+        if self.wire.change(streams) == Some(Change::Up) {
+            self.engine.handle_input(now, Input::LinkUp, self.guest.ram());
+            self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), self.guest.ram());
+        }
+    }
+
+    /// Does what can be done now.
+    pub fn poll(&mut self, now: Instant, streams: &mut impl Streams) -> Wakeup {
+        for _ in 0..STEPS_MAX {
+            let mut busy = self.wire.flush(streams);
+            busy |= self.take_input(now, streams);
+            if now >= self.deadline {
+                self.deadline = Instant::NEVER;
+                self.engine.handle_input(now, Input::Timeout, self.guest.ram());
+                busy = true;
+            }
+            busy |= self.drain(now, streams);
+            if !busy {
+                self.finish(streams);
+                return Wakeup::At(self.deadline);
+            }
+        }
+        Wakeup::Now
+    }
+
+    /// Gives the engine what has come from the guest and from the connection; whether there was anything.
+    fn take_input(&mut self, now: Instant, streams: &mut impl Streams) -> bool {
+        if let Some(event) = self.guest.poll() {
+            if !matches!(event, GuestEvent::Ended) {
+                self.outstanding = None;
+            }
+            self.engine.handle_input(now, Input::Guest(event), self.guest.ram());
+            return true;
+        }
+        let count = self.wire.receive(streams, &mut self.buffer);
+        if count > 0 {
+            let input = Input::Bytes(Channel::MAIN, &self.buffer[..count]);
+            self.engine.handle_input(now, input, self.guest.ram());
+            return true;
+        }
+        let input = match self.wire.change(streams) {
+            Some(Change::Up) => Input::LinkUp,
+            Some(Change::Down) => Input::LinkDown,
+            None => return false,
+        };
+        self.engine.handle_input(now, input, self.guest.ram());
+        true
+    }
+
+    /// Carries out what the engine wants, until it wants nothing or the network is full; whether it wanted
+    /// anything.
+    fn drain(&mut self, now: Instant, streams: &mut impl Streams) -> bool {
+        let mut wanted = false;
+        while self.wire.is_flushed() {
+            match self.engine.poll_output(now, &mut self.buffer, self.guest.ram()) {
+                Output::Transmit { channel: _, len } => {
+                    self.wire.queue(&self.buffer[..len]);
+                    self.wire.flush(streams);
+                }
+                Output::Connect => self.connect(now, streams),
+                Output::Disconnect => {
+                    self.wire.close();
+                    self.wire.flush(streams);
+                }
+                Output::Guest(action) => self.begin(now, action),
+                Output::Event(event) => self.events.push(event),
+                Output::Timeout(deadline) => {
+                    self.deadline = deadline;
+                    return wanted;
+                }
+            }
+            wanted = true;
+        }
+        wanted
+    }
+
+    fn connect(&mut self, now: Instant, streams: &mut impl Streams) {
+        let stream = self.address.and_then(|address| streams.connect(address).ok());
+        match stream {
+            Some(stream) => self.wire.attach(streams, stream),
+            None => self.engine.handle_input(now, Input::LinkDown, self.guest.ram()),
+        }
+    }
+
+    fn begin(&mut self, now: Instant, action: GuestAction) {
+        let step = action.step();
+        if self.outstanding.is_some() {
+            // The engine's contract forbids it; a guest in two steps at once would be worse than a refusal.
+            let failure = GuestFailure::Host("two steps at once".into());
+            self.engine.handle_input(now, Input::Guest(GuestEvent::Failed(step, failure)), self.guest.ram());
+            return;
+        }
+        self.outstanding = Some(step);
+        self.guest.begin(action);
+    }
+
+    /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection.
+    fn finish(&mut self, streams: &mut impl Streams) {
+        if !self.engine.is_finished() {
+            return;
+        }
+        if let Some(permit) = self.engine.take_permit() {
+            self.guest.hold(permit);
+        }
+        self.wire.close();
+        self.wire.flush(streams);
+    }
+
+    /// The guest has moved: lets go of it.
+    pub fn depart(&mut self) {
+        self.guest.departed(&self.peer);
+    }
+}
