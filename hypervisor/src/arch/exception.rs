@@ -126,7 +126,7 @@ godwit_trap_stubs:
     .set godwit_vector, 0
     .rept 256
     .balign 16
-    .if (godwit_vector == 8) || (godwit_vector == 10) || (godwit_vector == 11) || (godwit_vector == 12) || (godwit_vector == 13) || (godwit_vector == 14) || (godwit_vector == 17) || (godwit_vector == 21)
+    .if (godwit_vector == 8) || ((godwit_vector >= 10) && (godwit_vector <= 14)) || (godwit_vector == 17) || (godwit_vector == 21)
     .else
     pushq $0
     .endif
