@@ -29,3 +29,4 @@ pub mod net;
 pub mod platform;
 pub mod snapshot;
 pub mod sync;
+pub mod vm;

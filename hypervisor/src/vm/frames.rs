@@ -1,0 +1,116 @@
+#![expect(unsafe_code, reason = "frames are reached through the direct map")]
+//! The host's frames, as guests' structures use them.
+//!
+//! SAFETY vocabulary: *an owned frame* came from the frame allocator and was not given back; it is mapped writable in the
+//! direct map and nothing else in the hypervisor touches it.
+
+use godwit_vmx::ept::{FrameSource, Table};
+use x86_64::PhysAddr;
+
+use super::memory::{BLOCK_BYTES, Block, BlockSource, zero};
+use crate::mm::direct;
+use crate::mm::frames::{self, FRAME_SIZE, FRAMES_PER_BLOCK};
+
+/// An owned frame, given back when dropped.
+#[derive(Debug)]
+pub struct Frame {
+    address: PhysAddr,
+}
+
+impl Frame {
+    /// A frame of zeros.
+    #[must_use]
+    pub fn allocate() -> Option<Self> {
+        let address = frames::get().allocate()?;
+        // SAFETY: an owned frame.
+        unsafe { zero(direct::at(address).as_mut_ptr(), FRAME_SIZE as usize) };
+        Some(Self { address })
+    }
+
+    /// Its physical address.
+    #[must_use]
+    pub const fn address(&self) -> PhysAddr {
+        self.address
+    }
+
+    /// Writes a word of 32 bits at index `index`.
+    ///
+    /// # Panics
+    /// If the index is beyond the frame.
+    pub fn write_u32(&self, index: usize, value: u32) {
+        assert!(index < FRAME_SIZE as usize / 4, "index beyond a frame");
+        let pointer: *mut u32 = direct::at(self.address).as_mut_ptr();
+        // SAFETY: an aligned word of an owned frame.
+        unsafe { pointer.add(index).write_volatile(value) };
+    }
+
+    /// Reads a word of 64 bits at index `index`.
+    ///
+    /// # Panics
+    /// If the index is beyond the frame.
+    #[must_use]
+    pub fn read_u64(&self, index: usize) -> u64 {
+        assert!(index < FRAME_SIZE as usize / 8, "index beyond a frame");
+        let pointer: *const u64 = direct::at(self.address).as_ptr();
+        // SAFETY: an aligned word of an owned frame.
+        unsafe { pointer.add(index).read_volatile() }
+    }
+
+    /// Copies a page's worth of bytes into the frame.
+    ///
+    /// # Panics
+    /// If there are more bytes than the frame has.
+    pub fn fill(&self, words: &[u64]) {
+        assert!(words.len() <= FRAME_SIZE as usize / 8, "more than a frame");
+        let pointer: *mut u64 = direct::at(self.address).as_mut_ptr();
+        for (index, word) in words.iter().enumerate() {
+            // SAFETY: an aligned word of an owned frame.
+            unsafe { pointer.add(index).write_volatile(*word) };
+        }
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        frames::get().free(self.address, 1);
+    }
+}
+
+/// The host's frames, as EPT tables and as guests' RAM.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostFrames;
+
+impl FrameSource for HostFrames {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        let frame = Frame::allocate()?;
+        let address = frame.address;
+        core::mem::forget(frame);
+        Some(address)
+    }
+
+    fn free(&mut self, frame: PhysAddr) {
+        frames::get().free(frame, 1);
+    }
+
+    #[inline]
+    fn table(&self, frame: PhysAddr) -> &Table {
+        let table: *const Table = direct::at(frame).as_ptr();
+        // SAFETY: by the trait's contract an owned frame, which lives as long as the tables that name it;
+        // its words are atomics.
+        unsafe { &*table }
+    }
+}
+
+impl BlockSource for HostFrames {
+    fn allocate(&mut self) -> Option<Block> {
+        let address = frames::get().allocate_block()?;
+        let pointer: *mut u8 = direct::at(address).as_mut_ptr();
+        // SAFETY: a block of owned frames.
+        unsafe { zero(pointer, BLOCK_BYTES as usize) };
+        Some(Block { pointer, address })
+    }
+
+    fn release(block: Block) {
+        frames::get().free(block.address, FRAMES_PER_BLOCK);
+    }
+}

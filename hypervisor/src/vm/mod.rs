@@ -1,0 +1,12 @@
+//! Virtual machines: memory, processors, life cycle, and the seam to the rest of the host.
+//!
+//! A machine is owned by one CPU's loop, which alone touches [`machine::Machine`]. Everybody else holds a
+//! handle ([`handle::VmHandle`]): commands go in through a mailbox, RAM and dirty log are shared.
+
+pub mod controls;
+pub mod dirty;
+pub mod frames;
+pub mod host;
+pub mod lifecycle;
+pub mod memory;
+pub mod state;
