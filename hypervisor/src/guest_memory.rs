@@ -49,3 +49,40 @@ pub trait GuestMemory {
         Ok(u64::from_le_bytes(bytes))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{GuestMemory, NotRam};
+    use core::cell::RefCell;
+    use godwit_vmx::addr::Gpa;
+    use std::vec::Vec;
+
+    /// Guest memory for tests: RAM from 0 on.
+    pub(crate) struct Ram(RefCell<Vec<u8>>);
+
+    impl Ram {
+        pub(crate) fn new(bytes: u64) -> Self {
+            Self(RefCell::new(std::vec![0; usize::try_from(bytes).unwrap()]))
+        }
+    }
+
+    impl GuestMemory for Ram {
+        fn read(&self, address: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
+            let length = into.len();
+            let start = usize::try_from(address.as_u64()).map_err(|_| NotRam { address, length })?;
+            let ram = self.0.borrow();
+            let end = start.checked_add(length).ok_or(NotRam { address, length })?;
+            into.copy_from_slice(ram.get(start..end).ok_or(NotRam { address, length })?);
+            Ok(())
+        }
+
+        fn write(&self, address: Gpa, from: &[u8]) -> Result<(), NotRam> {
+            let length = from.len();
+            let start = usize::try_from(address.as_u64()).map_err(|_| NotRam { address, length })?;
+            let end = start.checked_add(length).ok_or(NotRam { address, length })?;
+            let mut ram = self.0.borrow_mut();
+            ram.get_mut(start..end).ok_or(NotRam { address, length })?.copy_from_slice(from);
+            Ok(())
+        }
+    }
+}

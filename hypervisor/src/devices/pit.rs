@@ -348,7 +348,7 @@ impl Pit {
     #[must_use]
     pub fn read_speaker(&self, now: GuestTime) -> u8 {
         let mut value = self.speaker;
-        if now.as_nanos() / REFRESH_NANOS & 1 != 0 {
+        if (now.as_nanos() / REFRESH_NANOS) & 1 != 0 {
             value |= SPEAKER_REFRESH;
         }
         if self.counters[2].output(self.clock.ticks_at(now)) {
