@@ -90,13 +90,23 @@ pub enum Tuning {
     Downtime(Duration),
 }
 
-/// An answer to an echo request.
+/// What became of an echo request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PingReply {
-    /// Which request.
-    pub sequence: u16,
-    /// From sending to receiving.
-    pub round_trip: Duration,
+pub enum PingEvent {
+    /// It was answered.
+    Answer {
+        /// Which, from 1.
+        sequence: u16,
+        /// From sending to receiving.
+        round_trip: Duration,
+    },
+    /// It was not, as long as one waits for that.
+    Silence {
+        /// Which, from 1.
+        sequence: u16,
+    },
+    /// All that were to be sent were sent, and answered or given up.
+    Finished,
 }
 
 /// Something that happened and that a person should be told once.
@@ -193,14 +203,17 @@ pub trait Host {
     ///
     /// # Errors
     /// [`ActionError::Unavailable`] with what is missing.
-    fn network(&self) -> Result<NetView, ActionError>;
-    /// Sends one echo request; its answer, if one comes, shows in [`Self::ping_reply`].
+    fn network(&mut self) -> Result<NetView, ActionError>;
+    /// Begins to send echo requests, one after the other; what becomes of them shows in
+    /// [`Self::next_ping_event`].
     ///
     /// # Errors
-    /// Why it cannot be sent.
-    fn ping(&mut self, address: Ipv4Addr, sequence: u16) -> Result<(), ActionError>;
-    /// Takes the next answer to an echo request.
-    fn ping_reply(&mut self) -> Option<PingReply>;
+    /// Why they cannot be sent.
+    fn ping(&mut self, address: Ipv4Addr, requests: u16) -> Result<(), ActionError>;
+    /// Takes the next thing that happened to them.
+    fn next_ping_event(&mut self) -> Option<PingEvent>;
+    /// Sends no more of them.
+    fn stop_ping(&mut self);
 
     /// Physical memory.
     fn memory(&self) -> MemView;

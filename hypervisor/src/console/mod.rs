@@ -43,6 +43,6 @@ mod values;
 pub mod view;
 
 pub use format::{Bytes, Rate, Span};
-pub use host::{ActionError, Capability, Host, Notice, PingReply, Tuning};
+pub use host::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
 pub use output::ByteSink;
 pub use session::Console;

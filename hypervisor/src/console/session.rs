@@ -214,7 +214,7 @@ impl Console {
                 // What is typed ahead waits for the prompt, unless it is called off.
                 let Some(index) = self.typed.iter().position(|byte| *byte == INTERRUPT) else { return };
                 self.typed.drain(..=index);
-                self.interrupt();
+                self.interrupt(host);
             }
             Mode::Attached(_) => self.keys_attached(),
             Mode::Prompt => self.keys_prompt(now, host),
@@ -271,7 +271,12 @@ impl Console {
             Ok(Next::Prompt) => {}
             Ok(Next::Clear) => self.clear_screen(),
             Ok(Next::Attach(guest)) => self.attach(guest, host),
-            Ok(Next::Ping(address)) => self.mode = Mode::Ping(Ping::new(address)),
+            Ok(Next::Ping(address)) => match Ping::begin(address, host) {
+                Ok(ping) => self.mode = Mode::Ping(ping),
+                Err(error) => {
+                    let _infallible = writeln!(self.out, "error: {error}");
+                }
+            },
             Ok(Next::Watch { guest, peer }) => {
                 let progress = Progress::default();
                 self.mode = Mode::Watch(Box::new(Watch { guest, peer, progress, seen_at: now }));
@@ -307,7 +312,7 @@ impl Console {
     }
 
     /// ctrl-c while something is shown.
-    fn interrupt(&mut self) {
+    fn interrupt(&mut self, host: &mut dyn Host) {
         match core::mem::replace(&mut self.mode, Mode::Prompt) {
             Mode::Watch(mut watch) => {
                 watch.progress.finish(&mut self.row, &mut self.out);
@@ -317,9 +322,7 @@ impl Console {
                     "the move of {guest} to {peer} goes on: 'migrate status' shows it, 'migrate cancel {guest}' ends it"
                 );
             }
-            Mode::Ping(ping) => {
-                let _infallible = ping.summary(&mut self.out);
-            }
+            Mode::Ping(ping) => ping.stop(host, &mut self.out),
             mode @ (Mode::Prompt | Mode::Attached(_)) => self.mode = mode,
         }
     }
@@ -340,14 +343,9 @@ impl Console {
                 None
             }
             Mode::Ping(ping) => {
-                match ping.poll(now, host, &mut self.out) {
-                    Ok(Pinging::Until(due)) => return Some(due),
-                    Ok(Pinging::Done) => {}
-                    Err(error) => {
-                        let _infallible = writeln!(self.out, "error: {error}");
-                    }
+                if ping.poll(host, &mut self.out) == Pinging::Done {
+                    self.mode = Mode::Prompt;
                 }
-                self.mode = Mode::Prompt;
                 None
             }
         }

@@ -77,39 +77,13 @@ pub(super) fn pci(host: &dyn Host, out: &mut Output) -> fmt::Result {
     ]);
     for f in functions {
         table.row([
-            format!("{:04x}:{:02x}:{:02x}.{}", f.segment, f.bus, f.device, f.function),
+            f.address,
             format!("{:04x}:{:04x}", f.vendor_id, f.device_id),
-            class_name(f.class, f.subclass),
+            String::from(f.kind),
             String::from(f.driver.unwrap_or("-")),
         ]);
     }
     table.print(out)
-}
-
-/// Names of the class codes that one meets (PCI Code and ID Assignment Specification, section 1).
-fn class_name(class: u8, subclass: u8) -> String {
-    let name = match (class, subclass) {
-        (0x01, 0x01) => "IDE controller",
-        (0x01, 0x06) => "SATA controller",
-        (0x01, 0x08) => "NVMe controller",
-        (0x01, _) => "storage",
-        (0x02, 0x00) => "Ethernet",
-        (0x02, _) => "network",
-        (0x03, _) => "display",
-        (0x04, _) => "multimedia",
-        (0x05, _) => "memory",
-        (0x06, 0x00) => "host bridge",
-        (0x06, 0x01) => "ISA bridge",
-        (0x06, 0x04) => "PCI bridge",
-        (0x06, _) => "bridge",
-        (0x07, _) => "communication",
-        (0x08, _) => "system",
-        (0x0c, 0x03) => "USB controller",
-        (0x0c, 0x05) => "SMBus",
-        (0x0c, _) => "serial bus",
-        _ => return format!("class {class:02x}{subclass:02x}"),
-    };
-    String::from(name)
 }
 
 /// `log [N] [LEVEL]`.
@@ -124,8 +98,7 @@ pub(super) fn log(lines: usize, level: log::LevelFilter, host: &dyn Host, out: &
 /// A line of the log as it is shown.
 pub(in super::super) fn log_line(line: &LogLine) -> String {
     let at = line.at;
-    let mut text =
-        format!("[{:5}.{:03}] {:<5} {}: ", at.as_secs(), at.subsec_millis(), line.level, line.source);
+    let mut text = format!("[{:5}.{:03}] {:<5} ", at.as_secs(), at.subsec_millis(), line.level);
     text.extend(printable(&line.text));
     text
 }

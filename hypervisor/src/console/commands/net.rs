@@ -1,7 +1,7 @@
 //! `net` and `ping`.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use core::fmt::{self, Write as _};
 
 use super::super::format::Bytes;
@@ -13,7 +13,7 @@ use super::super::view::{AddressSource, CountersView, LinkView, MigrationPort, N
 use super::{CommandError, Next, known};
 
 /// `net`.
-pub(super) fn show(host: &dyn Host, out: &mut Output) -> Result<(), CommandError> {
+pub(super) fn show(host: &mut dyn Host, out: &mut Output) -> Result<(), CommandError> {
     let net = host.network()?;
     let [a, b, c, d, e, f] = net.mac;
     writeln!(out, "card       {}, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}", net.driver)?;
@@ -69,26 +69,26 @@ fn streams(net: &NetView, out: &mut Output) -> fmt::Result {
         return writeln!(out, "streams    none");
     }
     let mut table = Table::new([
-        ("STREAM", Align::Left),
-        ("WITH", Align::Left),
+        ("STREAM WITH", Align::Left),
+        ("PORT", Align::Right),
+        ("QUEUED", Align::Right),
+        ("UNREAD", Align::Right),
         ("STATE", Align::Left),
-        ("SENT", Align::Right),
-        ("RECEIVED", Align::Right),
     ]);
     for stream in &net.streams {
         table.row([
-            stream.purpose.clone(),
             stream.remote.to_string(),
-            String::from(stream.state),
-            Bytes(stream.sent_bytes).to_string(),
-            Bytes(stream.received_bytes).to_string(),
+            stream.local_port.to_string(),
+            Bytes(stream.queued_bytes).to_string(),
+            Bytes(stream.unread_bytes).to_string(),
+            stream.state.clone(),
         ]);
     }
     table.print(out)
 }
 
 /// `ping ADDRESS|HOST`: who it is.
-pub(super) fn ping(target: PingTarget, host: &dyn Host) -> Result<Next, CommandError> {
+pub(super) fn ping(target: PingTarget, host: &mut dyn Host) -> Result<Next, CommandError> {
     // Without a network that is the answer, whoever was asked for.
     host.network()?;
     let address = match target {

@@ -14,7 +14,7 @@ use crate::console::view::{
     LogLine, MachineView, MemView, MigrationPort, MigrationView, NetView, NodeView, PciView, PeerView, Side,
     VersionView, VmxView,
 };
-use crate::console::{ActionError, Capability, Host, Notice, PingReply, Tuning};
+use crate::console::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
 
 /// All that a test can set and look at.
 pub(super) struct FakeHost {
@@ -28,8 +28,7 @@ pub(super) struct FakeHost {
     pub(super) appetite: usize,
     pub(super) net: Option<NetView>,
     pub(super) vmx: VmxView,
-    pub(super) replies: VecDeque<PingReply>,
-    pub(super) answers_pings: bool,
+    pub(super) pings: VecDeque<PingEvent>,
     pub(super) problems: Vec<String>,
     /// What was asked, in words.
     pub(super) asked: Vec<String>,
@@ -83,7 +82,7 @@ pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> Mi
 
 /// A log line.
 pub(super) fn log_line(level: log::Level, text: &str) -> LogLine {
-    LogLine { at: Duration::from_millis(1_234), level, source: "net".into(), text: text.into() }
+    LogLine { at: Duration::from_millis(1_234), level, text: text.into() }
 }
 
 impl Default for FakeHost {
@@ -110,8 +109,7 @@ impl Default for FakeHost {
             appetite: usize::MAX,
             net: Some(net),
             vmx: VmxView::Ready(vec!["EPT", "PML"]),
-            replies: VecDeque::new(),
-            answers_pings: true,
+            pings: VecDeque::new(),
             problems: vec![],
             asked: vec![],
         }
@@ -237,23 +235,24 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn network(&self) -> Result<NetView, ActionError> {
+    fn network(&mut self) -> Result<NetView, ActionError> {
         self.net.clone().ok_or_else(|| ActionError::Unavailable {
             capability: Capability::Network,
             why: "no network card was found".into(),
         })
     }
 
-    fn ping(&mut self, address: Ipv4Addr, sequence: u16) -> Result<(), ActionError> {
-        self.asked.push(alloc::format!("ping {address} {sequence}"));
-        if self.answers_pings {
-            self.replies.push_back(PingReply { sequence, round_trip: Duration::from_micros(830) });
-        }
+    fn ping(&mut self, address: Ipv4Addr, requests: u16) -> Result<(), ActionError> {
+        self.asked.push(alloc::format!("ping {address} {requests}"));
         Ok(())
     }
 
-    fn ping_reply(&mut self) -> Option<PingReply> {
-        self.replies.pop_front()
+    fn next_ping_event(&mut self) -> Option<PingEvent> {
+        self.pings.pop_front()
+    }
+
+    fn stop_ping(&mut self) {
+        self.asked.push("stop ping".into());
     }
 
     fn memory(&self) -> MemView {
@@ -284,18 +283,14 @@ impl Host for FakeHost {
     }
 
     fn pci(&self) -> Vec<PciView> {
-        let function = |device, class, subclass, driver| PciView {
-            segment: 0,
-            bus: 0,
-            device,
-            function: 0,
+        let function = |device, kind, driver| PciView {
+            address: alloc::format!("0000:00:{device:02x}.0"),
             vendor_id: 0x8086,
             device_id: 0x100e,
-            class,
-            subclass,
+            kind,
             driver,
         };
-        vec![function(0, 6, 0, None), function(2, 2, 0, Some("e1000")), function(31, 0xff, 1, None)]
+        vec![function(0, "host bridge", None), function(2, "Ethernet", Some("e1000"))]
     }
 
     fn log(&self, lines: usize, level: log::LevelFilter) -> Vec<LogLine> {

@@ -102,7 +102,7 @@ fn log_lines_come_above_the_line_that_is_being_typed() {
     person.types("vm sta");
     person.sees();
     person.host.log_lines.push_back(log_line(log::Level::Warn, "link is down"));
-    assert_eq!(person.sees(), "[    1.234] WARN  net: link is down\na> vm sta");
+    assert_eq!(person.sees(), "[    1.234] WARN  link is down\na> vm sta");
     person.types("rt idle\r");
     assert_eq!(person.sees(), "a> vm start idle\nidle starts; 'vm console idle' attaches to it\na>");
 }

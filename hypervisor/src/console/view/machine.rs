@@ -111,22 +111,14 @@ pub struct MemView {
 /// One PCI function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PciView {
-    /// Segment group.
-    pub segment: u16,
-    /// Bus number.
-    pub bus: u8,
-    /// Device number, 0–31.
-    pub device: u8,
-    /// Function number, 0–7.
-    pub function: u8,
+    /// Where it is: `0000:00:02.0`.
+    pub address: String,
     /// Vendor id.
     pub vendor_id: u16,
     /// Device id.
     pub device_id: u16,
-    /// Base class code.
-    pub class: u8,
-    /// Sub-class code.
-    pub subclass: u8,
+    /// What it is, by its class codes: `Ethernet`.
+    pub kind: &'static str,
     /// Our driver, if one has taken it.
     pub driver: Option<&'static str>,
 }
@@ -138,8 +130,6 @@ pub struct LogLine {
     pub at: Duration,
     /// How grave.
     pub level: log::Level,
-    /// The room that wrote it: `net`, `sched`.
-    pub source: String,
-    /// What it says, without control characters or line ends.
+    /// What it says.
     pub text: String,
 }

@@ -45,16 +45,16 @@ pub struct CountersView {
 /// One TCP stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamView {
-    /// What it is for: `migration of linux to b`.
-    pub purpose: String,
     /// The other end.
     pub remote: SocketAddrV4,
-    /// TCP's name for its state.
-    pub state: &'static str,
-    /// Bytes sent on it.
-    pub sent_bytes: u64,
-    /// Bytes received on it.
-    pub received_bytes: u64,
+    /// The port at this end.
+    pub local_port: u16,
+    /// How it is, in words: `open`, `connecting`.
+    pub state: String,
+    /// Bytes sent and not yet acknowledged, or still to be sent.
+    pub queued_bytes: u64,
+    /// Bytes that have arrived and are not yet read.
+    pub unread_bytes: u64,
 }
 
 /// Whether other hosts can send guests here.
