@@ -116,9 +116,7 @@ impl Device for Port {
             if self.budget == 0 {
                 return None;
             }
-            let Some(received) = self.nic.receive(&mut self.incoming) else {
-                return None;
-            };
+            let received = self.nic.receive(&mut self.incoming)?;
             self.budget -= 1;
             if self.admit(received.length, received.tcp_checksum) {
                 break received.length;
