@@ -143,6 +143,12 @@ impl Window {
         Ok(Self { start: at + offset, length })
     }
 
+    /// Where it is mapped.
+    #[must_use]
+    pub const fn address(&self) -> VirtAddr {
+        self.start
+    }
+
     fn pointer<T>(&self, offset: usize) -> *mut T {
         let size = size_of::<T>();
         let end = offset.checked_add(size);

@@ -19,8 +19,10 @@
 //! TCP checksums are verified there, the number of frames per poll, of sockets and of their bytes is fixed.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod checksum;
 mod frame;
+pub mod interrupt;
 mod phy;
 mod ping;
 mod settings;
@@ -30,9 +32,8 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
-use core::time::Duration;
-
 pub use self::{
+    attach::{AttachError, Card, attach},
     phy::PortCounters,
     ping::{PingError, PingEvent},
     settings::{Address, Settings},
@@ -40,29 +41,15 @@ pub use self::{
     status::Status,
 };
 
-/// A moment, in nanoseconds since boot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Instant(pub u64);
+pub use crate::platform::time::Instant;
 
-impl Instant {
-    /// The moment `later` than this one, or the last one there is.
-    #[must_use]
-    pub fn after(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
-    }
+/// The stack's clock, which counts microseconds.
+fn to_stack(instant: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(instant.as_nanos() / 1000).unwrap_or(i64::MAX))
+}
 
-    /// How long ago `earlier` was; zero if it is not past.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-
-    pub(crate) fn to_stack(self) -> smoltcp::time::Instant {
-        smoltcp::time::Instant::from_micros(i64::try_from(self.0 / 1000).unwrap_or(i64::MAX))
-    }
-
-    /// Rounds up: a timer must have expired when the loop comes back for it.
-    pub(crate) fn from_stack(instant: smoltcp::time::Instant) -> Self {
-        Self(u64::try_from(instant.total_micros()).unwrap_or(0).saturating_mul(1000))
-    }
+/// Back from it: at or after that moment on the host's clock, as a timer must have expired when the loop comes
+/// back for it.
+fn from_stack(instant: smoltcp::time::Instant) -> Instant {
+    Instant::from_nanos(u64::try_from(instant.total_micros()).unwrap_or(0).saturating_mul(1000))
 }

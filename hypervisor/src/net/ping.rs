@@ -149,7 +149,7 @@ impl Ping {
         match self.state {
             State::Idle => None,
             State::Between { at } => Some(at),
-            State::Waiting { asked } => Some(asked.after(self.timeout)),
+            State::Waiting { asked } => Some(asked + self.timeout),
         }
     }
 
@@ -166,7 +166,7 @@ impl Ping {
             }
         }
         if let State::Waiting { asked } = self.state
-            && now >= asked.after(self.timeout)
+            && now >= asked + self.timeout
         {
             self.settle(PingEvent::Silence { sequence: self.sent }, asked);
         }
@@ -183,7 +183,7 @@ impl Ping {
     fn settle(&mut self, event: PingEvent, asked: Instant) {
         // A caller that does not ask loses events.
         let _ = self.events.push_back(event);
-        self.state = State::Between { at: asked.after(INTERVAL) };
+        self.state = State::Between { at: asked + INTERVAL };
         if self.sent == self.count {
             let _ = self.events.push_back(PingEvent::Finished { sent: self.sent, received: self.received });
             self.state = State::Idle;

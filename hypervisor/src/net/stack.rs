@@ -1,7 +1,7 @@
 //! The network: interface, address, and everything that is polled with it.
 
 use alloc::{boxed::Box, vec::Vec};
-use core::net::Ipv4Addr;
+use core::{net::Ipv4Addr, time::Duration};
 
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -10,15 +10,16 @@ use smoltcp::{
 };
 
 use super::{
-    Address, Instant, Settings,
+    Address, Instant, Settings, from_stack,
     phy::Port,
     ping::{Ping, PingError, PingEvent},
     stream::{Parts, Streams},
+    to_stack,
 };
 use crate::drivers::net::{Link, MacAddress, Nic};
 
 /// How often the loop looks after a transmit ring that was full: the card does not interrupt for room in it.
-const TRANSMIT_RETRY_NS: u64 = 1_000_000;
+const TRANSMIT_RETRY: Duration = Duration::from_millis(1);
 
 /// A card, a stack over it and its connections; see the module's documentation for how it is driven.
 pub struct Network {
@@ -42,7 +43,7 @@ impl Network {
         let mac = EthernetAddress(port.nic().mac().0);
         let mut config = Config::new(HardwareAddress::Ethernet(mac));
         config.random_seed = settings.random_seed;
-        let interface = Interface::new(config, &mut port, now.to_stack());
+        let interface = Interface::new(config, &mut port, to_stack(now));
         let mut sockets = SocketSet::new(Vec::new());
         let ping = Ping::new(&mut sockets, settings.ping_timeout);
         let streams = Streams::new(settings.random_seed);
@@ -63,7 +64,7 @@ impl Network {
         self.now = self.now.max(now);
         self.port.begin_poll();
         let now = self.now;
-        self.interface.poll(now.to_stack(), &mut self.port, &mut self.sockets);
+        self.interface.poll(to_stack(now), &mut self.port, &mut self.sockets);
         self.port.nic().flush();
         self.configure();
         self.ping.poll(now, &mut self.sockets);
@@ -77,9 +78,9 @@ impl Network {
         if self.port.is_behind() {
             return Some(now);
         }
-        let stack = self.interface.poll_at(now.to_stack(), &self.sockets).map(Instant::from_stack);
+        let stack = self.interface.poll_at(to_stack(now), &self.sockets).map(from_stack);
         // Work that is due but did not leave in the last poll waits for the card.
-        let retry = Instant(self.now.0.saturating_add(TRANSMIT_RETRY_NS));
+        let retry = self.now + TRANSMIT_RETRY;
         let stack = stack.map(|at| if at <= self.now { at.max(self.due_after_poll(retry)) } else { at });
         [stack, self.ping.poll_at(), self.streams.poll_at()].into_iter().flatten().min()
     }

@@ -203,18 +203,18 @@ fn socket(settings: &Settings) -> tcp::Socket<'static> {
         tcp::SocketBuffer::new(vec![0; SEND_BUFFER_LENGTH]),
     );
     socket.set_nagle_enabled(false);
-    socket.set_timeout(Some(to_stack(settings.connect_timeout)));
+    socket.set_timeout(Some(span(settings.connect_timeout)));
     socket
 }
 
-fn to_stack(duration: Duration) -> smoltcp::time::Duration {
+fn span(duration: Duration) -> smoltcp::time::Duration {
     smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// From now on the peer's silence counts as a lost link.
 fn watch(socket: &mut tcp::Socket<'_>, settings: &Settings) {
-    socket.set_timeout(Some(to_stack(settings.link_timeout)));
-    socket.set_keep_alive(Some(to_stack(settings.link_timeout / 4)));
+    socket.set_timeout(Some(span(settings.link_timeout)));
+    socket.set_keep_alive(Some(span(settings.link_timeout / 4)));
 }
 
 fn address_of(endpoint: IpEndpoint) -> SocketAddrV4 {
@@ -338,7 +338,7 @@ impl Streams {
 
     fn unlisten(&mut self, parts: &mut Parts<'_>, port: u16) {
         let Some(index) = self.listeners.iter().position(|listener| listener.port == port) else { return };
-        let until = parts.now.after(LINGER);
+        let until = parts.now + LINGER;
         for handle in self.listeners.remove(index).backlog {
             let socket = parts.sockets.get_mut::<tcp::Socket<'_>>(handle);
             let peer = socket.remote_endpoint().map(address_of);
@@ -406,14 +406,14 @@ fn follow(stream: &mut Stream, parts: &mut Parts<'_>) -> bool {
             socket.remote_endpoint().is_some() && parts.now < until
         }
         (Phase::Closing { until }, tcp::State::TimeWait) => {
-            let until = until.min(parts.now.after(LINGER_AFTER));
+            let until = until.min(parts.now + LINGER_AFTER);
             stream.phase = Phase::Closing { until };
             parts.now < until
         }
         (Phase::Closing { until }, _) if parts.now < until => true,
         (Phase::Closing { .. }, _) => {
             socket.abort();
-            stream.phase = Phase::Closing { until: parts.now.after(LINGER_AFTER) };
+            stream.phase = Phase::Closing { until: parts.now + LINGER_AFTER };
             true
         }
     }
@@ -595,7 +595,7 @@ impl Network {
     fn give_up(&mut self, id: StreamId, end: fn(&mut tcp::Socket<'static>)) -> Result<(), Error> {
         let (streams, parts) = self.split();
         let stream = streams.find(id)?;
-        stream.phase = Phase::Closing { until: parts.now.after(LINGER) };
+        stream.phase = Phase::Closing { until: parts.now + LINGER };
         end(parts.sockets.get_mut(stream.socket));
         Ok(())
     }

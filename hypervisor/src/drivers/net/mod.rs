@@ -12,6 +12,7 @@
 use core::fmt;
 
 pub mod e1000;
+pub mod virtio_net;
 
 /// Longest frame on the wire without its checksum: 14 bytes of header and 1,500 of payload.
 pub const FRAME_LENGTH_MAX: usize = 1514;

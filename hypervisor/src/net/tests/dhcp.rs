@@ -63,7 +63,7 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
 #[test]
 fn an_address_and_a_gateway_come_by_dhcp() {
     let wire = Wire::new();
-    let mut now = Instant(5);
+    let mut now = Instant::from_nanos(5);
     let mut network =
         Network::new(wire.nic(End::A, TcpOffload::Checksum), Settings::new(Address::Dhcp, 1), now);
     let peer = "10.0.0.2:7100".parse().unwrap();
@@ -76,7 +76,7 @@ fn an_address_and_a_gateway_come_by_dhcp() {
                 wire.inject(End::A, &reply);
             }
         }
-        now = now.after(Duration::from_millis(1));
+        now = now + Duration::from_millis(1);
         if network.address().is_some() {
             break;
         }

@@ -27,7 +27,7 @@ fn busy() -> (World, Vec<Vec<u8>>) {
         }
         seen.iter().rev().take(8).for_each(|frame| world.wire.inject(End::B, frame));
         world.b.poll(world.now);
-        world.now = world.now.after(Duration::from_millis(1));
+        world.now = world.now + Duration::from_millis(1);
     }
     assert_eq!(world.a.stream_state(stream), Ok(State::Open));
     (world, seen)

@@ -32,7 +32,7 @@ impl World {
     }
 
     pub(super) fn with(wire: Wire, offload: TcpOffload) -> Self {
-        let now = Instant(1_000_000_000);
+        let now = Instant::from_nanos(1_000_000_000);
         let a = Network::new(wire.nic(End::A, offload), settings(A), now);
         let b = Network::new(wire.nic(End::B, offload), settings(B), now);
         Self { wire, a, b, now }
@@ -42,11 +42,11 @@ impl World {
     pub(super) fn step(&mut self) {
         self.a.poll(self.now);
         self.b.poll(self.now);
-        self.now = self.now.after(Duration::from_millis(1));
+        self.now = self.now + Duration::from_millis(1);
     }
 
     pub(super) fn run(&mut self, duration: Duration) {
-        let end = self.now.after(duration);
+        let end = self.now + duration;
         while self.now < end {
             self.step();
         }
@@ -54,7 +54,7 @@ impl World {
 
     /// Steps until `done`, at most `limit`; says whether it came.
     pub(super) fn until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
-        let end = self.now.after(limit);
+        let end = self.now + limit;
         while self.now < end {
             if done(self) {
                 return true;
