@@ -27,7 +27,7 @@ pub enum AttachError {
     /// No function is a card that a driver knows.
     NoCard,
     /// The firmware has given the card no register window.
-    NoWindow(pci_types::PciAddress),
+    NoWindow,
     /// The window cannot be mapped.
     Map(MapError),
     /// The e1000 driver's reason.
@@ -40,7 +40,7 @@ impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCard => f.write_str("no network card that Godwit has a driver for"),
-            Self::NoWindow(address) => write!(f, "the network card at {address} was given no addresses"),
+            Self::NoWindow => f.write_str("the firmware gave the network card no addresses"),
             Self::Map(error) => write!(f, "the network card's registers cannot be mapped: {error}"),
             Self::E1000(error) => error.fmt(f),
             Self::VirtioNet(error) => error.fmt(f),
@@ -77,7 +77,7 @@ pub fn attach(functions: &[Function]) -> Result<Card, AttachError> {
 }
 
 fn attach_e1000(index: usize, function: &Function) -> Result<Card, AttachError> {
-    let (address, length) = function.memory(0).ok_or(AttachError::NoWindow(function.address))?;
+    let (address, length) = function.memory(0).ok_or(AttachError::NoWindow)?;
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(e1000::registers::WINDOW_LENGTH);
     pci::Access.enable(function.address);
     let window = Window::map(PhysAddr::new_truncate(address), length).map_err(AttachError::Map)?;

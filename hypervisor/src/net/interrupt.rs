@@ -3,9 +3,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use spin::Once;
-
-use crate::drivers::net::AcknowledgeInterrupt;
+use crate::{drivers::net::AcknowledgeInterrupt, sync::Once};
 
 static CARD: Once<Box<dyn AcknowledgeInterrupt>> = Once::new();
 static TAKEN: AtomicU64 = AtomicU64::new(0);

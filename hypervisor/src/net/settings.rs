@@ -48,3 +48,15 @@ impl Settings {
         }
     }
 }
+
+impl From<godwit_boot::config::Network> for Address {
+    fn from(configured: godwit_boot::config::Network) -> Self {
+        use godwit_boot::config::Network;
+        match configured {
+            Network::Dhcp => Self::Dhcp,
+            Network::Static { address, prefix_length, gateway } => {
+                Self::Static { address, prefix_length, gateway }
+            }
+        }
+    }
+}

@@ -15,17 +15,15 @@
 //! Nagle's algorithm is off: a small message leaves with the next poll. A peer that is silent for
 //! [`Settings::link_timeout`] is [`Error::LinkLost`], on an idle stream too. Identifiers are never reused.
 
-use alloc::{vec, vec::Vec};
-use core::{fmt, net::SocketAddrV4, time::Duration};
+mod pool;
 
-use arrayvec::ArrayVec;
-use smoltcp::{
-    iface::{Interface, SocketHandle, SocketSet},
-    socket::tcp,
-    wire::{IpAddress, IpEndpoint},
-};
+use core::{fmt, net::SocketAddrV4};
 
-use super::{Instant, Network, Settings, frame::Reset};
+use smoltcp::socket::tcp;
+
+use self::pool::Phase;
+pub(super) use self::pool::{Parts, Streams};
+use super::Network;
 
 /// Connections at one time, those that are still being closed included.
 pub const STREAMS_MAX: usize = 12;
@@ -38,14 +36,6 @@ pub const RECEIVE_BUFFER_LENGTH: usize = 65_535;
 /// Bytes that can be queued for a peer: more than a window, so that the next is ready when the last is
 /// acknowledged.
 pub const SEND_BUFFER_LENGTH: usize = 128 * 1024;
-
-/// How long a stream that was closed may take to say goodbye.
-const LINGER: Duration = Duration::from_secs(10);
-/// How long it stays after goodbye was said by both, so that the last word can be repeated.
-const LINGER_AFTER: Duration = Duration::from_millis(200);
-/// Ports from which connections are made (RFC 6335).
-const EPHEMERAL_FIRST: u16 = 49_152;
-const EPHEMERAL_COUNT: u16 = 16_384;
 
 /// Why something with a stream did not work. The first three and the last two blame this host or its caller,
 /// the others the peer or the way to it.
@@ -156,308 +146,6 @@ impl fmt::Display for StreamStatus {
     }
 }
 
-/// What streams work on, for the time of one call.
-pub(super) struct Parts<'a> {
-    pub(super) interface: &'a mut Interface,
-    pub(super) sockets: &'a mut SocketSet<'static>,
-    pub(super) resets: &'a [Reset],
-    pub(super) settings: &'a Settings,
-    pub(super) now: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Connecting,
-    Open,
-    Failed(Error),
-    /// Given up by its caller; forgotten at `until` at the latest.
-    Closing {
-        until: Instant,
-    },
-}
-
-struct Stream {
-    id: StreamId,
-    socket: SocketHandle,
-    peer: SocketAddrV4,
-    local_port: u16,
-    phase: Phase,
-}
-
-struct Listener {
-    port: u16,
-    backlog: ArrayVec<SocketHandle, BACKLOG_MAX>,
-}
-
-/// All streams and listening ports of a network.
-pub(super) struct Streams {
-    streams: ArrayVec<Stream, STREAMS_MAX>,
-    listeners: ArrayVec<Listener, LISTENERS_MAX>,
-    next_id: u64,
-    next_port: u16,
-}
-
-fn socket(settings: &Settings) -> tcp::Socket<'static> {
-    let mut socket = tcp::Socket::new(
-        tcp::SocketBuffer::new(vec![0; RECEIVE_BUFFER_LENGTH]),
-        tcp::SocketBuffer::new(vec![0; SEND_BUFFER_LENGTH]),
-    );
-    socket.set_nagle_enabled(false);
-    socket.set_timeout(Some(span(settings.connect_timeout)));
-    socket
-}
-
-fn span(duration: Duration) -> smoltcp::time::Duration {
-    smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// From now on the peer's silence counts as a lost link.
-fn watch(socket: &mut tcp::Socket<'_>, settings: &Settings) {
-    socket.set_timeout(Some(span(settings.link_timeout)));
-    socket.set_keep_alive(Some(span(settings.link_timeout / 4)));
-}
-
-fn address_of(endpoint: IpEndpoint) -> SocketAddrV4 {
-    let IpAddress::Ipv4(address) = endpoint.addr;
-    SocketAddrV4::new(address, endpoint.port)
-}
-
-impl Streams {
-    pub(super) fn new(seed: u64) -> Self {
-        let next_port = (seed % u64::from(EPHEMERAL_COUNT)) as u16;
-        Self { streams: ArrayVec::new(), listeners: ArrayVec::new(), next_id: 1, next_port }
-    }
-
-    pub(super) fn listening(&self) -> impl Iterator<Item = u16> {
-        self.listeners.iter().map(|listener| listener.port)
-    }
-
-    pub(super) fn status(&self, sockets: &SocketSet<'static>) -> Vec<StreamStatus> {
-        self.streams
-            .iter()
-            .map(|stream| {
-                let socket = sockets.get::<tcp::Socket<'_>>(stream.socket);
-                StreamStatus {
-                    peer: stream.peer,
-                    local_port: stream.local_port,
-                    state: state(stream, socket),
-                    unacknowledged: socket.send_queue(),
-                    unread: socket.recv_queue(),
-                }
-            })
-            .collect()
-    }
-
-    /// When a closing stream is to be forgotten.
-    pub(super) fn poll_at(&self) -> Option<Instant> {
-        let until = |stream: &Stream| match stream.phase {
-            Phase::Closing { until } => Some(until),
-            _ => None,
-        };
-        self.streams.iter().filter_map(until).min()
-    }
-
-    /// Follows what the stack did in its poll.
-    pub(super) fn poll(&mut self, parts: &mut Parts<'_>) {
-        let mut index = 0;
-        while let Some(stream) = self.streams.get_mut(index) {
-            if follow(stream, parts) {
-                index += 1;
-            } else {
-                parts.sockets.remove(stream.socket);
-                self.streams.swap_remove(index);
-            }
-        }
-        for listener in &mut self.listeners {
-            refresh(listener, parts);
-        }
-    }
-
-    fn find(&mut self, id: StreamId) -> Result<&mut Stream, Error> {
-        let given_up = |stream: &Stream| matches!(stream.phase, Phase::Closing { .. });
-        self.streams.iter_mut().find(|stream| stream.id == id && !given_up(stream)).ok_or(Error::Unknown)
-    }
-
-    fn add(&mut self, socket: SocketHandle, peer: SocketAddrV4, local_port: u16, phase: Phase) -> StreamId {
-        let id = StreamId(self.next_id);
-        self.next_id += 1;
-        self.streams.push(Stream { id, socket, peer, local_port, phase });
-        id
-    }
-
-    /// A port that no stream and no listener uses; there are far more ports than streams.
-    fn ephemeral_port(&mut self) -> u16 {
-        loop {
-            let port = EPHEMERAL_FIRST + self.next_port;
-            self.next_port = (self.next_port + 1) % EPHEMERAL_COUNT;
-            let used = self.streams.iter().any(|stream| stream.local_port == port);
-            if !used && !self.listening().any(|listening| listening == port) {
-                return port;
-            }
-        }
-    }
-
-    fn connect(&mut self, parts: &mut Parts<'_>, peer: SocketAddrV4) -> Result<StreamId, Error> {
-        let (address, port) = (*peer.ip(), peer.port());
-        if address.is_multicast() || address.is_broadcast() {
-            return Err(Error::BadAddress);
-        }
-        if parts.interface.ip_addrs().is_empty() {
-            return Err(Error::NoAddress);
-        }
-        if self.streams.is_full() {
-            return Err(Error::Exhausted);
-        }
-        let local_port = self.ephemeral_port();
-        let mut socket = socket(parts.settings);
-        let remote = (IpAddress::Ipv4(address), port);
-        socket.connect(parts.interface.context(), remote, local_port).map_err(|_| Error::BadAddress)?;
-        let handle = parts.sockets.add(socket);
-        Ok(self.add(handle, peer, local_port, Phase::Connecting))
-    }
-
-    fn listen(&mut self, parts: &mut Parts<'_>, port: u16) -> Result<(), Error> {
-        if port == 0 {
-            return Err(Error::BadAddress);
-        }
-        let used = self.streams.iter().any(|stream| {
-            stream.local_port == port && !matches!(stream.phase, Phase::Closing { .. } | Phase::Failed(_))
-        });
-        if used || self.listening().any(|listening| listening == port) {
-            return Err(Error::PortInUse);
-        }
-        let mut listener = Listener { port, backlog: ArrayVec::new() };
-        refresh(&mut listener, parts);
-        self.listeners.try_push(listener).map_err(|refused| {
-            for socket in refused.element().backlog {
-                parts.sockets.remove(socket);
-            }
-            Error::Exhausted
-        })
-    }
-
-    fn unlisten(&mut self, parts: &mut Parts<'_>, port: u16) {
-        let Some(index) = self.listeners.iter().position(|listener| listener.port == port) else { return };
-        let until = parts.now + LINGER;
-        for handle in self.listeners.remove(index).backlog {
-            let socket = parts.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            let peer = socket.remote_endpoint().map(address_of);
-            socket.abort();
-            match peer {
-                // Somebody waits for an answer: let the reset go out.
-                Some(peer) if !self.streams.is_full() => {
-                    self.add(handle, peer, port, Phase::Closing { until });
-                }
-                _ => {
-                    parts.sockets.remove(handle);
-                }
-            }
-        }
-    }
-
-    fn accept(&mut self, parts: &mut Parts<'_>, port: u16) -> Option<Accepted> {
-        if self.streams.is_full() {
-            return None;
-        }
-        let listener = self.listeners.iter_mut().find(|listener| listener.port == port)?;
-        let ready = |handle: &SocketHandle| {
-            let socket = parts.sockets.get::<tcp::Socket<'_>>(*handle);
-            matches!(socket.state(), tcp::State::Established | tcp::State::CloseWait)
-        };
-        let index = listener.backlog.iter().position(ready)?;
-        let handle = listener.backlog.remove(index);
-        refresh(listener, parts);
-        let socket = parts.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        watch(socket, parts.settings);
-        let peer = socket.remote_endpoint().map(address_of)?;
-        let stream = self.add(handle, peer, port, Phase::Open);
-        Some(Accepted { stream, peer })
-    }
-}
-
-/// Brings a stream up to date with its socket; false when it is to be forgotten.
-fn follow(stream: &mut Stream, parts: &mut Parts<'_>) -> bool {
-    let socket = parts.sockets.get_mut::<tcp::Socket<'_>>(stream.socket);
-    match (stream.phase, socket.state()) {
-        (Phase::Failed(_), _) | (Phase::Connecting, tcp::State::SynSent | tcp::State::SynReceived) => true,
-        (Phase::Connecting, tcp::State::Closed) => {
-            let reset = was_reset(stream, parts.resets);
-            stream.phase = Phase::Failed(if reset { Error::Refused } else { Error::ConnectTimeout });
-            true
-        }
-        (Phase::Connecting, _) => {
-            watch(socket, parts.settings);
-            stream.phase = Phase::Open;
-            true
-        }
-        (Phase::Open, tcp::State::Closed) => {
-            let reset = was_reset(stream, parts.resets);
-            let error = match reset {
-                true => Error::Reset,
-                false if parts.interface.ip_addrs().is_empty() => Error::AddressLost,
-                false => Error::LinkLost,
-            };
-            stream.phase = Phase::Failed(error);
-            true
-        }
-        (Phase::Open, _) => true,
-        (Phase::Closing { until }, tcp::State::Closed) => {
-            // A reset may still have to leave.
-            socket.remote_endpoint().is_some() && parts.now < until
-        }
-        (Phase::Closing { until }, tcp::State::TimeWait) => {
-            let until = until.min(parts.now + LINGER_AFTER);
-            stream.phase = Phase::Closing { until };
-            parts.now < until
-        }
-        (Phase::Closing { until }, _) if parts.now < until => true,
-        (Phase::Closing { .. }, _) => {
-            socket.abort();
-            stream.phase = Phase::Closing { until: parts.now + LINGER_AFTER };
-            true
-        }
-    }
-}
-
-fn was_reset(stream: &Stream, resets: &[Reset]) -> bool {
-    resets.iter().any(|reset| {
-        reset.source == *stream.peer.ip()
-            && reset.source_port == stream.peer.port()
-            && reset.target_port == stream.local_port
-    })
-}
-
-/// Makes every place in the backlog listen that neither listens nor holds a connection.
-fn refresh(listener: &mut Listener, parts: &mut Parts<'_>) {
-    while !listener.backlog.is_full() {
-        listener.backlog.push(parts.sockets.add(socket(parts.settings)));
-    }
-    for handle in &listener.backlog {
-        let socket = parts.sockets.get_mut::<tcp::Socket<'_>>(*handle);
-        let over = matches!(
-            socket.state(),
-            tcp::State::Closed | tcp::State::TimeWait | tcp::State::LastAck | tcp::State::FinWait2
-        );
-        if over && (socket.state() != tcp::State::Closed || socket.remote_endpoint().is_none()) {
-            socket.abort();
-        }
-        if socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none() {
-            // It is closed and the port is not zero: listening cannot fail.
-            let _ = socket.listen(listener.port);
-        }
-    }
-}
-
-/// How a stream is for its caller; `None` when its caller gave it up.
-fn state(stream: &Stream, socket: &tcp::Socket<'_>) -> Option<State> {
-    match stream.phase {
-        Phase::Connecting => Some(State::Connecting),
-        Phase::Failed(error) => Some(State::Failed(error)),
-        Phase::Closing { .. } => None,
-        Phase::Open => Some(if socket.may_recv() { State::Open } else { State::PeerEnded }),
-    }
-}
-
 /// TCP connections as byte streams; see [`stream`](self).
 impl Network {
     /// Begins a connection to `peer`.
@@ -498,7 +186,7 @@ impl Network {
     pub fn stream_state(&mut self, id: StreamId) -> Result<State, Error> {
         let (streams, parts) = self.split();
         let stream = streams.find(id)?;
-        state(stream, parts.sockets.get(stream.socket)).ok_or(Error::Unknown)
+        pool::state(stream, parts.sockets.get(stream.socket)).ok_or(Error::Unknown)
     }
 
     /// The other end of a stream.
@@ -595,7 +283,7 @@ impl Network {
     fn give_up(&mut self, id: StreamId, end: fn(&mut tcp::Socket<'static>)) -> Result<(), Error> {
         let (streams, parts) = self.split();
         let stream = streams.find(id)?;
-        stream.phase = Phase::Closing { until: parts.now + LINGER };
+        stream.phase = Phase::Closing { until: parts.now + pool::LINGER };
         end(parts.sockets.get_mut(stream.socket));
         Ok(())
     }

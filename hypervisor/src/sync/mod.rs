@@ -9,3 +9,4 @@ mod lock;
 
 pub use level::Level;
 pub use lock::{Guard, Lock};
+pub use spin::Once;
