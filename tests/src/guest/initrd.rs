@@ -10,8 +10,6 @@ const INIT: &[u8] = include_bytes!("../../guests/linux/init");
 const PROFILE: &[u8] = include_bytes!("../../guests/linux/profile");
 /// Prints what the kernel's log complains about.
 const COMPLAINTS: &[u8] = include_bytes!("../../guests/linux/complaints");
-/// Replaces busybox's, which signal an init that is not there.
-const POWEROFF: &[u8] = include_bytes!("../../guests/linux/poweroff");
 
 /// Names under which busybox is called: what the scripts need and what a person at the console looks for.
 const BUSYBOX_NAMES: &[&str] = &[
@@ -45,8 +43,10 @@ const BUSYBOX_NAMES: &[&str] = &[
     "mv",
     "nice",
     "nproc",
+    "poweroff",
     "ps",
     "pwd",
+    "reboot",
     "rm",
     "sed",
     "seq",
@@ -102,8 +102,6 @@ pub fn build(contents: &Contents) -> Result<Vec<u8>> {
     archive.file("init", 0o755, INIT)?;
     archive.file("etc/profile", 0o644, PROFILE)?;
     archive.file("bin/complaints", 0o755, COMPLAINTS)?;
-    archive.file("bin/poweroff", 0o755, POWEROFF)?;
-    archive.symlink("bin/reboot", "poweroff")?;
     archive.file("bin/busybox", 0o755, contents.busybox)?;
     for name in BUSYBOX_NAMES {
         archive.symlink(&format!("bin/{name}"), "busybox")?;
@@ -122,7 +120,7 @@ mod tests {
     #[test]
     fn no_name_is_given_twice() {
         let mut names: Vec<_> = BUSYBOX_NAMES.iter().chain(PROGRAM_NAMES).collect();
-        names.extend(&["complaints", "poweroff", "reboot", "busybox", "guest"]);
+        names.extend(&["complaints", "busybox", "guest"]);
         names.sort();
         let count = names.len();
         names.dedup();
