@@ -8,6 +8,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::cpu::cpuid;
 use super::idt::vector;
+use super::percpu;
 use crate::drivers::hal::Mmio;
 use crate::mm::mmio::Window;
 
@@ -175,6 +176,20 @@ pub fn send(target: u32, command: Command) {
             window.write_u32(usize::from(register::COMMAND_HIGH), target << 24);
             window.write_u32(usize::from(register::COMMAND), command.low_bits());
         }
+    }
+}
+
+/// Wakes CPU number `index` if it waits, and makes it leave its guest if that has interrupts on.
+pub fn kick(index: usize) {
+    if let Some(block) = percpu::of(index) {
+        send(block.apic_id(), Command::Fixed(vector::KICK));
+    }
+}
+
+/// Makes CPU number `index` leave its guest, whatever that does.
+pub fn kick_hard(index: usize) {
+    if let Some(block) = percpu::of(index) {
+        send(block.apic_id(), Command::NonMaskable);
     }
 }
 

@@ -9,8 +9,8 @@ use x86_64::structures::idt::{EntryOptions, InterruptDescriptorTable};
 use super::exception::{FIRST_INTERRUPT, stub};
 use super::gdt::{CODE, Stack};
 
-/// Handles an interrupt, with interrupts off; short, and without waiting for anything.
-pub type Handler = fn();
+/// Handles the interrupt with this vector, with interrupts off; short, and without waiting for anything.
+pub type Handler = fn(u8);
 
 const INTERRUPTS: usize = 256 - FIRST_INTERRUPT as usize;
 
@@ -24,8 +24,8 @@ static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
 pub mod vector {
     /// The serial port.
     pub const SERIAL: u8 = 0x30;
-    /// The first network card; further cards follow.
-    pub const NETWORK: u8 = 0x40;
+    /// The first of the lines of PCI devices.
+    pub const LINES: u8 = 0x40;
     /// The local APIC's timer.
     pub const TIMER: u8 = 0xe0;
     /// Another CPU has work for this one.
@@ -59,7 +59,7 @@ pub fn unexpected_count() -> u64 {
 
 pub(super) fn dispatch(vector: u8) {
     match HANDLERS[usize::from(vector - FIRST_INTERRUPT)].get() {
-        Some(handler) => handler(),
+        Some(handler) => handler(vector),
         None => {
             UNEXPECTED.fetch_add(1, Ordering::Relaxed);
         }

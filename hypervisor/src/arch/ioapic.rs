@@ -97,6 +97,23 @@ impl<M: Mmio> IoApic<M> {
         true
     }
 
+    /// Masks global interrupt `number`, if it is one of this controller's lines.
+    pub fn mask(&self, number: u32) {
+        self.change(number, |entry| entry | MASKED);
+    }
+
+    /// Lets global interrupt `number` interrupt again, if it is one of this controller's lines.
+    pub fn unmask(&self, number: u32) {
+        self.change(number, |entry| entry & !MASKED);
+    }
+
+    fn change(&self, number: u32, change: impl FnOnce(u32) -> u32) {
+        if self.has(number) {
+            let entry = REDIRECTION + 2 * (number - self.first);
+            self.write(entry, change(self.read(entry)));
+        }
+    }
+
     fn read(&self, register: u32) -> u32 {
         self.window.write_u32(SELECT, register);
         self.window.read_u32(DATA)
@@ -170,6 +187,10 @@ mod tests {
         assert!(apic.route(17, Signal::PCI, 0x40, 1));
         assert_eq!(fake.registers.borrow()[&(REDIRECTION + 34)], LEVEL | ACTIVE_LOW | 0x40);
         assert_eq!(fake.registers.borrow()[&(REDIRECTION + 35)], 1 << 24);
+        apic.mask(17);
+        assert_eq!(fake.registers.borrow()[&(REDIRECTION + 34)], MASKED | LEVEL | ACTIVE_LOW | 0x40);
+        apic.unmask(17);
+        assert_eq!(fake.registers.borrow()[&(REDIRECTION + 34)], LEVEL | ACTIVE_LOW | 0x40);
         assert!(!apic.route(24, Signal::PCI, 0x40, 1));
         assert!(!apic.route(17, Signal::PCI, 0x40, 256));
     }

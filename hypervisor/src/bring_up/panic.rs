@@ -24,7 +24,7 @@ pub fn report(info: &PanicInfo<'_>) -> ! {
         cpu::halt();
     }
     idt::stop_others();
-    let mut out = PanicWriter;
+    let mut out = PanicWriter::new();
     // The writer cannot fail: it drops what the port does not take.
     let _ = writeln!(out, "\n*** Godwit has stopped: CPU {}: {info}", percpu::index());
     let _ = writeln!(out, "  backtrace:");

@@ -10,7 +10,7 @@ use core::time::Duration;
 use spin::Once;
 
 use super::acpi::PmTimer;
-use crate::arch::{port, tsc};
+use crate::arch::{apic, port, tsc};
 
 /// Frequency of the power-management timer, in Hz (ACPI 6.5, 4.8.2.1).
 const PM_TIMER_HZ: u64 = 3_579_545;
@@ -138,6 +138,22 @@ impl Clock {
     pub const fn ticks(&self, instant: Instant) -> u64 {
         let ticks = (instant.0 as u128 * self.frequency_hz as u128).div_ceil(1_000_000_000);
         if ticks > u64::MAX as u128 { u64::MAX } else { self.origin.saturating_add(ticks as u64) }
+    }
+}
+
+/// Makes the running CPU's timer interrupt at `instant`, and not before; replaces what was armed. At once if that
+/// is past.
+pub fn arm_wakeup(instant: Instant) {
+    if let Some(clock) = CLOCK.get() {
+        apic::arm_timer(clock.ticks(instant));
+    }
+}
+
+/// Waits, busily, for at least `duration`.
+pub fn pause(duration: Duration) {
+    let end = Instant::now() + duration;
+    while CLOCK.is_completed() && Instant::now() < end {
+        core::hint::spin_loop();
     }
 }
 

@@ -12,6 +12,8 @@ pub enum Level {
     Paging = 3,
     /// The heap.
     Heap = 5,
+    /// Interrupt controllers and lines.
+    Interrupts = 9,
     /// PCI configuration space through ports.
     Pci = 8,
     /// The log ring.
