@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::config::{GuestConfig, HostConfig, MigrationConfig};
+use crate::host::Host;
 use crate::image::{self, Programs};
-use crate::machine::{Kind, Machine, Nic, Spec};
-use crate::serial::Serial;
-use crate::switch::{self, PortId, Switch};
+use crate::machine::{Kind, Nic, Spec};
+use crate::switch::{self, Switch};
 use crate::{guest, scratch};
 
 /// Names of hosts, in order.
@@ -98,7 +98,7 @@ impl Plan {
             port = Some(udp.id);
         }
         let machine = self.kind.start(&spec).with_context(|| format!("host {name}"))?;
-        Ok(Host { name: name.clone(), address: address(index), port, machine })
+        Ok(Host::new(name, address(index), port, machine))
     }
 }
 
@@ -150,48 +150,5 @@ impl Cluster {
     /// One did not within [`BOOT_TIMEOUT`].
     pub fn wait_for_prompts(&mut self) -> Result<()> {
         self.hosts.iter_mut().try_for_each(|host| host.wait_for_prompt(BOOT_TIMEOUT).map(|_| ()))
-    }
-}
-
-/// One running host.
-pub struct Host {
-    /// Its name.
-    pub name: String,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Its port on the switch, if it has a card.
-    pub port: Option<PortId>,
-    /// The machine under it.
-    pub machine: Box<dyn Machine>,
-}
-
-impl Host {
-    /// Its serial console.
-    pub fn serial(&mut self) -> &mut Serial {
-        self.machine.serial()
-    }
-
-    /// Waits for the prompt; returns what came before it.
-    ///
-    /// # Errors
-    /// It did not come in time.
-    pub fn wait_for_prompt(&mut self, timeout: Duration) -> Result<String> {
-        let prompt = format!("{}> ", self.name);
-        let context = format!("host {}", self.name);
-        self.serial().expect(&prompt, timeout).context(context)
-    }
-
-    /// Types `line` and returns what it printed, without the echo.
-    ///
-    /// # Errors
-    /// The prompt did not come back in time.
-    pub fn command(&mut self, line: &str, timeout: Duration) -> Result<String> {
-        let (prompt, context) = (format!("\n{}> ", self.name), format!("host {}: {line}", self.name));
-        let serial = self.serial();
-        serial.send(line)?;
-        serial.skip_pending();
-        serial.write(b"\r")?;
-        let output = serial.expect(&prompt, timeout).context(context)?;
-        Ok(output.trim_start_matches('\n').to_owned())
     }
 }

@@ -8,13 +8,17 @@
 pub mod cluster;
 pub mod config;
 pub mod direct;
+pub mod figures;
 pub mod guest;
+pub mod host;
 pub mod image;
 pub mod machine;
 pub mod peer;
 pub mod process;
+pub mod scenarios;
 pub mod scratch;
 pub mod serial;
+pub mod suite;
 pub mod switch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

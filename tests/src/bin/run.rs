@@ -4,20 +4,22 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use godwit_tests::cluster::{Cluster, HOSTS_MAX, Host, Plan};
+use godwit_tests::cluster::{Cluster, HOSTS_MAX, Plan};
 use godwit_tests::config::GuestConfig;
+use godwit_tests::host::Host;
 use godwit_tests::machine::{Kind, Nic};
 
 /// Ctrl-].
 const ESCAPE: u8 = 0x1d;
-const HELP: &str = "Ctrl-] then a, b, …: that host's console; n: the next one; q: quit; Ctrl-]: send Ctrl-]";
+const HELP: &str =
+    "Ctrl-] then a, b, ...: that host's console; n: the next; q: quit; . or Ctrl-]: pass on to the host";
 /// How much of a console is shown when one switches to it.
 const RECENT_BYTES: usize = 1_500;
 
@@ -56,8 +58,17 @@ struct Arguments {
     patience: u64,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let kind = arguments.machine.unwrap_or_else(Kind::best);
     let mut plan = Plan::new("run", kind, arguments.hosts.into());
     plan.nic = if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 };
@@ -114,8 +125,11 @@ fn interactive(cluster: &mut Cluster) -> Result<()> {
             Ok(ESCAPE) => match keys.recv()? {
                 b'q' => return Ok(()),
                 b'n' => current = (current + 1) % cluster.hosts.len(),
-                ESCAPE => {
-                    let _ = cluster.hosts[current].serial().write(&[ESCAPE]);
+                // The host's own escape, from a guest's console back to its shell, is Ctrl-] too.
+                key @ (ESCAPE | b'.') => {
+                    let both = [ESCAPE, key];
+                    let passed = if key == ESCAPE { &both[..1] } else { &both[..] };
+                    let _ = cluster.hosts[current].serial().write(passed);
                     continue;
                 }
                 key => match cluster.hosts.iter().position(|h| h.name.as_bytes() == [key]) {

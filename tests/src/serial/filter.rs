@@ -1,11 +1,20 @@
-//! Strips what only a terminal needs: escape sequences, carriage returns, NULs.
+//! Strips what only a terminal needs: escape sequences, backspaces, NULs.
+//!
+//! A carriage return that no line feed follows means that a row is drawn again: it becomes a line feed, so that every
+//! state of a progress line is a line. Rows that are only wiped (blanks between two returns) leave nothing.
 
 /// Turns raw serial output into plain text; keeps its place between calls.
 #[derive(Default)]
 pub struct EscapeFilter {
     state: Escape,
-    /// An incomplete UTF-8 sequence from the end of the last chunk.
+    /// Text not handed out yet: at the end of a chunk, an incomplete UTF-8 sequence.
     partial: Vec<u8>,
+    /// A carriage return came last.
+    returned: bool,
+    /// Blanks at the beginning of the row, held back until something follows them.
+    indent: usize,
+    /// The row has shown something.
+    is_written: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -36,11 +45,35 @@ impl EscapeFilter {
         text
     }
 
+    fn text(&mut self, byte: u8) {
+        let redrawn = std::mem::replace(&mut self.returned, byte == b'\r') && byte != b'\n' && byte != b'\r';
+        if redrawn {
+            if self.is_written {
+                self.partial.push(b'\n');
+            }
+            (self.is_written, self.indent) = (false, 0);
+        }
+        match byte {
+            b'\r' => {}
+            b'\n' => {
+                self.partial.push(b'\n');
+                (self.is_written, self.indent) = (false, 0);
+            }
+            b' ' if !self.is_written => self.indent += 1,
+            _ => {
+                let indent = std::mem::take(&mut self.indent);
+                self.partial.extend(std::iter::repeat_n(b' ', indent));
+                self.partial.push(byte);
+                self.is_written = true;
+            }
+        }
+    }
+
     fn step(&mut self, byte: u8) {
         self.state = match (self.state, byte) {
             (Escape::Text, 0x1b) => Escape::Started,
-            (Escape::Text, b'\n' | b'\t' | 0x20..=0x7e | 0x80..) => {
-                self.partial.push(byte);
+            (Escape::Text, b'\r' | b'\n' | b'\t' | 0x20..=0x7e | 0x80..) => {
+                self.text(byte);
                 Escape::Text
             }
             (Escape::Text, _) => Escape::Text,
@@ -79,6 +112,20 @@ mod tests {
         let mut filter = EscapeFilter::default();
         let bytes = "é→".as_bytes();
         assert_eq!(filter.feed(&bytes[..1]) + &filter.feed(&bytes[1..3]) + &filter.feed(&bytes[3..]), "é→");
+    }
+
+    #[test]
+    fn a_row_that_is_drawn_again_becomes_a_line_and_a_wiped_one_nothing() {
+        let mut filter = EscapeFilter::default();
+        let progress = b"pre-copy 1: sent 3\rpre-copy 1: sent 4\r                  \r";
+        assert_eq!(filter.feed(progress), "pre-copy 1: sent 3\npre-copy 1: sent 4\n");
+        assert_eq!(filter.feed(b"moved\r\na> "), "moved\na> ");
+    }
+
+    #[test]
+    fn indented_lines_keep_their_blanks() {
+        let mut filter = EscapeFilter::default();
+        assert_eq!(filter.feed(b"a\r\n  + b\r\n\r\n"), "a\n  + b\n\n");
     }
 
     #[test]

@@ -1,0 +1,211 @@
+//! `scripts/demo`: a running Linux guest moves between two hosts, and shows that it is still itself.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use godwit_tests::cluster::{Cluster, Plan};
+use godwit_tests::config::GuestConfig;
+use godwit_tests::figures::Moved;
+use godwit_tests::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT};
+use godwit_tests::machine::{Availability, Kind};
+use serde_json::json;
+
+const LINUX: &str = "linux";
+const MEMORY_MIB: u64 = 128;
+const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Moves a running Linux guest from host a to host b.
+#[derive(Parser)]
+struct Arguments {
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// bochs or kvm; the best one that works here unless given
+    #[arg(long)]
+    machine: Option<Kind>,
+}
+
+/// What the guest says of itself.
+#[derive(Debug)]
+struct Identity {
+    uptime_s: f64,
+    /// Processes that are not the kernel's: number and name.
+    processes: Vec<String>,
+    /// The data's checksum, as the guest computes it now.
+    checksum: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let start = Instant::now();
+    match demo(&arguments, start) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("demo: FAILED after {} s: {error:#}", start.elapsed().as_secs());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(arguments: &Arguments, start: Instant) -> Result<String> {
+    let kind = arguments.machine.unwrap_or_else(Kind::best);
+    if let (Kind::Bochs, Availability::Missing(reason)) = (kind, Kind::QemuKvm.availability()) {
+        say(start, &format!("no QEMU/KVM here ({reason}), so the hosts run on Bochs, which emulates VMX"));
+    } else {
+        say(start, &format!("the hosts run on {kind}"));
+    }
+    say(start, "building loader, hypervisor and guest");
+    let mut guest = GuestConfig::linux(LINUX, MEMORY_MIB);
+    guest.command_line = "console=ttyS0".to_owned();
+    let mut cluster = Plan::new("demo", kind, 2).guest(0, guest).start()?;
+    show_consoles(&mut cluster, start);
+    say(start, "booting hosts a and b from UEFI");
+    cluster.wait_for_prompts()?;
+    let [a, b] = cluster.hosts.as_mut_slice() else { anyhow::bail!("two hosts were asked for") };
+
+    say(start, "starting the guest on a and watching it boot");
+    a.succeed("vm start linux")?;
+    let ready = a.attach(LINUX, "guest: ready", BOOT_TIMEOUT)?;
+    let before = identity(a)?;
+    a.detach()?;
+
+    say(start, "moving it");
+    let moved = a.migrate(LINUX, "b", MOVE_TIMEOUT)?.moved()?;
+
+    say(start, "asking it, at b, whether it is still itself");
+    b.attach(LINUX, "", COMMAND_TIMEOUT)?;
+    let after = identity(b)?;
+    let complaints = b.guest_command("complaints", COMMAND_TIMEOUT)?;
+    b.detach()?;
+    compare(&before, &after, &complaints)?;
+    let left = a.guest_state(LINUX)?.map(|(state, _)| state);
+    ensure!(left.is_none_or(|state| state == "stopped"), "the guest still exists at a");
+    say(
+        start,
+        &format!(
+            "uptime {} s -> {} s, {} processes unchanged, checksum of its data {} at both hosts, kernel log quiet",
+            before.uptime_s,
+            after.uptime_s,
+            after.processes.len(),
+            after.checksum
+        ),
+    );
+    if let Some(file) = &arguments.report {
+        let text = report(kind, &moved, &before, &after, &ready, start)?;
+        fs::write(file, text).with_context(|| file.display().to_string())?;
+    }
+    let (total, downtime) = (human(moved.total), human(moved.downtime));
+    let sent = moved.sent_bytes as f64 / f64::from(1 << 20);
+    Ok(format!(
+        "demo: linux moved a -> b: total {total} downtime {downtime} rounds {} sent {sent:.1} MiB verified",
+        moved.rounds
+    ))
+}
+
+fn say(start: Instant, text: &str) {
+    println!("[{:3} s] demo: {text}", start.elapsed().as_secs());
+}
+
+/// Every line of every console appears here, with its host's name.
+fn show_consoles(cluster: &mut Cluster, start: Instant) {
+    for host in &mut cluster.hosts {
+        let name = host.name.clone();
+        let show = move |line: &str| {
+            // What the firmware draws before the host is up says nothing.
+            if !line.trim().is_empty() {
+                println!("[{:3} s] {name} | {line}", start.elapsed().as_secs());
+            }
+        };
+        host.serial().set_tap(Some(Box::new(show)));
+    }
+}
+
+/// Asks the guest to whose console `host` is attached.
+fn identity(host: &mut Host) -> Result<Identity> {
+    host.guest_command("", COMMAND_TIMEOUT)?;
+    let uptime = host.guest_command("cat /proc/uptime", COMMAND_TIMEOUT)?;
+    let uptime_s = uptime.split(' ').next().unwrap_or_default().parse().with_context(|| uptime.clone())?;
+    let table = host.guest_command("ps", COMMAND_TIMEOUT)?;
+    let processes = user_processes(&table);
+    let output = host.guest_command("verify", VERIFY_TIMEOUT)?;
+    let checksum =
+        output.split("verify: ok ").nth(1).with_context(|| format!("its data is broken: {output}"))?;
+    Ok(Identity { uptime_s, processes, checksum: checksum.trim().to_owned() })
+}
+
+/// Number and command of the processes in `ps`'s output that stay: not the kernel's, which come and go, and not `ps`.
+fn user_processes(table: &str) -> Vec<String> {
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_row = |row: Vec<&str>| {
+        let number: u32 = row.first()?.parse().ok()?;
+        let command = row.get(3..).or(row.get(2..))?.join(" ");
+        (!row.iter().any(|word| word.starts_with('[')) && !command.ends_with("ps"))
+            .then(|| format!("{number} {command}"))
+    };
+    rows.filter_map(of_row).collect()
+}
+
+fn compare(before: &Identity, after: &Identity, complaints: &str) -> Result<()> {
+    ensure!(!before.processes.is_empty(), "the guest listed no processes");
+    ensure!(before.checksum == after.checksum, "the data changed: {before:?} {after:?}");
+    ensure!(before.processes == after.processes, "the processes changed: {before:?} {after:?}");
+    ensure!(after.uptime_s >= before.uptime_s, "the uptime went back: {before:?} {after:?}");
+    ensure!(complaints.contains("complaints: none"), "the guest's kernel complains: {complaints}");
+    Ok(())
+}
+
+fn human(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.1} s", time.as_secs_f64())
+    }
+}
+
+fn report(
+    kind: Kind,
+    moved: &Moved,
+    before: &Identity,
+    after: &Identity,
+    ready: &str,
+    start: Instant,
+) -> Result<String> {
+    let figures = json!({
+        "machine": kind.to_string(),
+        "guest": LINUX,
+        "guest_memory_mib": MEMORY_MIB,
+        "guest_ready": ready,
+        "total_ms": moved.total.as_secs_f64() * 1e3,
+        "downtime_ms": moved.downtime.as_secs_f64() * 1e3,
+        "rounds": moved.rounds,
+        "sent_bytes": moved.sent_bytes,
+        "pages_in_downtime": moved.pages_in_downtime,
+        "details": moved.details.lines().collect::<Vec<_>>(),
+        "verified": true,
+        "uptime_s": [before.uptime_s, after.uptime_s],
+        "checksum": after.checksum,
+        "processes": after.processes,
+        "demo_s": start.elapsed().as_secs_f64(),
+    });
+    Ok(serde_json::to_string_pretty(&figures)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_threads_and_ps_are_not_compared() {
+        let table = "PID   USER     TIME  COMMAND\n    1 0         0:02 {init} /bin/sh /init\n\
+                     2 0         0:00 [kthreadd]\n   83 0         0:00 sh -l\n   90 0         0:00 ps\n";
+        assert_eq!(user_processes(table), ["1 {init} /bin/sh /init", "83 sh -l"]);
+    }
+}

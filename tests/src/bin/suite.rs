@@ -1,0 +1,54 @@
+//! The end-to-end tests: `scripts/test` runs them last.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use godwit_tests::machine::{Availability, Kind};
+use godwit_tests::{image, scenarios, suite};
+
+/// Runs the end-to-end tests.
+#[derive(Parser)]
+struct Arguments {
+    /// Run only groups whose name contains this (may be repeated)
+    #[arg(long)]
+    only: Vec<String>,
+    /// List the checks and leave
+    #[arg(long)]
+    list: bool,
+    /// How many machines may be busy at once; the number of processors unless given
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut groups = scenarios::groups();
+    let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|o| name.contains(o));
+    groups.retain(|group| is_wanted(group.name));
+    if arguments.list {
+        for group in &groups {
+            group.checks.iter().for_each(|check| println!("{} ({}): {}", group.name, group.kind, check.name));
+        }
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = image::programs() {
+        println!("FAIL the image is built: {error:#}\n0 passed, 1 failed, 0 skipped");
+        return ExitCode::FAILURE;
+    }
+    let start = Instant::now();
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let tally = suite::run(&groups, arguments.jobs.unwrap_or(processors).max(1));
+    println!();
+    for kind in Kind::ALL {
+        match kind.availability() {
+            Availability::Available => println!("machine {kind}: used"),
+            Availability::Missing(reason) => {
+                println!("machine {kind}: MISSING, nothing was tested on it: {reason}")
+            }
+        }
+    }
+    println!("end-to-end tests took {} s", start.elapsed().as_secs());
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

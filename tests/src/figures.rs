@@ -1,0 +1,119 @@
+//! Figures as the console prints them (`hypervisor/src/console/format.rs`), read back.
+
+use std::time::Duration;
+
+/// `41 ms`, `12.3 s`, `4 min 10 s`.
+pub fn span(text: &str) -> Option<Duration> {
+    let mut words = text.split_whitespace();
+    let mut total = Duration::ZERO;
+    while let Some(number) = words.next() {
+        let number: f64 = number.parse().ok()?;
+        let unit = match words.next()? {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "min" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            _ => return None,
+        };
+        total += Duration::try_from_secs_f64(number * unit).ok()?;
+    }
+    Some(total)
+}
+
+/// `38.2 MiB`, in bytes; as exact as three digits can be.
+pub fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.trim().split_once(' ')?;
+    let power = ["B", "KiB", "MiB", "GiB", "TiB"].iter().position(|&known| known == unit)?;
+    let number: f64 = number.parse().ok()?;
+    Some((number * 1_024_f64.powi(i32::try_from(power).ok()?)) as u64)
+}
+
+/// The number that follows `name` and `=` in `text`.
+pub fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let prefix = format!("{name}=");
+    text.split_whitespace().find_map(|word| word.strip_prefix(prefix.as_str()))
+}
+
+/// The last line of a migration at its source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    /// The line.
+    pub line: String,
+    /// From the command to the guest's release.
+    pub total: Duration,
+    /// The guest's standstill.
+    pub downtime: Duration,
+    /// Rounds of pre-copy.
+    pub rounds: u32,
+    /// On the wire.
+    pub sent_bytes: u64,
+    /// Pages sent after the stun.
+    pub pages_in_downtime: u64,
+    /// What the lines before say: pages by kind, the downtime's causes, the digest.
+    pub details: String,
+}
+
+impl Moved {
+    /// Reads the lines that a migration ends with; `line` is the last, `before` what came before it.
+    pub fn parse(before: &str, line: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let rest = &line[line.find(name)? + name.len()..];
+            Some(rest.split(',').next()?.trim())
+        };
+        let start = before.find("pages: ")?;
+        let details = before[start..].trim_end().to_owned();
+        let in_downtime = details.lines().next()?.rsplit(';').next()?;
+        line.ends_with("verified").then_some(())?;
+        Some(Self {
+            line: line.to_owned(),
+            total: span(field("total ")?)?,
+            downtime: span(field("downtime ")?)?,
+            rounds: field("rounds ")?.parse().ok()?,
+            sent_bytes: bytes(field("sent ")?)?,
+            pages_in_downtime: in_downtime.split_whitespace().next()?.parse().ok()?,
+            details,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_in_all_units() {
+        for (text, seconds) in [("4.1 ms", 0.0041), ("12.3 s", 12.3), ("4 min 10 s", 250.0), ("0 us", 0.0)] {
+            assert!((span(text).unwrap().as_secs_f64() - seconds).abs() < 1e-9, "{text}");
+        }
+        assert_eq!(span("soon"), None);
+    }
+
+    #[test]
+    fn sizes_are_read_in_all_units() {
+        assert_eq!(bytes("999 B"), Some(999));
+        assert_eq!(bytes("1.50 KiB"), Some(1_536));
+        assert_eq!(bytes("38.2 MB"), None);
+    }
+
+    #[test]
+    fn values_are_found_by_name() {
+        assert_eq!(value("guest: ready uptime=12.34 tsc_ready=99", "uptime"), Some("12.34"));
+        assert_eq!(value("uptime", "uptime"), None);
+    }
+
+    #[test]
+    fn the_end_of_a_migration_is_read() {
+        let before = "pre-copy 2: sent 30.0 MiB\n\
+            pages: 23558 zero, 210 whole, 9000 compressed, 120 known, 11 unchanged; 41 while stopped\n\
+            downtime: 41 ms = pause 1.0 ms + dirty log 2.0 ms + last pages 10 ms\n\
+            digest: 0123456789abcdef at both ends\n";
+        let line = "linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified";
+        let moved = Moved::parse(before, line).unwrap();
+        assert_eq!((moved.rounds, moved.pages_in_downtime), (4, 41));
+        assert_eq!(moved.downtime, Duration::from_millis(41));
+        assert!(moved.details.starts_with("pages: ") && moved.details.ends_with("both ends"));
+        assert_eq!(Moved::parse(before, &line.replace(", verified", "")), None);
+    }
+}

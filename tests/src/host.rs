@@ -1,0 +1,258 @@
+//! One running Godwit host, used as a person uses it: commands on its console, guests' consoles through it.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::figures::Moved;
+use crate::machine::Machine;
+use crate::serial::{Serial, SerialError};
+use crate::switch::PortId;
+
+/// From a command to the prompt, when nothing slow is asked.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest move of a test guest that goes well.
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Typed while attached to a guest: back to the host's prompt.
+const DETACH: &[u8] = b"\x1d.";
+/// The Linux guest's prompt.
+const GUEST_PROMPT: &str = "guest# ";
+
+/// How a move ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The guest runs at the other host.
+    Moved(Moved),
+    /// It began and failed; the line that says why.
+    Failed(String),
+    /// The console refused it; the line that says why.
+    Refused(String),
+}
+
+impl Outcome {
+    /// The figures of a move that went well.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn moved(self) -> Result<Moved> {
+        match self {
+            Self::Moved(moved) => Ok(moved),
+            Self::Failed(line) | Self::Refused(line) => bail!("{line}"),
+        }
+    }
+}
+
+/// One running host.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its port on the switch, if it has a card.
+    pub port: Option<PortId>,
+    /// The machine under it.
+    pub machine: Box<dyn Machine>,
+}
+
+impl Host {
+    /// A host that has just been turned on.
+    pub fn new(name: &str, address: Ipv4Addr, port: Option<PortId>, mut machine: Box<dyn Machine>) -> Self {
+        machine.serial().fail_on("PANIC");
+        Self { name: name.to_owned(), address, port, machine }
+    }
+
+    /// Its serial console.
+    pub fn serial(&mut self) -> &mut Serial {
+        self.machine.serial()
+    }
+
+    /// Waits for the prompt at the beginning of a line; returns what came before it.
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub fn wait_for_prompt(&mut self, timeout: Duration) -> Result<String> {
+        let prompt = format!("{}> ", self.name);
+        let found = |text: &str| {
+            let at = match text.find(&format!("\n{prompt}")) {
+                _ if text.starts_with(&prompt) => 0,
+                Some(at) => at + 1,
+                None => return None,
+            };
+            Some((text[..at].to_owned(), at + prompt.len()))
+        };
+        let outcome = self.serial().expect_with(&format!("prompt {prompt:?}"), timeout, found);
+        self.explained(outcome, "waiting for the prompt")
+    }
+
+    /// Types `line` and returns what it printed, without the echo.
+    ///
+    /// # Errors
+    /// The prompt did not come back in time.
+    pub fn command(&mut self, line: &str, timeout: Duration) -> Result<String> {
+        self.enter(line)?;
+        self.wait_for_prompt(timeout).with_context(|| format!("{}> {line}", self.name))
+    }
+
+    /// A quick command that must not be refused.
+    ///
+    /// # Errors
+    /// It was, or the prompt did not come back in time.
+    pub fn succeed(&mut self, line: &str) -> Result<String> {
+        let output = self.command(line, COMMAND_TIMEOUT)?;
+        ensure!(!output.contains("error: "), "{}> {line}\n{output}", self.name);
+        Ok(output)
+    }
+
+    /// Types `line` and Enter; what was printed before Enter counts as seen.
+    fn enter(&mut self, line: &str) -> Result<()> {
+        let serial = self.serial();
+        serial.send(line)?;
+        serial.skip_pending();
+        Ok(serial.write(b"\r")?)
+    }
+
+    /// The state of `guest` in `vm list` and what stands behind it, or `None` if it is not listed.
+    ///
+    /// # Errors
+    /// The console did not answer.
+    pub fn guest_state(&mut self, guest: &str) -> Result<Option<(String, String)>> {
+        let list = self.succeed("vm list")?;
+        let row = list.lines().find(|line| line.split_whitespace().next() == Some(guest));
+        Ok(row.map(|row| {
+            let state = row.split_whitespace().nth(1).unwrap_or_default().to_owned();
+            (state, row.to_owned())
+        }))
+    }
+
+    /// Fails unless `guest` is in `state`.
+    ///
+    /// # Errors
+    /// It is in another, or not there.
+    pub fn expect_state(&mut self, guest: &str, state: &str) -> Result<String> {
+        match self.guest_state(guest)? {
+            Some((found, row)) if found == state => Ok(row),
+            Some((_, row)) => bail!("host {}: {guest} should be {state}: {row}", self.name),
+            None => bail!("host {}: there is no {guest}", self.name),
+        }
+    }
+
+    /// Attaches to the console of `guest` and waits for `text`, in its last lines or after.
+    ///
+    /// # Errors
+    /// The host refused, or the text did not come in time.
+    pub fn attach(&mut self, guest: &str, text: &str, timeout: Duration) -> Result<String> {
+        self.enter(&format!("vm console {guest}"))?;
+        let banner = self.serial().expect_any(&["comes back]\n", "error: "], COMMAND_TIMEOUT);
+        let (which, _) = self.explained(banner, "attaching")?;
+        let rest = self.serial().pending();
+        ensure!(which == 0, "host {} does not attach to {guest}: {rest}", self.name);
+        if text.is_empty() {
+            return Ok(String::new());
+        }
+        let outcome = self.serial().expect_line(text, timeout);
+        self.explained(outcome, guest)
+    }
+
+    /// Comes back from a guest's console.
+    ///
+    /// # Errors
+    /// The prompt did not come.
+    pub fn detach(&mut self) -> Result<()> {
+        self.serial().write(DETACH)?;
+        self.wait_for_prompt(COMMAND_TIMEOUT).map(|_| ())
+    }
+
+    /// Types `line` at the Linux guest's shell, to which the console is attached; returns what it printed.
+    ///
+    /// # Errors
+    /// The guest's prompt did not come in time.
+    pub fn guest_command(&mut self, line: &str, timeout: Duration) -> Result<String> {
+        self.enter(line)?;
+        let prompt = format!("\n{GUEST_PROMPT}");
+        let outcome = self.serial().expect(&prompt, timeout);
+        let output = self.explained(outcome, &format!("{GUEST_PROMPT}{line}"))?;
+        Ok(output.trim_matches('\n').to_owned())
+    }
+
+    /// Types `migrate GUEST PEER` and waits until it has ended.
+    ///
+    /// # Errors
+    /// It did not end in time, or its report cannot be read.
+    pub fn migrate(&mut self, guest: &str, peer: &str, timeout: Duration) -> Result<Outcome> {
+        self.begin_migrate(guest, peer)?;
+        self.finish_migrate(guest, peer, timeout)
+    }
+
+    /// Types `migrate GUEST PEER`; the console then shows progress.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn begin_migrate(&mut self, guest: &str, peer: &str) -> Result<()> {
+        self.enter(&format!("migrate {guest} {peer}"))
+    }
+
+    /// Waits until a move of `guest` to `peer` has ended and the prompt is back.
+    ///
+    /// # Errors
+    /// It did not end in time, or its report cannot be read.
+    pub fn finish_migrate(&mut self, guest: &str, peer: &str, timeout: Duration) -> Result<Outcome> {
+        let moved = format!("{guest} moved to {peer}: ");
+        let failed = format!("migration of {guest} to {peer} failed: ");
+        let find = |text: &str| {
+            let mut start = 0;
+            for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+                let (before, end) = (&text[..start], start + line.len());
+                let line = line.trim_end();
+                if line.starts_with(&moved) {
+                    return Some((Ok((before.to_owned(), line.to_owned())), end));
+                } else if line.starts_with(&failed) {
+                    return Some((Err(Outcome::Failed(line.to_owned())), end));
+                } else if line.starts_with("error: ") {
+                    return Some((Err(Outcome::Refused(line.to_owned())), end));
+                }
+                start = end;
+            }
+            None
+        };
+        let outcome = self.serial().expect_with("end of the migration", timeout, find);
+        let outcome = self.explained(outcome, &format!("migrate {guest} {peer}"))?;
+        self.wait_for_prompt(COMMAND_TIMEOUT)?;
+        match outcome {
+            Ok((before, line)) => match Moved::parse(&before, &line) {
+                Some(moved) => Ok(Outcome::Moved(moved)),
+                None => bail!("the report of a migration cannot be read: {line}\n{before}"),
+            },
+            Err(outcome) => Ok(outcome),
+        }
+    }
+
+    /// Back to a prompt from wherever a failed check left the console.
+    ///
+    /// # Errors
+    /// The host does not answer.
+    pub fn recover(&mut self) -> Result<()> {
+        self.serial().write(DETACH)?;
+        self.serial().write(b"\x03\r")?;
+        self.wait_for_prompt(COMMAND_TIMEOUT)?;
+        self.command("version", COMMAND_TIMEOUT).map(|_| ())
+    }
+
+    /// Adds the host's name, and what the emulator said if the machine has ended.
+    fn explained<T>(&mut self, outcome: Result<T, SerialError>, doing: &str) -> Result<T> {
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let mut context = format!("host {}, {doing}", self.name);
+                if !self.machine.is_running() {
+                    let output = std::fs::read_to_string(self.machine.scratch().join("output.log"));
+                    let output = output.unwrap_or_default();
+                    let last: Vec<_> = output.lines().rev().take(5).collect();
+                    let last: String = last.into_iter().rev().map(|line| format!("\n  {line}")).collect();
+                    context.push_str(&format!(" (its machine has ended:{last})"));
+                }
+                Err(error).context(context)
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Two hosts and guests that move between them: well, under load, and when everything goes wrong.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::linux::{LINUX, quiet_kernel, run, start, uptime};
+use super::{LAB_ADDRESS, LAB_NAME, lab_peer};
+use crate::cluster::{Cluster, Plan};
+use crate::config::GuestConfig;
+use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
+use crate::machine::Kind;
+use crate::suite::{Check, Group, eventually};
+use crate::switch::Conditions;
+
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
+const MIGRATION_PORT: u16 = 7_100;
+/// The bare-metal guest that rewrites memory.
+const SWEEPER: &str = "sweeper";
+/// Needs more memory than host b has.
+const BIG: &str = "big";
+const B_MEMORY_MIB: u32 = 384;
+const BIG_MEMORY_MIB: u64 = 400;
+
+pub(super) fn group(kind: Kind) -> Group {
+    Group { name: "moves", kind, weight: 2, plan, checks: CHECKS }
+}
+
+fn plan(kind: Kind) -> Plan {
+    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 1024 40000");
+    sweeper.memory_mib = 32;
+    let mut big = GuestConfig::bare(BIG, "spin");
+    big.memory_mib = BIG_MEMORY_MIB;
+    let mut plan =
+        Plan::new("moves", kind, 2).guest(0, GuestConfig::linux(LINUX, 128)).guest(0, sweeper).guest(0, big);
+    plan.hosts[0].memory_mib = 1_024;
+    plan.hosts[1].memory_mib = B_MEMORY_MIB;
+    plan.hosts[0].config.peers.push((LAB_NAME.to_owned(), LAB_ADDRESS.to_string()));
+    plan
+}
+
+const CHECKS: &[Check] = &[
+    Check { name: "a bare-metal guest that rewrites memory moves and loses nothing", run: sweeper_moves },
+    Check { name: "Linux boots at the source", run: |cluster| start(&mut cluster.hosts[0]) },
+    Check {
+        name: "idle Linux moves, with its data, uptime and a quiet kernel",
+        run: |c| linux_moves(c, 0, 1),
+    },
+    Check { name: "it comes back", run: |c| linux_moves(c, 1, 0) },
+    Check { name: "Linux moves while a program rewrites memory", run: busy_linux_moves },
+    Check { name: "it comes back over a lossy wire", run: lossy_move },
+    Check { name: "a move cancelled midway leaves the guest where it is", run: cancelled },
+    Check { name: "a wire cut midway leaves the guest where it is, and a retry works", run: cut_midway },
+    Check { name: "a target without memory refuses, by name, before anything is sent", run: no_memory },
+    Check { name: "a target of another version is refused", run: other_version },
+    Check { name: "a target that is not there is reported", run: nobody_there },
+];
+
+fn other(index: usize) -> usize {
+    1 - index
+}
+
+fn sweeper_moves(cluster: &mut Cluster) -> Result<()> {
+    cluster.hosts[0].succeed(&format!("vm start {SWEEPER}"))?;
+    sweeps(&mut cluster.hosts[0])?;
+    let moved = cluster.hosts[0].migrate(SWEEPER, "b", MOVE_TIMEOUT)?.moved()?;
+    println!("     {}", moved.line);
+    runs_only_at(cluster, SWEEPER, 1)?;
+    sweeps(&mut cluster.hosts[1])?;
+    cluster.hosts[1].succeed(&format!("vm stop {SWEEPER}")).map(|_| ())
+}
+
+/// The sweeper has just completed two sweeps without finding a damaged page.
+fn sweeps(host: &mut Host) -> Result<()> {
+    host.attach(SWEEPER, "", COMMAND_TIMEOUT)?;
+    host.serial().skip_pending();
+    for _ in 0..2 {
+        let line = host.serial().expect_line("pattern: sweep", SWEEP_TIMEOUT)?;
+        ensure!(line.contains(" 0 errors"), "{line}");
+    }
+    host.detach()
+}
+
+/// At most one host may run a guest, and it is host `index`.
+fn runs_only_at(cluster: &mut Cluster, guest: &str, index: usize) -> Result<()> {
+    cluster.hosts[index].expect_state(guest, "running")?;
+    match cluster.hosts[other(index)].guest_state(guest)? {
+        Some((state, row)) if state != "stopped" => bail!("it is not gone from the other host: {row}"),
+        _ => Ok(()),
+    }
+}
+
+fn linux_moves(cluster: &mut Cluster, from: usize, to: usize) -> Result<()> {
+    let before = uptime(&mut cluster.hosts[from])?;
+    let name = cluster.hosts[to].name.clone();
+    let moved = cluster.hosts[from].migrate(LINUX, &name, MOVE_TIMEOUT)?.moved()?;
+    println!("     {}", moved.line);
+    is_whole(cluster, to, before)
+}
+
+/// Linux runs at host `index` only, with its data, a quiet kernel, and an uptime that has gone on from `before`.
+fn is_whole(cluster: &mut Cluster, index: usize, before: f64) -> Result<()> {
+    runs_only_at(cluster, LINUX, index)?;
+    let host = &mut cluster.hosts[index];
+    let after = uptime(host)?;
+    ensure!(after >= before && after < before + 600.0, "uptime was {before} and is {after}");
+    let output = run(host, "verify", SWEEP_TIMEOUT)?;
+    ensure!(output.contains("verify: ok"), "{output}");
+    quiet_kernel(host)
+}
+
+fn busy_linux_moves(cluster: &mut Cluster) -> Result<()> {
+    let output = run(&mut cluster.hosts[0], "pattern start 16 500", SWEEP_TIMEOUT)?;
+    ensure!(output.contains("pattern: started"), "{output}");
+    linux_moves(cluster, 0, 1)?;
+    pattern_is_whole(&mut cluster.hosts[1])
+}
+
+fn pattern_is_whole(host: &mut Host) -> Result<()> {
+    let output = run(host, "pattern check", SWEEP_TIMEOUT)?;
+    ensure!(output.contains("violations=0"), "{output}");
+    Ok(())
+}
+
+fn lossy_move(cluster: &mut Cluster) -> Result<()> {
+    let port = cluster.hosts[0].port.context("no port")?;
+    cluster.switch.set(port, Conditions { loss: 0.002, ..Conditions::default() });
+    let outcome = linux_moves(cluster, 1, 0);
+    cluster.switch.mend(port);
+    outcome?;
+    pattern_is_whole(&mut cluster.hosts[0])
+}
+
+/// Starts moving Linux from host a to b so slowly that there is time to interfere, and waits until it is on its way.
+fn begin_slowly(cluster: &mut Cluster) -> Result<()> {
+    let a = &mut cluster.hosts[0];
+    a.succeed("migrate set bandwidth 4mbit")?;
+    a.begin_migrate(LINUX, "b")?;
+    a.serial().expect_line("pre-copy 1:", MOVE_TIMEOUT)?;
+    Ok(())
+}
+
+fn cancelled(cluster: &mut Cluster) -> Result<()> {
+    let before = uptime(&mut cluster.hosts[0])?;
+    begin_slowly(cluster)?;
+    let a = &mut cluster.hosts[0];
+    a.serial().write(b"\x03")?;
+    a.wait_for_prompt(COMMAND_TIMEOUT)?;
+    let status = a.succeed("migrate status")?;
+    ensure!(status.contains("linux to b: pre-copy"), "{status}");
+    a.succeed("migrate cancel linux")?;
+    let gone = |host: &mut Host| -> Result<()> {
+        let status = host.succeed("migrate status")?;
+        ensure!(status.contains("no guest is being moved"), "{status}");
+        Ok(())
+    };
+    eventually(COMMAND_TIMEOUT, || gone(a))?;
+    a.succeed("migrate set bandwidth none")?;
+    eventually(COMMAND_TIMEOUT, || gone(&mut cluster.hosts[1]))?;
+    is_whole(cluster, 0, before)?;
+    pattern_is_whole(&mut cluster.hosts[0])
+}
+
+fn cut_midway(cluster: &mut Cluster) -> Result<()> {
+    let before = uptime(&mut cluster.hosts[0])?;
+    begin_slowly(cluster)?;
+    let port = cluster.hosts[1].port.context("no port")?;
+    cluster.switch.cut(port);
+    let outcome = cluster.hosts[0].finish_migrate(LINUX, "b", MOVE_TIMEOUT);
+    cluster.switch.mend(port);
+    let Outcome::Failed(line) = outcome? else { bail!("it did not fail") };
+    ensure!(line.contains("the guest goes on here"), "{line}");
+    println!("     {line}");
+    cluster.hosts[0].succeed("migrate set bandwidth none")?;
+    is_whole(cluster, 0, before)?;
+    // The target notices later, by its own clock.
+    eventually(MOVE_TIMEOUT, || match cluster.hosts[1].guest_state(LINUX)? {
+        Some((state, row)) if state != "stopped" => bail!("the target has not let go: {row}"),
+        _ => Ok(()),
+    })?;
+    linux_moves(cluster, 0, 1).context("the retry")?;
+    pattern_is_whole(&mut cluster.hosts[1])
+}
+
+fn no_memory(cluster: &mut Cluster) -> Result<()> {
+    let a = &mut cluster.hosts[0];
+    a.succeed(&format!("vm start {BIG}"))?;
+    let outcome = a.migrate(BIG, "b", MOVE_TIMEOUT)?;
+    let (Outcome::Failed(line) | Outcome::Refused(line)) = outcome else { bail!("it moved") };
+    ensure!(line.contains("memory"), "{line}");
+    println!("     {line}");
+    a.expect_state(BIG, "running")?;
+    Ok(())
+}
+
+/// The lab's own host accepts the connection and answers with what no version of Godwit says.
+fn other_version(cluster: &mut Cluster) -> Result<()> {
+    let mut peer = lab_peer(cluster);
+    let a = &mut cluster.hosts[0];
+    let outcome = std::thread::scope(|scope| {
+        let command = scope.spawn(|| a.migrate(BIG, LAB_NAME, MOVE_TIMEOUT));
+        let connection = peer.accept(MIGRATION_PORT, MOVE_TIMEOUT).context("nobody connected")?;
+        peer.receive(connection, COMMAND_TIMEOUT).context("nothing was said")?;
+        peer.send(connection, &[0xfe; 256], COMMAND_TIMEOUT).context("answering")?;
+        peer.serve(Duration::from_secs(1));
+        peer.close(connection);
+        while !command.is_finished() {
+            peer.serve(Duration::from_millis(50));
+        }
+        command.join().map_err(|_| anyhow::anyhow!("the thread that types has panicked"))?
+    })?;
+    let Outcome::Failed(line) = outcome else { bail!("{outcome:?}") };
+    println!("     {line}");
+    ensure!(line.contains("the guest goes on here"), "{line}");
+    a.expect_state(BIG, "running").map(|_| ())
+}
+
+fn nobody_there(cluster: &mut Cluster) -> Result<()> {
+    let a = &mut cluster.hosts[0];
+    let outcome = a.migrate(BIG, LAB_NAME, MOVE_TIMEOUT)?;
+    let (Outcome::Failed(line) | Outcome::Refused(line)) = outcome else { bail!("it moved to nobody") };
+    println!("     {line}");
+    a.expect_state(BIG, "running")?;
+    a.succeed(&format!("vm stop {BIG}")).map(|_| ())
+}

@@ -1,0 +1,111 @@
+//! Machines that lack something: VMX, a network card, a configuration that can be read. The host comes up to its shell
+//! and says what is missing.
+
+use anyhow::{Result, ensure};
+
+use super::{PING_TIMEOUT, answers_pings, lab_peer};
+use crate::cluster::{Cluster, Plan};
+use crate::config::GuestConfig;
+use crate::host::COMMAND_TIMEOUT;
+use crate::machine::{Kind, Nic};
+use crate::peer::PeerError;
+use crate::suite::{Check, Group};
+
+/// The name of a host whose configuration does not name it.
+const DEFAULT_NAME: &str = "godwit";
+
+pub(super) fn groups() -> Vec<Group> {
+    let kind = Kind::QemuTcg;
+    vec![
+        Group { name: "without-vmx", kind, weight: 1, plan: without_vmx, checks: WITHOUT_VMX },
+        Group { name: "without-vmx-virtio", kind, weight: 1, plan: with_virtio, checks: WITH_VIRTIO },
+        Group { name: "without-configuration", kind, weight: 1, plan: misconfigured, checks: MISCONFIGURED },
+    ]
+}
+
+fn without_vmx(kind: Kind) -> Plan {
+    let mut plan = Plan::new("without-vmx", kind, 1).guest(0, GuestConfig::bare("hello", "hello"));
+    plan.hosts[0].config.migration = None;
+    plan
+}
+
+fn with_virtio(kind: Kind) -> Plan {
+    let mut plan = Plan::new("virtio", kind, 1);
+    plan.nic = Nic::VirtioNet;
+    plan
+}
+
+fn misconfigured(kind: Kind) -> Plan {
+    let mut plan = Plan::new("misconfigured", kind, 1);
+    let host = &mut plan.hosts[0];
+    host.raw_config = Some("[host]\nname = \"a\"\n\n[network]\nadress = \"10.0.0.1/24\"\n".to_owned());
+    host.config.name = DEFAULT_NAME.to_owned();
+    host.has_nic = false;
+    plan
+}
+
+const WITHOUT_VMX: &[Check] = &[
+    Check { name: "it says that guests cannot run, and why", run: says_why },
+    Check { name: "starting a guest is refused with the reason", run: refuses_guests },
+    Check { name: "both processors are up", run: processors },
+    Check { name: "it answers pings", run: |cluster| answers_pings(cluster, 0, 10) },
+    Check { name: "the migration port is closed unless asked for", run: closed_port },
+];
+
+const WITH_VIRTIO: &[Check] = &[
+    Check { name: "the virtio card is driven", run: virtio_card },
+    Check { name: "it answers pings", run: |cluster| answers_pings(cluster, 0, 10) },
+];
+
+const MISCONFIGURED: &[Check] = &[
+    Check { name: "it names file, line and key, and what is expected", run: names_the_mistake },
+    Check { name: "it says that there is no network", run: no_network },
+];
+
+fn says_why(cluster: &mut Cluster) -> Result<()> {
+    let text = cluster.hosts[0].succeed("cpu")?;
+    ensure!(text.contains("guests cannot run here: ") && text.contains("VMX"), "{text}");
+    Ok(())
+}
+
+fn refuses_guests(cluster: &mut Cluster) -> Result<()> {
+    let text = cluster.hosts[0].command("vm start hello", COMMAND_TIMEOUT)?;
+    ensure!(text.contains("error: ") && text.contains("VMX"), "{text}");
+    Ok(())
+}
+
+fn processors(cluster: &mut Cluster) -> Result<()> {
+    let text = cluster.hosts[0].succeed("cpu")?;
+    let rows = text.lines().filter(|line| line.trim_start().starts_with(['0', '1'])).count();
+    ensure!(rows == 2, "two processors, but:\n{text}");
+    Ok(())
+}
+
+fn closed_port(cluster: &mut Cluster) -> Result<()> {
+    let mut peer = lab_peer(cluster);
+    let outcome = peer.connect(cluster.hosts[0].address, 7_100, PING_TIMEOUT);
+    ensure!(matches!(outcome, Err(PeerError::Reset)), "{outcome:?}");
+    let text = cluster.hosts[0].succeed("net")?;
+    ensure!(text.contains("closed"), "{text}");
+    Ok(())
+}
+
+fn virtio_card(cluster: &mut Cluster) -> Result<()> {
+    let text = cluster.hosts[0].succeed("net")?;
+    ensure!(text.contains("virtio") && text.contains("b0:c4:20:00:00:01"), "{text}");
+    Ok(())
+}
+
+fn names_the_mistake(cluster: &mut Cluster) -> Result<()> {
+    let text = cluster.hosts[0].serial().text();
+    for part in ["godwit.toml", "5", "adress", "address"] {
+        ensure!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+    Ok(())
+}
+
+fn no_network(cluster: &mut Cluster) -> Result<()> {
+    let text = cluster.hosts[0].command("net", COMMAND_TIMEOUT)?;
+    ensure!(text.contains("network") || text.contains("card"), "{text}");
+    Ok(())
+}

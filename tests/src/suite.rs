@@ -1,0 +1,181 @@
+//! The runner of the end-to-end tests.
+//!
+//! A [`Group`] boots one cluster and runs its checks on it in order; groups run in parallel as far as the processors
+//! allow. A group whose machine is missing is skipped, by name and with the reason. The last line of a run is
+//! `N passed, N failed, N skipped`.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cluster::{Cluster, Plan};
+use crate::lock;
+use crate::machine::{Availability, Kind};
+
+/// One thing that must be true of a cluster.
+pub struct Check {
+    /// What must be true, as a sentence.
+    pub name: &'static str,
+    /// Finds out.
+    pub run: fn(&mut Cluster) -> Result<()>,
+}
+
+/// Checks that share a boot.
+pub struct Group {
+    /// For `--only`, and in every line about it.
+    pub name: &'static str,
+    /// The machines it needs.
+    pub kind: Kind,
+    /// How many processors its machines keep busy.
+    pub weight: usize,
+    /// What it boots.
+    pub plan: fn(Kind) -> Plan,
+    /// What it checks, in order.
+    pub checks: &'static [Check],
+}
+
+/// How many checks ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// True.
+    pub passed: usize,
+    /// Not true, or not reached.
+    pub failed: usize,
+    /// Machine missing.
+    pub skipped: usize,
+}
+
+/// Runs `groups` with `processors` of them busy at once; prints as it goes.
+pub fn run(groups: &[Group], processors: usize) -> Tally {
+    let state = Mutex::new((Tally::default(), processors));
+    let freed = Condvar::new();
+    thread::scope(|scope| {
+        for group in groups {
+            // A group that weighs more than there is runs alone.
+            let weight = group.weight.min(processors);
+            let mut guard = lock(&state);
+            while guard.1 < weight {
+                guard = freed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            }
+            guard.1 -= weight;
+            drop(guard);
+            let (state, freed) = (&state, &freed);
+            scope.spawn(move || {
+                let tally = run_group(group);
+                let mut guard = lock(state);
+                guard.0.add(tally);
+                guard.1 += weight;
+                freed.notify_all();
+            });
+        }
+    });
+    lock(&state).0
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+fn run_group(group: &Group) -> Tally {
+    let mut tally = Tally::default();
+    if let Availability::Missing(reason) = group.kind.availability() {
+        let remark = format!("no {} here: {reason}", group.kind);
+        report("skip", group, &format!("{} checks", group.checks.len()), &remark);
+        tally.skipped = group.checks.len();
+        return tally;
+    }
+    let start = Instant::now();
+    let mut cluster = match boot(group) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            report("FAIL", group, "the hosts come up to their prompts", &format!("{error:#}"));
+            tally.failed = 1 + group.checks.len();
+            return tally;
+        }
+    };
+    report("ok", group, "the hosts come up to their prompts", &seconds(start));
+    tally.passed += 1;
+    for (number, check) in group.checks.iter().enumerate() {
+        let start = Instant::now();
+        match (check.run)(&mut cluster) {
+            Ok(()) => {
+                report("ok", group, check.name, &seconds(start));
+                tally.passed += 1;
+            }
+            Err(error) => {
+                report(
+                    "FAIL",
+                    group,
+                    check.name,
+                    &format!("{}\n{error:#}\n{}", seconds(start), logs(&mut cluster)),
+                );
+                tally.failed += 1;
+                if let Err(error) = recover(&mut cluster) {
+                    let left = &group.checks[number + 1..];
+                    for check in left {
+                        report("FAIL", group, check.name, &format!("not reached: {error}"));
+                    }
+                    tally.failed += left.len();
+                    return tally;
+                }
+            }
+        }
+    }
+    tally
+}
+
+fn boot(group: &Group) -> Result<Cluster> {
+    let mut cluster = (group.plan)(group.kind).start()?;
+    let booted = cluster.wait_for_prompts();
+    booted.with_context(|| logs(&mut cluster))?;
+    Ok(cluster)
+}
+
+fn recover(cluster: &mut Cluster) -> Result<()> {
+    for host in &mut cluster.hosts {
+        if let Some(port) = host.port {
+            cluster.switch.mend(port);
+        }
+    }
+    cluster.hosts.iter_mut().try_for_each(|host| host.recover())
+}
+
+fn logs(cluster: &mut Cluster) -> String {
+    let paths = cluster.hosts.iter_mut().map(|host| {
+        let transcript = host.serial().transcript().display().to_string();
+        format!("host {}: {transcript}", host.name)
+    });
+    paths.collect::<Vec<_>>().join("\n")
+}
+
+fn seconds(start: Instant) -> String {
+    format!("{:.1} s", start.elapsed().as_secs_f64())
+}
+
+fn report(verdict: &str, group: &Group, name: &str, remark: &str) {
+    let mut lines = remark.lines();
+    let first = lines.next().unwrap_or_default();
+    let rest: String = lines.map(|line| format!("\n      | {line}")).collect();
+    println!("{verdict:<4} {} ({}): {name}: {first}{rest}", group.name, group.kind);
+}
+
+/// Tries `attempt` until it succeeds, at most for `timeout`; returns its last error.
+///
+/// # Errors
+/// It never succeeded.
+pub fn eventually<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
