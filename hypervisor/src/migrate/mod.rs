@@ -14,6 +14,7 @@ pub mod engine;
 pub mod guest;
 pub mod migrations;
 pub mod occurrence;
+pub mod ram;
 pub mod session;
 pub mod streams;
 pub mod wire;
