@@ -138,7 +138,7 @@ impl Controls {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::string::ToString;
 
     use godwit_vmx::controls::Allowed;
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     /// What KVM offers to a nested hypervisor.
-    pub(crate) fn kvm() -> Capabilities {
+    pub(in super::super) fn kvm() -> Capabilities {
         Capabilities::probe(|number| {
             Some(match number {
                 msr::FEATURE_CONTROL => 5,

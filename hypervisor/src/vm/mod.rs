@@ -9,4 +9,7 @@ pub mod frames;
 pub mod host;
 pub mod lifecycle;
 pub mod memory;
+pub mod platform;
+pub mod slot;
 pub mod state;
+pub mod vcpu;

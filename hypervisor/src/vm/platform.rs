@@ -1,0 +1,214 @@
+//! What this host's processors can do for guests: found once, shared by all CPUs.
+
+use core::fmt;
+
+use godwit_vmx::capability::{Capabilities, EptCapabilities, Unsupported};
+use godwit_vmx::controls::SecondaryControls;
+use godwit_vmx::ept::AccessedDirty;
+use godwit_vmx::preemption_timer::PreemptionTimer;
+
+use super::controls::{Controls, Unsuitable};
+use super::dirty::DirtySource;
+use super::host::{self, Residency};
+use super::state::Limits;
+use crate::exits::Policy;
+use crate::exits::cpuid::{Basis, GuestCpuid, host_cpuid};
+use crate::exits::cpuid_features::{FEATURES, FeatureSet, Register, WORDS};
+
+/// Why guests cannot run here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoGuests {
+    /// There is no VMX.
+    Unsupported(Unsupported),
+    /// VMX lacks something.
+    Unsuitable(Unsuitable),
+}
+
+impl fmt::Display for NoGuests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported(why) => why.fmt(f),
+            Self::Unsuitable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for NoGuests {}
+
+/// Bits of CR4 that no feature bit stands for: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT.
+const CR4_BASIC: u64 = 0x7ff;
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// Feature word, its bit, and the CR4 bit that comes with it.
+const CR4_FEATURES: [(usize, u32, u64); 5] = [
+    // UMIP, FSGSBASE, PCIDE, SMEP, SMAP.
+    (4, 1 << 2, 1 << 11),
+    (3, 1 << 0, 1 << 16),
+    (1, 1 << 17, 1 << 17),
+    (3, 1 << 7, 1 << 20),
+    (3, 1 << 20, 1 << 21),
+];
+const CR4_MCE: u64 = 1 << 6;
+/// Bits of IA32_ARCH_CAPABILITIES that tell of an immunity; the others offer registers that guests do not have.
+const ARCH_CAPABILITIES_IMMUNITIES: u64 = 0x0d12_e17f;
+
+/// What this host can do for guests.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// VMX.
+    pub capabilities: Capabilities,
+    /// The controls that guests run under.
+    pub controls: Controls,
+    /// Registers that stay in the processor.
+    pub residency: Residency,
+    /// The preemption timer.
+    pub timer: PreemptionTimer,
+    /// How dirty pages are found.
+    pub dirty_source: DirtySource,
+    /// Frequency of the host's TSC, in Hz.
+    pub tsc_hz: u64,
+}
+
+impl Platform {
+    /// Looks at the running processor; all others are taken to be like it.
+    ///
+    /// # Errors
+    /// [`NoGuests`] says why no guest can run.
+    pub fn probe(tsc_hz: u64) -> Result<Self, NoGuests> {
+        let capabilities = host::probe().map_err(NoGuests::Unsupported)?;
+        let controls = Controls::negotiate(&capabilities).map_err(NoGuests::Unsuitable)?;
+        let residency =
+            Residency::probe(controls.secondary).ok_or(NoGuests::Unsuitable(Unsuitable::NoXsave))?;
+        Ok(Self {
+            timer: PreemptionTimer::new(capabilities.misc.preemption_timer_shift),
+            dirty_source: DirtySource::choose(&capabilities),
+            capabilities,
+            controls,
+            residency,
+            tsc_hz,
+        })
+    }
+
+    /// How EPT is to be used.
+    #[must_use]
+    pub const fn accessed_dirty(&self) -> AccessedDirty {
+        if self.capabilities.has_ept_dirty() { AccessedDirty::Kept } else { AccessedDirty::Ignored }
+    }
+
+    /// Whether a guest's TSC can run at another frequency than the host's.
+    #[must_use]
+    pub fn can_scale_tsc(&self) -> bool {
+        self.capabilities.secondary.offers(SecondaryControls::USE_TSC_SCALING)
+    }
+
+    /// Whether 1 GiB pages can map guests' memory.
+    #[must_use]
+    pub const fn has_huge_pages(&self) -> bool {
+        self.capabilities.ept.contains(EptCapabilities::PAGE_1G)
+    }
+
+    /// The feature bits that guests see here.
+    #[must_use]
+    pub fn features(&self) -> FeatureSet {
+        *self.policy(1, self.tsc_hz).cpuid.features()
+    }
+
+    /// What guests with `vcpus` processors see here.
+    #[must_use]
+    pub fn policy(&self, vcpus: u32, tsc_hz: u64) -> Policy {
+        let secondary = self.controls.secondary;
+        let mut withheld = FeatureSet([0; WORDS]);
+        let mut withhold = |leaf: u32, register: Register, bit: u32| {
+            let found = FEATURES.iter().position(|word| word.leaf == leaf && word.register == register);
+            if let Some(index) = found {
+                withheld.0[index] |= 1 << bit;
+            }
+        };
+        if !secondary.contains(SecondaryControls::ENABLE_INVPCID) {
+            withhold(7, Register::Ebx, 10);
+        }
+        if !secondary.contains(SecondaryControls::ENABLE_RDTSCP) {
+            withhold(7, Register::Ecx, 22);
+            withhold(0x8000_0001, Register::Edx, 27);
+        }
+        let arch_capabilities = self.arch_capabilities();
+        if arch_capabilities.is_none() {
+            withhold(7, Register::Edx, 29);
+        }
+        let cpuid = GuestCpuid::new(&Basis {
+            host: &host_cpuid,
+            components: self.residency.components,
+            tsc_hz,
+            vcpus,
+            withheld,
+        });
+        let cr4_guest = cr4_guest(cpuid.features()) & self.capabilities.cr4.may_be_1;
+        Policy {
+            cpuid,
+            arch_capabilities: arch_capabilities.unwrap_or(0),
+            speculation_control: self.residency.speculation_control,
+            tsc_hz,
+            cr0: self.capabilities.cr0,
+            cr4: self.capabilities.cr4,
+            cr4_guest,
+        }
+    }
+
+    /// What of the host's IA32_ARCH_CAPABILITIES guests see, if it has any.
+    fn arch_capabilities(&self) -> Option<u64> {
+        const ARCH_CAPABILITIES: u32 = 1 << 29;
+        let [highest, ..] = host_cpuid(0, 0);
+        if highest < 7 || host_cpuid(7, 0)[3] & ARCH_CAPABILITIES == 0 {
+            return None;
+        }
+        let value = crate::arch::cpu::try_read_msr(godwit_vmx::msr::ARCH_CAPABILITIES)?;
+        Some(value & ARCH_CAPABILITIES_IMMUNITIES).filter(|value| *value != 0)
+    }
+
+    /// What a saved state is checked against, for guests that see `policy`.
+    #[must_use]
+    pub const fn limits(&self, policy: &Policy) -> Limits {
+        Limits {
+            components: self.residency.components,
+            cr4_allowed: policy.cr4_guest | CR4_MCE,
+            speculation_control: self.residency.speculation_control,
+        }
+    }
+}
+
+/// CR4 bits that go with the features that the guest sees; MCE is the host's.
+fn cr4_guest(features: &FeatureSet) -> u64 {
+    const WORD_1_ECX: usize = 1;
+    const XSAVE: u32 = 1 << 26;
+    let mut bits = CR4_BASIC & !CR4_MCE;
+    if features.0[WORD_1_ECX] & XSAVE != 0 {
+        bits |= CR4_OSXSAVE;
+    }
+    for (word, feature, cr4) in CR4_FEATURES {
+        if features.0[word] & feature != 0 {
+            bits |= cr4;
+        }
+    }
+    bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cr4_bits_follow_the_features() {
+        let mut features = FeatureSet([0; WORDS]);
+        assert_eq!(cr4_guest(&features), 0x7bf);
+        features.0[3] = 1 << 7 | 1 << 20;
+        features.0[1] = 1 << 26;
+        assert_eq!(cr4_guest(&features), 0x7bf | 1 << 18 | 1 << 20 | 1 << 21);
+    }
+
+    #[test]
+    fn the_feature_words_are_where_the_table_above_says() {
+        let word = |index: usize| (FEATURES[index].leaf, FEATURES[index].register);
+        assert_eq!(word(1), (1, Register::Ecx));
+        assert_eq!(word(3), (7, Register::Ebx));
+        assert_eq!(word(4), (7, Register::Ecx));
+    }
+}
