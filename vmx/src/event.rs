@@ -211,6 +211,27 @@ pub fn interrupted_delivery(vmcs: &impl VmcsAccess) -> Option<Event> {
     Event::from_info(info, code, vmcs.read(field::EXIT_INSTRUCTION_LENGTH))
 }
 
+/// What becomes of an exception `second` that is raised while `first` is being delivered (SDM table 6-5): the double
+/// fault, `second` alone, or `None` for a triple fault.
+///
+/// An interrupt or a software event that gives way is not lost: its source raises it, or its instruction is executed, again
+/// after the handler; only NMIs would be, and the caller keeps those.
+#[must_use]
+pub fn combine(first: Event, second: Event) -> Option<Event> {
+    if first.kind != EventKind::HardwareException || second.kind != EventKind::HardwareException {
+        return Some(second);
+    }
+    let contributory = |vector| matches!(vector, 0 | 10..=13);
+    let page_fault = Exception::PageFault as u8;
+    let double_fault = Exception::DoubleFault as u8;
+    if first.vector == double_fault && (contributory(second.vector) || second.vector == page_fault) {
+        return None;
+    }
+    let doubles = contributory(first.vector) && contributory(second.vector)
+        || first.vector == page_fault && (contributory(second.vector) || second.vector == page_fault);
+    Some(if doubles { Event::exception_with_code(Exception::DoubleFault, 0) } else { second })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +268,19 @@ mod tests {
     fn bit_12_of_the_vectoring_information_is_not_injected() {
         let event = Event::from_info(0x8000_1b0e, 4, 0).unwrap();
         assert_eq!(event.to_info(), 0x8000_0b0e);
+    }
+
+    #[test]
+    fn faults_during_faults_double_and_triple() {
+        let protection = Event::general_protection();
+        let page = Event::exception_with_code(Exception::PageFault, 2);
+        let double = Event::exception_with_code(Exception::DoubleFault, 0);
+        assert_eq!(combine(protection, protection), Some(double));
+        assert_eq!(combine(page, page), Some(double));
+        assert_eq!(combine(protection, page), Some(page));
+        assert_eq!(combine(double, page), None);
+        assert_eq!(combine(Event::interrupt(0x40), page), Some(page));
+        assert_eq!(combine(double, Event::invalid_opcode()), Some(Event::invalid_opcode()));
     }
 
     #[test]

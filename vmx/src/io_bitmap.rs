@@ -19,6 +19,13 @@ impl IoBitmaps {
         self.bits[port as usize / 64] &= !(1 << (port % 64));
     }
 
+    /// Bitmaps A and B as they lie in memory.
+    #[must_use]
+    pub fn pages(&self) -> [&[u64]; 2] {
+        let (low, high) = self.bits.split_at(512);
+        [low, high]
+    }
+
     /// Whether an access to `port` exits.
     #[must_use]
     pub const fn intercepts(&self, port: u16) -> bool {

@@ -47,6 +47,12 @@ impl MsrBitmap {
         }
     }
 
+    /// The bitmap as it lies in memory.
+    #[must_use]
+    pub const fn words(&self) -> &[u64; 512] {
+        &self.bits
+    }
+
     /// Whether `access` to the register exits.
     #[must_use]
     pub const fn intercepts(&self, number: u32, access: Access) -> bool {

@@ -121,6 +121,8 @@ pub enum Outcome {
     Resume,
     /// The instruction is done: go on after it.
     Skip,
+    /// As [`Outcome::Skip`], for an instruction whose length was found by decoding it.
+    Advance(u8),
     /// Deliver this event at the instruction.
     Inject(Event),
     /// Deliver a page fault at the instruction, with CR2.

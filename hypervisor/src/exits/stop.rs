@@ -5,6 +5,8 @@ use core::fmt;
 use godwit_vmx::addr::{Gpa, Gva};
 use godwit_vmx::exit::Exit;
 
+use crate::emulate::EmulateError;
+
 /// Why a virtual machine stopped for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StopReason {
@@ -40,7 +42,7 @@ pub enum StopReason {
         /// Where.
         rip: Gva,
         /// What the emulator says.
-        problem: &'static str,
+        problem: EmulateError,
     },
     /// The processor refused to enter the guest.
     EntryRefused {

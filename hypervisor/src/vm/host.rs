@@ -243,6 +243,21 @@ impl Resident {
     }
 }
 
+/// Puts a guest's registers into the processor. See [`Resident::load`].
+///
+/// Only [`super::machine::Machine::load`] and its neighbours call this, which keep count of whose registers are in the
+/// processor; the values come from the processor itself or from a validated state.
+pub(super) fn load_resident(resident: &Resident, residency: &Residency, xcr0: u64) {
+    // SAFETY: see above.
+    unsafe { resident.load(residency, xcr0) };
+}
+
+/// Takes a guest's registers from the processor. See [`Resident::save`] and [`load_resident`].
+pub(super) fn save_resident(resident: &mut Resident, residency: &Residency) {
+    // SAFETY: the callers keep count of whose registers are in the processor.
+    unsafe { resident.save(residency) };
+}
+
 fn read_msr(number: u32) -> u64 {
     // SAFETY: only registers that exist on this processor are named here; reading them changes nothing.
     unsafe { Msr::new(number).read() }

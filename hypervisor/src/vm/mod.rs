@@ -6,10 +6,15 @@
 pub mod controls;
 pub mod dirty;
 pub mod frames;
+pub mod handle;
 pub mod host;
 pub mod lifecycle;
+pub mod machine;
 pub mod memory;
 pub mod platform;
+pub mod run;
 pub mod slot;
 pub mod state;
+pub mod tables;
+pub mod throttle;
 pub mod vcpu;

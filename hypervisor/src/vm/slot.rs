@@ -85,6 +85,15 @@ impl VmcsSlot {
         };
     }
 
+    /// The VMCS if it is current, for reading.
+    #[must_use]
+    pub const fn as_current(&self) -> Option<&Vmcs<Current>> {
+        match self {
+            Self::Current(vmcs, _) => Some(vmcs),
+            _ => None,
+        }
+    }
+
     /// The VMCS if it is current.
     pub const fn current(&mut self) -> Option<&mut Vmcs<Current>> {
         match self {

@@ -16,9 +16,7 @@ use godwit_vmx::world_switch::GuestRegisters;
 use super::host::Resident;
 use super::platform::Platform;
 use super::slot::VmcsSlot;
-use super::state::{
-    Activity, ControlState, InvalidState, MsrState, SegmentState, SegmentsState, TableState, VcpuState,
-};
+use super::state::{Activity, ControlState, MsrState, SegmentState, SegmentsState, TableState, VcpuState};
 use crate::exits::control_register::{CR0_HOST_OWNED, real_cr0, real_cr4};
 use crate::exits::{CpuContext, Policy};
 

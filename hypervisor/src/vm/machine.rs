@@ -1,0 +1,486 @@
+//! A virtual machine as its owner has it.
+//!
+//! One CPU's loop owns a machine and is the only one to touch it. It carries out commands from the mailbox between runs;
+//! [`super::run`] runs its processors. While the machine does not run, its clock stands still.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use godwit_migration::RunPermit;
+use godwit_vmx::exit::REASONS;
+use godwit_vmx::io_bitmap::IoBitmaps;
+use godwit_vmx::msr_bitmap::MsrBitmap;
+use godwit_vmx::tsc::{self, TscMapping, UNITY};
+
+use super::frames::Frame;
+use super::handle::{Command, Figures, Refusal, Reply, VmHandle};
+use super::host;
+use super::lifecycle::{Input, State};
+use super::memory::GuestRam;
+use super::platform::Platform;
+use super::slot::{Loaded, VmcsSlot};
+use super::state::{InvalidState, VcpuState};
+use super::tables::Tables;
+use super::throttle::Throttle;
+use super::vcpu::{Structures, Vcpu};
+use crate::devices::GuestTime;
+use crate::devices::board::{Board, BoardState};
+use crate::exits::{GuestClock, Policy, StopReason, msr};
+
+/// Linux writes to this port to let time pass; what the machine's port does with it harms nobody, and an exit would cost
+/// more than the pause.
+const DELAY_PORT: u16 = 0x80;
+
+/// A machine, saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineState {
+    /// The machine's TSC.
+    pub tsc: u64,
+    /// Frequency of that TSC, in Hz.
+    pub tsc_hz: u64,
+    /// Processors.
+    pub vcpus: Vec<VcpuState>,
+    /// Devices.
+    pub board: BoardState,
+}
+
+/// A machine that is built but has no owner yet: may go to another CPU.
+#[derive(Debug)]
+pub struct Blueprint {
+    /// What is shared about it.
+    pub handle: VmHandle,
+    /// RAM.
+    pub ram: Arc<GuestRam>,
+    /// Devices.
+    pub board: Board,
+    /// What its guest sees.
+    pub policy: Policy,
+    /// First state of each processor.
+    pub vcpus: Vec<VcpuState>,
+    /// Where it is in its life.
+    pub state: State,
+}
+
+/// A machine. See the module's documentation.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) handle: VmHandle,
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) board: Board,
+    pub(super) policy: Policy,
+    pub(super) clock: GuestClock,
+    pub(super) tables: Tables,
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) platform: &'static Platform,
+    pub(super) state: State,
+    pub(super) timer: Timer,
+    pub(super) throttle: Throttle,
+    pub(super) run_ticks: u64,
+    pub(super) first_entry_tsc: u64,
+    /// The machine's TSC while its clock stands still.
+    frozen: Option<u64>,
+    permit: Option<RunPermit>,
+    bitmaps: Bitmaps,
+    tsc_multiplier: u64,
+    /// The processor whose registers are in this CPU.
+    loaded: Option<usize>,
+}
+
+/// When the board wants to be looked at: its own time, and the host's TSC.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timer {
+    pub(super) deadline: Option<GuestTime>,
+    pub(super) host_tsc: u64,
+}
+
+#[derive(Debug)]
+struct Bitmaps {
+    msr: Frame,
+    io: [Frame; 2],
+}
+
+impl Bitmaps {
+    fn new(policy: &Policy) -> Option<Self> {
+        let mut msrs = MsrBitmap::intercept_all();
+        msr::fill_bitmap(&mut msrs, policy);
+        let mut ports = IoBitmaps::intercept_all();
+        ports.pass_through(DELAY_PORT);
+        let frame = |words: &[u64]| {
+            let frame = Frame::allocate()?;
+            frame.fill(words);
+            Some(frame)
+        };
+        let [low, high] = ports.pages();
+        Some(Self { msr: frame(msrs.words())?, io: [frame(low)?, frame(high)?] })
+    }
+}
+
+impl Machine {
+    /// Takes a machine over for the running CPU, on which VMX is on.
+    ///
+    /// # Errors
+    /// What is missing; the machine has then ended.
+    pub fn adopt(blueprint: Blueprint, platform: &'static Platform) -> Result<Self, Refusal> {
+        let Blueprint { handle, ram, board, policy, vcpus, state } = blueprint;
+        let fail = |refusal| {
+            handle.publish(&State::Stopped(StopReason::OutOfMemory));
+            refusal
+        };
+        let tsc_hz = policy.tsc_hz;
+        let multiplier = multiplier(platform, tsc_hz).map_err(Refusal::Processor).map_err(fail)?;
+        let tables = Tables::new(Arc::clone(&ram), platform.accessed_dirty(), platform.dirty_source)
+            .map_err(|error| fail(Refusal::Tables(error)))?;
+        let no_memory = Refusal::Tables(godwit_vmx::ept::EptError::OutOfFrames);
+        let bitmaps = match Bitmaps::new(&policy) {
+            Some(bitmaps) => bitmaps,
+            None => return Err(fail(no_memory)),
+        };
+        let clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
+        let mut machine = Self {
+            handle: Arc::clone(&handle),
+            ram,
+            board,
+            policy,
+            clock,
+            tables,
+            vcpus: Vec::new(),
+            platform,
+            state,
+            timer: Timer { deadline: None, host_tsc: u64::MAX },
+            throttle: Throttle::new(platform.tsc_hz),
+            run_ticks: 0,
+            first_entry_tsc: 0,
+            frozen: Some(0),
+            permit: None,
+            bitmaps,
+            tsc_multiplier: multiplier,
+            loaded: None,
+        };
+        let limits = platform.limits(&machine.policy);
+        for (index, state) in vcpus.into_iter().enumerate() {
+            let parts = state.validate(&limits).map_err(Refusal::Processor).map_err(fail)?;
+            let slot =
+                VmcsSlot::new(platform.capabilities.revision).map_err(|_refused| fail(Refusal::Vmcs))?;
+            machine.vcpus.push(Vcpu::new(index, slot, platform, Box::new(state), parts));
+        }
+        Ok(machine)
+    }
+
+    /// What is shared about it.
+    #[must_use]
+    pub const fn handle(&self) -> &VmHandle {
+        &self.handle
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Puts the registers of processor `index` into this CPU. No other machine's registers may be in it.
+    ///
+    /// # Errors
+    /// [`Refusal::Vmcs`] if the processor refuses the control structure.
+    pub(super) fn load(&mut self, index: usize) -> Result<(), Refusal> {
+        if self.loaded == Some(index) {
+            return Ok(());
+        }
+        self.unload();
+        let structures = Structures {
+            ept_pointer: self.tables.pointer(),
+            msr_bitmap: self.bitmaps.msr.address().as_u64(),
+            io_bitmaps: [0, 1].map(|half: usize| self.bitmaps.io[half].address().as_u64()),
+            pml: self.tables.log_address(),
+            tsc_multiplier: self.tsc_multiplier,
+        };
+        let Some(vcpu) = self.vcpus.get_mut(index) else { return Err(Refusal::Gone) };
+        let loaded = vcpu.slot.load().map_err(|_refused| Refusal::Vmcs)?;
+        let Some(vmcs) = vcpu.slot.current() else { return Err(Refusal::Vmcs) };
+        if loaded == Loaded::Fresh {
+            let registers = core::ptr::from_ref(&vcpu.context.registers) as u64;
+            host::write_host_state(vmcs, registers);
+            self.tables.distrust();
+            if let Some(vpid) = vcpu.vpid {
+                host::flush_vpid(vpid);
+            }
+        }
+        if let Some(state) = vcpu.pending.take() {
+            Vcpu::fill(vmcs, &state, self.platform, &self.policy, &structures, vcpu.vpid);
+            vcpu.primary = self.platform.controls.primary.bits();
+        }
+        host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
+        self.loaded = Some(index);
+        self.renew_tsc_offset(index);
+        Ok(())
+    }
+
+    /// Takes the registers out of this CPU again, so that another machine may have it.
+    pub fn unload(&mut self) {
+        let Some(index) = self.loaded.take() else { return };
+        if let Some(vcpu) = self.vcpus.get_mut(index) {
+            host::save_resident(&mut vcpu.resident, &self.platform.residency);
+            vcpu.slot.park();
+        }
+    }
+
+    /// Writes the TSC offset of processor `index`, whose VMCS is current.
+    pub(super) fn renew_tsc_offset(&mut self, index: usize) {
+        use godwit_vmx::vmcs::VmcsAccess;
+        let Some(vcpu) = self.vcpus.get_mut(index) else { return };
+        let offset = self.clock.mapping.offset.wrapping_add(vcpu.context.tsc_adjust);
+        if let Some(vmcs) = vcpu.slot.current() {
+            vmcs.write(godwit_vmx::field::TSC_OFFSET, offset);
+        }
+    }
+
+    /// Moves along in its life and tells everybody.
+    fn step(&mut self, input: Input) -> Result<(), Refusal> {
+        let next = self.state.clone().after(input).map_err(Refusal::Impossible)?;
+        if next.runs() != self.state.runs() {
+            if next.runs() { self.thaw() } else { self.freeze() }
+        }
+        if next != self.state {
+            self.state = next;
+            self.handle.publish(&self.state);
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self) {
+        if self.frozen.is_none() {
+            self.frozen = Some(self.clock.ticks());
+        }
+    }
+
+    fn thaw(&mut self) {
+        if let Some(ticks) = self.frozen.take() {
+            self.clock.mapping = TscMapping::anchored(self.tsc_multiplier, tsc::host(), ticks);
+            self.timer = Timer { deadline: None, host_tsc: u64::MAX };
+            for index in 0..self.vcpus.len() {
+                self.vcpus[index].context.attention = true;
+                self.renew_tsc_offset(index);
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn stop(&mut self, reason: StopReason) {
+        self.hand_on_output();
+        self.unload();
+        if let Some(permit) = self.permit.take() {
+            permit.revoke();
+        }
+        let stopped = self.step(Input::Stop(reason));
+        debug_assert!(stopped.is_ok(), "a machine can always be stopped");
+    }
+
+    /// The machine's TSC, running or not.
+    fn tsc(&self) -> u64 {
+        self.frozen.unwrap_or_else(|| self.clock.ticks())
+    }
+
+    /// Carries out the command that waits in the mailbox, if there is one.
+    pub fn serve(&mut self) {
+        if let Some(command) = self.handle.take_command() {
+            let reply = self.carry_out(command).unwrap_or_else(|refusal| Reply::Refused(refusal, None));
+            self.handle.answer(reply);
+        }
+        let board = &mut self.board;
+        let mut fed = false;
+        self.handle.move_input(|bytes| {
+            fed = true;
+            board.serial_feed(bytes)
+        });
+        if fed {
+            self.attend_all();
+        }
+    }
+
+    fn attend_all(&mut self) {
+        for vcpu in &mut self.vcpus {
+            vcpu.context.attention = true;
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<Reply, Refusal> {
+        match command {
+            Command::Run(permit) => return Ok(self.run_command(permit)),
+            Command::Pause => self.step(Input::Pause)?,
+            Command::Stun => {
+                // Looked at before the step, so that a refusal changes nothing.
+                if self.permit.is_none() {
+                    return Err(Refusal::NoPermit);
+                }
+                self.step(Input::Stun)?;
+                self.unload();
+                return self.permit.take().map(Reply::Stunned).ok_or(Refusal::NoPermit);
+            }
+            Command::Stop(reason) => self.stop(reason),
+            Command::PowerButton => {
+                self.board.press_power_button();
+                self.attend_all();
+            }
+            Command::StartDirtyLog => self.start_dirty_log()?,
+            Command::HarvestDirtyLog => self.with_vmcs(|tables, vmcs| tables.harvest(vmcs))?,
+            Command::StopDirtyLog => {
+                if self.ram.dirty().is_enabled() {
+                    self.with_vmcs(|tables, vmcs| tables.stop_log(vmcs))?;
+                }
+                self.throttle.set(0);
+                self.step(Input::EndMove)?;
+            }
+            Command::Throttle(percent) => self.throttle.set(percent),
+            Command::Save => return self.save().map(|state| Reply::Saved(Box::new(state))),
+            Command::Restore(state) => self.restore(*state)?,
+            Command::Inspect => return Ok(Reply::Figures(Box::new(self.figures()))),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn run_command(&mut self, permit: Option<RunPermit>) -> Reply {
+        if permit.is_none() && self.permit.is_none() {
+            return Reply::Refused(Refusal::NoPermit, None);
+        }
+        if let Err(refusal) = self.step(Input::Run) {
+            return Reply::Refused(refusal, permit);
+        }
+        if permit.is_some() {
+            self.permit = permit;
+        }
+        Reply::Done
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), Refusal> {
+        self.state.clone().after(Input::BeginMove).map_err(Refusal::Impossible)?;
+        self.load(0)?;
+        let Some(vmcs) = self.vcpus[0].slot.current() else { return Err(Refusal::Vmcs) };
+        self.tables.start_log(vmcs).map_err(Refusal::Tables)?;
+        self.step(Input::BeginMove)
+    }
+
+    fn with_vmcs(
+        &mut self,
+        act: impl FnOnce(&mut Tables, &mut godwit_vmx::vmcs::Vmcs<godwit_vmx::vmcs::Current>),
+    ) -> Result<(), Refusal> {
+        self.load(0)?;
+        let Some(vmcs) = self.vcpus[0].slot.current() else { return Err(Refusal::Vmcs) };
+        act(&mut self.tables, vmcs);
+        Ok(())
+    }
+
+    /// Its state; it stands still, so that nothing changes meanwhile.
+    fn save(&mut self) -> Result<MachineState, Refusal> {
+        if self.state.runs() {
+            let state = self.state.clone();
+            return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Stun }));
+        }
+        let mut vcpus = Vec::new();
+        for index in 0..self.vcpus.len() {
+            self.load(index)?;
+            let vcpu = &mut self.vcpus[index];
+            host::save_resident(&mut vcpu.resident, &self.platform.residency);
+            host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
+            let Some(vmcs) = vcpu.slot.as_current() else { return Err(Refusal::Vmcs) };
+            vcpus.push(vcpu.save(vmcs));
+        }
+        self.unload();
+        Ok(MachineState { tsc: self.tsc(), tsc_hz: self.policy.tsc_hz, vcpus, board: self.board.save() })
+    }
+
+    /// Takes over a state. Everything is checked before anything changes.
+    fn restore(&mut self, state: MachineState) -> Result<(), Refusal> {
+        let MachineState { tsc, tsc_hz, vcpus, board } = state;
+        if self.state != State::MovingIn {
+            let state = self.state.clone();
+            return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Run }));
+        }
+        if vcpus.len() != self.vcpus.len() {
+            return Err(Refusal::Processor(InvalidState::Vcpus(vcpus.len())));
+        }
+        let multiplier = multiplier(self.platform, tsc_hz).map_err(Refusal::Processor)?;
+        let policy = self.platform.policy(vcpus.len() as u32, tsc_hz);
+        let limits = self.platform.limits(&policy);
+        let mut parts = Vec::new();
+        for vcpu in &vcpus {
+            parts.push(vcpu.validate(&limits).map_err(Refusal::Processor)?);
+        }
+        let mut board = Board::restore(&board).map_err(Refusal::Devices)?;
+        if board.vcpus() != vcpus.len() {
+            return Err(Refusal::Processor(InvalidState::Vcpus(board.vcpus())));
+        }
+        for (index, vcpu) in vcpus.iter().enumerate() {
+            board.set_tsc_adjust(index, vcpu.msrs.tsc_adjust as i64);
+        }
+        self.unload();
+        for (vcpu, (state, parts)) in self.vcpus.iter_mut().zip(vcpus.into_iter().zip(parts)) {
+            vcpu.restore(Box::new(state), parts);
+        }
+        self.clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
+        self.tsc_multiplier = multiplier;
+        self.board = board;
+        self.policy = policy;
+        self.frozen = Some(tsc);
+        self.timer = Timer { deadline: None, host_tsc: u64::MAX };
+        Ok(())
+    }
+
+    fn figures(&self) -> Figures {
+        let mut exits = [0; REASONS];
+        let mut wild_accesses = 0;
+        for vcpu in &self.vcpus {
+            wild_accesses += vcpu.context.wild_accesses;
+            for (sum, count) in exits.iter_mut().zip(vcpu.context.counts) {
+                *sum += count;
+            }
+        }
+        Figures {
+            exits,
+            wild_accesses,
+            run_ticks: self.run_ticks,
+            tsc: self.tsc(),
+            throttle: self.throttle.percent(),
+            dirty_source: self.platform.dirty_source.name(),
+            first_entry_tsc: self.first_entry_tsc,
+        }
+    }
+
+    /// Moves what the guest has sent to where others can take it. Returns whether somebody should be told.
+    pub fn hand_on_output(&mut self) -> bool {
+        let mut buffer = [0; 512];
+        let mut news = false;
+        while self.board.serial_waiting() > 0 {
+            let count = self.board.serial_take(&mut buffer);
+            if count == 0 {
+                break;
+            }
+            news |= self.handle.put_output(&buffer[..count]);
+        }
+        news
+    }
+
+    /// Gives everything back. It has ended.
+    pub fn destroy(mut self) {
+        self.unload();
+        for vcpu in &mut self.vcpus {
+            vcpu.slot.clear();
+        }
+        self.tables.destroy();
+    }
+}
+
+/// The multiplier by which a guest's TSC runs at `tsc_hz` here.
+fn multiplier(platform: &Platform, tsc_hz: u64) -> Result<u64, InvalidState> {
+    /// Below this difference the host's own TSC is taken: calibration is no better.
+    const TOLERANCE_PPM: u64 = 250;
+    let difference = tsc_hz.abs_diff(platform.tsc_hz);
+    if u128::from(difference) * 1_000_000 <= u128::from(platform.tsc_hz) * u128::from(TOLERANCE_PPM) {
+        return Ok(UNITY);
+    }
+    let refused = InvalidState::TscFrequency(tsc_hz);
+    if !platform.can_scale_tsc() {
+        return Err(refused);
+    }
+    tsc::multiplier(tsc_hz, platform.tsc_hz).ok_or(refused)
+}

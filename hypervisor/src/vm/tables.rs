@@ -1,0 +1,231 @@
+//! A guest's extended page tables, and the dirty log that lives in them.
+
+use alloc::sync::Arc;
+
+use godwit_vmx::addr::Gfn;
+use godwit_vmx::controls::SecondaryControls;
+use godwit_vmx::ept::{AccessedDirty, Ept, EptError, Flush, MemoryType, PageSize, Permissions};
+use godwit_vmx::exit::EptViolation;
+use godwit_vmx::field;
+use godwit_vmx::pml;
+use godwit_vmx::vmcs::VmcsAccess;
+use x86_64::PhysAddr;
+
+use super::dirty::DirtySource;
+use super::frames::{Frame, HostFrames};
+use super::host;
+use super::memory::GuestRam;
+
+const RAM: Permissions = Permissions::all();
+
+/// See the module's documentation. Changed only while no processor of the guest runs.
+#[derive(Debug)]
+pub struct Tables {
+    ept: Ept,
+    frames: HostFrames,
+    ram: Arc<GuestRam>,
+    source: DirtySource,
+    log: Option<Frame>,
+    flush_due: bool,
+}
+
+impl Tables {
+    /// Tables that map all of `ram`.
+    ///
+    /// # Errors
+    /// [`EptError::OutOfFrames`]; nothing is kept.
+    pub fn new(
+        ram: Arc<GuestRam>,
+        accessed_dirty: AccessedDirty,
+        source: DirtySource,
+    ) -> Result<Self, EptError> {
+        let mut frames = HostFrames;
+        let log = match source {
+            DirtySource::Pml => Some(Frame::allocate().ok_or(EptError::OutOfFrames)?),
+            DirtySource::DirtyFlags | DirtySource::WriteProtect => None,
+        };
+        let mut ept = Ept::new(&mut frames, accessed_dirty)?;
+        match map_all(&mut ept, &mut frames, &ram) {
+            Ok(()) => Ok(Self { ept, frames, ram, source, log, flush_due: true }),
+            Err(error) => {
+                ept.destroy(&mut frames);
+                Err(error)
+            }
+        }
+    }
+
+    /// The EPT pointer.
+    #[must_use]
+    pub fn pointer(&self) -> u64 {
+        self.ept.pointer()
+    }
+
+    /// Physical address of the page-modification log, if there is one.
+    #[must_use]
+    pub fn log_address(&self) -> Option<u64> {
+        self.log.as_ref().map(|log| log.address().as_u64())
+    }
+
+    /// Makes this processor forget what it has cached of mappings that have changed. Due before each entry.
+    #[inline]
+    pub fn flush(&mut self) {
+        if self.flush_due {
+            self.flush_due = false;
+            host::flush_ept(self.ept.pointer());
+            self.ept.reclaim(&mut self.frames);
+        }
+    }
+
+    /// Makes the next [`Self::flush`] due whatever changed: the guest comes to a processor that may hold old mappings.
+    pub const fn distrust(&mut self) {
+        self.flush_due = true;
+    }
+
+    fn owe(&mut self, flush: Flush) {
+        self.flush_due |= flush.defer();
+    }
+
+    fn all(&self) -> core::ops::Range<Gfn> {
+        Gfn::new(0)..self.ram.end().frame()
+    }
+
+    /// Starts to record writes. `vmcs` is the current VMCS of the guest's processor.
+    ///
+    /// # Errors
+    /// [`EptError::OutOfFrames`]; nothing is recorded then.
+    pub fn start_log(&mut self, vmcs: &mut impl VmcsAccess) -> Result<(), EptError> {
+        let all = self.all();
+        match self.ept.split_all(&mut self.frames, all.clone()) {
+            Ok(flush) => self.owe(flush),
+            Err((error, flush)) => {
+                let flush = flush.and(self.ept.collapse_all(&self.frames, all));
+                self.owe(flush);
+                return Err(error);
+            }
+        }
+        self.ram.dirty().enable();
+        let flush = match self.source {
+            DirtySource::Pml => {
+                vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
+                set_logging(vmcs, Logging::On);
+                self.ept.harvest_dirty(&self.frames, all, |_| {})
+            }
+            DirtySource::DirtyFlags => self.ept.harvest_dirty(&self.frames, all, |_| {}),
+            DirtySource::WriteProtect => self.ept.protect_all(&self.frames, all),
+        };
+        self.owe(flush);
+        Ok(())
+    }
+
+    /// Publishes what was written since the last harvest and arms the tables for the next.
+    pub fn harvest(&mut self, vmcs: &mut impl VmcsAccess) {
+        let all = self.all();
+        let Self { ept, frames, ram, source, .. } = self;
+        let dirty = ram.dirty();
+        let mut owed = false;
+        match source {
+            DirtySource::Pml => {
+                self.drain(vmcs);
+                let Self { ept, frames, ram, .. } = self;
+                ram.dirty().harvest(|page| {
+                    owed |= ept.clear_dirty(frames, GuestRam::frame_of(page)).defer();
+                });
+            }
+            DirtySource::DirtyFlags => {
+                owed = ept
+                    .harvest_dirty(frames, all, |touched| {
+                        mark(ram, touched.first, touched.frames);
+                    })
+                    .defer();
+                dirty.harvest(|_| {});
+            }
+            DirtySource::WriteProtect => dirty.harvest(|page| {
+                owed |= ept.protect(frames, GuestRam::frame_of(page)).defer();
+            }),
+        }
+        self.flush_due |= owed;
+    }
+
+    /// Takes over what the processor has logged, and empties its log.
+    pub fn drain(&mut self, vmcs: &mut impl VmcsAccess) {
+        let Some(log) = &self.log else { return };
+        for position in pml::written(vmcs.read(field::PML_INDEX)) {
+            mark(&self.ram, pml::frame(log.read_u64(position)), 1);
+        }
+        vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
+    }
+
+    /// Stops recording and makes large pages of small ones again.
+    pub fn stop_log(&mut self, vmcs: &mut impl VmcsAccess) {
+        let all = self.all();
+        set_logging(vmcs, Logging::Off);
+        self.ram.dirty().disable();
+        self.ept.allow_all(&self.frames, all.clone());
+        let flush = self.ept.collapse_all(&self.frames, all);
+        self.owe(flush);
+    }
+
+    /// Answers a violation at an address that is RAM: whether the guest may go on.
+    #[must_use]
+    pub fn resolve(&mut self, violation: &EptViolation) -> bool {
+        let frame = violation.address.frame();
+        if violation.is_write {
+            let Some(touched) = self.ept.allow_write(&self.frames, frame) else { return false };
+            mark(&self.ram, touched.first, touched.frames);
+            return true;
+        }
+        // Mapped after all: another processor's change, or a mapping that this one had cached.
+        self.ept.lookup(&self.frames, frame).is_some()
+    }
+
+    /// Gives all tables back. The guest runs nowhere any more.
+    pub fn destroy(self) {
+        let Self { ept, mut frames, ram: _, source: _, log: _, flush_due: _ } = self;
+        host::flush_ept(ept.pointer());
+        ept.destroy(&mut frames);
+    }
+}
+
+fn mark(ram: &GuestRam, first: Gfn, frames: u64) {
+    for frame in first.as_u64()..first.as_u64() + frames {
+        if let Some(page) = Gfn::new(frame).address().and_then(|address| ram.page_of(address)) {
+            ram.dirty().mark(page);
+        }
+    }
+}
+
+enum Logging {
+    On,
+    Off,
+}
+
+fn set_logging(vmcs: &mut impl VmcsAccess, logging: Logging) {
+    let enable = SecondaryControls::ENABLE_PML.bits();
+    let before = vmcs.read(field::SECONDARY_CONTROLS);
+    let after = match logging {
+        Logging::On => before | enable,
+        Logging::Off => before & !enable,
+    };
+    if after != before {
+        vmcs.write(field::SECONDARY_CONTROLS, after);
+    }
+}
+
+/// The first block in small pages, around the VGA window; the others as they are.
+fn map_all(ept: &mut Ept, frames: &mut HostFrames, ram: &GuestRam) -> Result<(), EptError> {
+    let write_back = MemoryType::WriteBack;
+    for (first, address) in ram.blocks() {
+        if first.as_u64() != 0 {
+            ept.map(frames, first.frame(), address, PageSize::Size2M, RAM, write_back)?;
+            continue;
+        }
+        for offset in (0..PageSize::Size2M.bytes()).step_by(PageSize::Size4K.bytes() as usize) {
+            let at = godwit_vmx::addr::Gpa::new(offset);
+            if !GuestRam::is_vga_window(at) {
+                let target = PhysAddr::new(address.as_u64() + offset);
+                ept.map(frames, at.frame(), target, PageSize::Size4K, RAM, write_back)?;
+            }
+        }
+    }
+    Ok(())
+}
