@@ -27,6 +27,7 @@ pub mod migrate;
 pub mod mm;
 pub mod net;
 pub mod platform;
+pub mod sched;
 pub mod snapshot;
 pub mod sync;
 pub mod vm;

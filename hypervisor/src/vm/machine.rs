@@ -22,7 +22,7 @@ use super::platform::Platform;
 use super::slot::{Loaded, VmcsSlot};
 use super::state::{InvalidState, VcpuState};
 use super::tables::Tables;
-use super::throttle::Throttle;
+use super::throttle::{Share, Throttle};
 use super::vcpu::{Structures, Vcpu};
 use crate::devices::GuestTime;
 use crate::devices::board::{Board, BoardState};
@@ -177,6 +177,12 @@ impl Machine {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Whether its throttle lets it run at host TSC `now`.
+    #[must_use]
+    pub const fn share(&self, now: u64) -> Share {
+        self.throttle.share(now)
     }
 
     /// Puts the registers of processor `index` into this CPU. No other machine's registers may be in it.

@@ -1,0 +1,217 @@
+//! One loop per CPU: the machines that it owns take turns on it.
+//!
+//! [`CpuLoop::turn`] does what is owed (commands, new machines), runs one machine for a slice, and says when it wants to be
+//! called again; the boot CPU's loop calls it between its other duties, every other CPU does nothing else
+//! ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines' mailboxes, both of which raise [`WORK`]
+//! and kick the CPU.
+
+use alloc::vec::Vec;
+
+use crate::arch::percpu::{self, CPUS_MAX};
+use crate::arch::{apic, interrupts, tsc};
+use crate::sync::{Level, Lock};
+use crate::vm::host::{self, EnableError, VmxOn};
+use crate::vm::lifecycle::State;
+use crate::vm::machine::{Blueprint, Machine};
+use crate::vm::platform::Platform;
+use crate::vm::run::RunEnd;
+use crate::vm::throttle::Share;
+
+pub mod run_queue;
+
+use run_queue::{Choice, RunQueue};
+
+/// Event of a CPU: a mailbox or the inbox has something.
+pub const WORK: u32 = 1 << 0;
+/// The CPU on which people and peers are served.
+const BOOT_CPU: usize = 0;
+/// Slices in a second while several machines share a CPU.
+const SLICES_PER_SECOND: u64 = 250;
+/// Slices in a second of a machine that has its CPU alone: only so that a command is noticed if its kick was not.
+const LONE_SLICES_PER_SECOND: u64 = 100;
+/// Machines that wait for a CPU to take them.
+const INBOX_MAX: usize = 64;
+
+static INBOXES: [Lock<Vec<Blueprint>>; CPUS_MAX] = [const { Lock::new(Level::Guest, Vec::new()) }; CPUS_MAX];
+
+/// Tells CPU `cpu`'s loop that there is something to do.
+pub fn kick(cpu: usize) {
+    if let Some(block) = percpu::of(cpu) {
+        block.raise(WORK);
+        if cpu != percpu::index() {
+            apic::kick(cpu);
+        }
+    }
+}
+
+/// Gives a machine to CPU `cpu`.
+///
+/// # Errors
+/// The machine, if that CPU has too many waiting or does not exist.
+pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), Blueprint> {
+    let Some(inbox) = INBOXES.get(cpu) else { return Err(blueprint) };
+    {
+        let mut inbox = inbox.lock();
+        if inbox.len() >= INBOX_MAX {
+            return Err(blueprint);
+        }
+        inbox.push(blueprint);
+    }
+    kick(cpu);
+    Ok(())
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A machine ran: call again soon.
+    Ran,
+    /// Nothing can run before this TSC, [`u64::MAX`] if only an event changes that.
+    Idle(u64),
+}
+
+/// The machines of one CPU.
+#[derive(Debug)]
+pub struct CpuLoop {
+    platform: &'static Platform,
+    machines: Vec<Machine>,
+    queue: RunQueue,
+    index: usize,
+    _vmx: VmxOn,
+}
+
+impl CpuLoop {
+    /// The loop of the running CPU, on which VMX is turned on.
+    ///
+    /// # Errors
+    /// [`EnableError`] if it cannot be.
+    pub fn new(platform: &'static Platform) -> Result<Self, EnableError> {
+        let vmx = host::enable(&platform.capabilities)?;
+        crate::arch::idt::set_handler(crate::arch::idt::vector::KICK, |_| {});
+        crate::arch::idt::set_handler(crate::arch::idt::vector::TIMER, |_| {});
+        Ok(Self {
+            platform,
+            machines: Vec::new(),
+            queue: RunQueue::default(),
+            index: percpu::index(),
+            _vmx: vmx,
+        })
+    }
+
+    /// One turn. A machine runs at most until the TSC reaches `until`. Interrupts are on before and after.
+    pub fn turn(&mut self, until: u64) -> Turn {
+        let events = percpu::current().map_or(0, percpu::PerCpu::take_events);
+        if events & WORK != 0 {
+            self.take_in();
+            self.machines.iter_mut().for_each(Machine::serve);
+        }
+        let turn = self.run_one(until);
+        self.let_go();
+        turn
+    }
+
+    fn take_in(&mut self) {
+        let Some(inbox) = INBOXES.get(self.index) else { return };
+        let new = core::mem::take(&mut *inbox.lock());
+        for blueprint in new {
+            let handle = blueprint.handle.clone();
+            match Machine::adopt(blueprint, self.platform) {
+                Ok(machine) => self.machines.push(machine),
+                Err(why) => log::error!("{} cannot run: {why}", handle.name()),
+            }
+        }
+    }
+
+    fn run_one(&mut self, until: u64) -> Turn {
+        let now = tsc::read();
+        let machines = &mut self.machines;
+        let choice = self.queue.choose(machines.len(), |position| {
+            let machine = &mut machines[position];
+            machine.readiness(0)?;
+            match machine.share(now) {
+                Share::RunUntil(_) => Ok(()),
+                Share::WaitUntil(time) => Err(time),
+            }
+        });
+        let Choice::Run { position, others } = choice else {
+            let Choice::Wait(time) = choice else { return Turn::Ran };
+            return Turn::Idle(time);
+        };
+        let slices = if others > 0 { SLICES_PER_SECOND } else { LONE_SLICES_PER_SECOND };
+        let mut end = until.min(now + self.platform.tsc_hz / slices);
+        if let Share::RunUntil(time) = self.machines[position].share(now) {
+            end = end.min(time);
+        }
+        for (other, machine) in self.machines.iter_mut().enumerate() {
+            if other != position {
+                machine.unload();
+            }
+        }
+        interrupts::disable();
+        let machine = &mut self.machines[position];
+        let why = machine.run(0, end);
+        interrupts::enable();
+        if machine.hand_on_output() && self.index != BOOT_CPU {
+            kick(BOOT_CPU);
+        }
+        if why == RunEnd::Stopped {
+            log::info!("{} stopped", machine.handle().name());
+        }
+        Turn::Ran
+    }
+
+    /// Lets go of machines that have ended.
+    fn let_go(&mut self) {
+        let mut position = 0;
+        while position < self.machines.len() {
+            let machine = &self.machines[position];
+            if !matches!(machine.state(), State::Stopped(_)) {
+                position += 1;
+                continue;
+            }
+            let machine = self.machines.swap_remove(position);
+            if let State::Stopped(reason) = machine.state() {
+                log::info!("{}: {reason}", machine.handle().name());
+            }
+            machine.destroy();
+            kick(BOOT_CPU);
+        }
+    }
+}
+
+/// Waits until an interrupt comes, an event is raised, or the TSC reaches `until`.
+pub fn wait(until: u64) {
+    interrupts::disable();
+    let raised = percpu::current().is_some_and(|block| {
+        let events = block.take_events();
+        block.raise(events);
+        events != 0
+    });
+    if !raised {
+        if until == u64::MAX {
+            apic::disarm_timer();
+        } else {
+            apic::arm_timer(until);
+        }
+        interrupts::wait();
+    }
+    interrupts::enable();
+}
+
+/// The loop of a CPU that does nothing but run guests.
+pub fn run_guests(platform: &'static Platform) -> ! {
+    let mut cpu = match CpuLoop::new(platform) {
+        Ok(cpu) => cpu,
+        Err(why) => {
+            log::error!("CPU {} runs no guests: {why}", percpu::index());
+            loop {
+                wait(u64::MAX);
+            }
+        }
+    };
+    loop {
+        if let Turn::Idle(until) = cpu.turn(u64::MAX) {
+            wait(until);
+        }
+    }
+}
