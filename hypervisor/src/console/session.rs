@@ -93,9 +93,15 @@ impl Console {
         }
     }
 
+    /// How many typed bytes it can take now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        TYPED_MAX - self.typed.len()
+    }
+
     /// Takes bytes that a person typed; how many. The others have to wait: leave them in the serial port.
     pub fn input(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(TYPED_MAX - self.typed.len());
+        let taken = bytes.len().min(self.room());
         self.typed.extend(&bytes[..taken]);
         taken
     }

@@ -1,54 +1,69 @@
 //! The host as a whole: what each CPU's loop does.
 //!
+//! CPU 0 owns the serial console and the network ([`machine::Machine`]); the other CPUs wait to be given guests.
 //! A loop runs with interrupts on, so that input is queued and output flows while it works. Before it waits it
 //! turns them off, looks whether anything has become due, and only then waits: [`interrupts::wait`].
 
+mod inspect;
+mod log_reader;
+mod machine;
+mod network;
+mod terminal;
+
+use core::time::Duration;
+
 use crate::arch::{interrupts, percpu, serial};
-use crate::mm::{frames, heap};
-use crate::platform::Platform;
+use crate::console::Console;
+use crate::platform::time::{self, Instant};
+use crate::platform::{Platform, log};
+
+use machine::Machine;
+use terminal::Terminal;
+
+/// The longest wait: a device whose interrupt does not get through is still served.
+const WAIT_MAX: Duration = Duration::from_millis(10);
+/// Bytes taken from the serial port at once.
+const TYPED_MAX: usize = 64;
 
 /// The boot CPU's loop.
 pub fn run(platform: &'static Platform) -> ! {
-    banner(platform);
+    platform.describe();
+    let mut machine = Machine::new(platform, Instant::now());
+    let mut console = Console::new(machine.host_name());
+    // From here on the console shows what is grave, above the line that is being typed.
+    log::set_echo(::log::LevelFilter::Off);
     loop {
-        let mut bytes = [0; 64];
-        let count = serial::read(&mut bytes);
-        serial::write(&bytes[..count]);
-        if bytes[..count].contains(&b'!') {
-            platform.reset();
+        let now = Instant::now();
+        let mut due = machine.poll(now);
+        type_in(&mut console);
+        if let Some(wanted) = console.poll(now.since(Instant::ZERO), &mut machine, &mut Terminal) {
+            due = due.min(Instant::ZERO + wanted);
         }
-        interrupts::disable();
-        if !serial::has_input() {
-            interrupts::wait();
-        }
-        interrupts::enable();
+        rest(due.min(now + WAIT_MAX), &machine);
     }
+}
+
+/// Hands what was typed to the console, as far as it takes it.
+fn type_in(console: &mut Console) {
+    let mut bytes = [0; TYPED_MAX];
+    let count = serial::read(&mut bytes[..console.room().min(TYPED_MAX)]);
+    console.input(&bytes[..count]);
+}
+
+/// Waits until `due` or an interrupt, unless something has come up already.
+fn rest(due: Instant, machine: &Machine) {
+    interrupts::disable();
+    if due > Instant::now() && !serial::has_input() && !machine.is_called() {
+        time::arm_wakeup(due);
+        interrupts::wait();
+    }
+    interrupts::enable();
 }
 
 /// The loop of every other CPU.
 pub fn run_other() -> ! {
-    log::info!("CPU {} runs", percpu::index());
+    ::log::info!("CPU {} runs", percpu::index());
     loop {
         interrupts::wait();
     }
-}
-
-fn banner(platform: &Platform) {
-    let Platform { info, processor, functions, cpus, .. } = platform;
-    let ram = frames::get().statistics();
-    log::info!("{cpus} CPUs: {processor}");
-    log::info!(
-        "{} MiB of RAM free, heap {} KiB",
-        (ram.free * frames::FRAME_SIZE) >> 20,
-        heap::statistics().size >> 10
-    );
-    for function in functions {
-        log::info!("PCI {function}");
-    }
-    for problem in info.problem.as_str().lines() {
-        log::error!("{problem}");
-    }
-    let name = info.configuration.host_name.as_str();
-    let text = alloc::format!("\r\nGodwit {}: host {name}\r\n", env!("CARGO_PKG_VERSION"));
-    serial::write(text.as_bytes());
 }

@@ -129,7 +129,9 @@ fn mark(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error: ",
         Severity::Warn => "warning: ",
-        Severity::Info | Severity::Debug | Severity::Trace => "",
+        Severity::Info => "",
+        Severity::Debug => "debug: ",
+        Severity::Trace => "trace: ",
     }
 }
 

@@ -41,6 +41,14 @@ impl Platform {
         interrupts::connect(&pci::interrupt::candidates(&self.functions, function, &self.firmware))
     }
 
+    /// Writes what was found to the log.
+    pub fn describe(&self) {
+        ::log::info!("{} CPUs: {}", self.cpus, self.processor);
+        for function in &self.functions {
+            ::log::info!("PCI {function}");
+        }
+    }
+
     /// Resets the machine, once all output has left.
     pub fn reset(&self) -> ! {
         crate::arch::serial::flush();

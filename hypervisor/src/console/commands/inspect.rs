@@ -17,6 +17,7 @@ pub(super) fn memory(host: &dyn Host, out: &mut Output) -> fmt::Result {
     writeln!(out, "total       {:>10}", Bytes(memory.total_bytes).to_string())?;
     writeln!(out, "free        {:>10}", Bytes(memory.free_bytes).to_string())?;
     writeln!(out, "guests      {:>10}", Bytes(memory.guest_bytes).to_string())?;
+    writeln!(out, "files       {:>10}", Bytes(memory.file_bytes).to_string())?;
     writeln!(
         out,
         "hypervisor  {:>10}  heap {} of {}",

@@ -261,6 +261,7 @@ impl Host for FakeHost {
             free_bytes: 360 << 20,
             hypervisor_bytes: 24 << 20,
             guest_bytes: 128 << 20,
+            file_bytes: 12 << 20,
             heap: HeapView { used_bytes: 1 << 20, total_bytes: 8 << 20 },
             nodes: vec![NodeView { node: 0, total_bytes: 512 << 20, free_bytes: 360 << 20 }],
         }

@@ -17,6 +17,7 @@ fn memory_cpus_and_devices_are_shown() {
 total          512 MiB
 free           360 MiB
 guests         128 MiB
+files         12.0 MiB
 hypervisor    24.0 MiB  heap 1.00 MiB of 8.00 MiB
 node 0         512 MiB  360 MiB free
 a>"

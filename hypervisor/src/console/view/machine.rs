@@ -102,6 +102,8 @@ pub struct MemView {
     pub hypervisor_bytes: u64,
     /// RAM of guests, in bytes.
     pub guest_bytes: u64,
+    /// Kernels and RAM disks that were loaded for guests, in bytes.
+    pub file_bytes: u64,
     /// The heap within `hypervisor_bytes`.
     pub heap: HeapView,
     /// By memory node; empty if the firmware does not tell.
