@@ -99,3 +99,60 @@ fn linux_runs_the_pattern_and_finds_nothing_wrong() {
     assert!(started.contains("pages_per_second=flat-out") && started.contains("violations=0"), "{started}");
     assert!(machine.command("nonsense").contains("not found"), "the shell lives");
 }
+
+/// Runs the bare-metal guest until it prints `last`, and gives what it printed.
+fn bare(behaviour: &str, last: &str) -> Option<String> {
+    let kernel = guest::bare(&guest::cache()).unwrap();
+    let mut machine = boot("guest-bare", &kernel, None, behaviour)?;
+    Some(machine.serial.expect_line(last, BOOT).unwrap())
+}
+
+#[test]
+fn bare_measures_each_exit() {
+    for name in ["cpuid", "rdmsr", "port", "apic"] {
+        let Some(line) = bare(&format!("{name} 100"), &format!("bench {name} min=")) else { return };
+        assert!(line.contains(" median=") && line.contains(" mean=") && line.contains(" n=100"), "{line}");
+    }
+    let Some(line) = bare("bench", "bench apic min=") else { return };
+    assert!(line.contains(" n=1000"), "{line}");
+}
+
+#[test]
+fn bare_sees_its_faults() {
+    for (behaviour, line) in [
+        ("unknown-exit", "bare: exception 6,"),
+        ("nonsense", "bare: no behaviour \"nonsense\""),
+        ("hello", "bare: done"),
+    ] {
+        if bare(behaviour, line).is_none() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn bare_runs_the_pattern_and_finds_nothing_wrong() {
+    let Some(line) = bare("pattern 512 2000", "pattern: sweep 37 ") else { return };
+    assert!(line.contains(" 0 errors"), "{line}");
+}
+
+#[test]
+fn bare_echoes_what_it_receives() {
+    let kernel = guest::bare(&guest::cache()).unwrap();
+    let Some(mut machine) = boot("guest-echo", &kernel, None, "echo") else { return };
+    machine.serial.expect("echo: ready", BOOT).unwrap();
+    for text in ["one", "a longer line, with blanks", "end"] {
+        machine.serial.write(format!("{text}\r").as_bytes()).unwrap();
+        machine.serial.expect_line(&format!("echo: {text}"), ANSWER).unwrap();
+    }
+    machine.serial.expect("bare: done", ANSWER).unwrap();
+}
+
+#[test]
+fn bare_powers_off() {
+    let kernel = guest::bare(&guest::cache()).unwrap();
+    let Some(mut machine) = boot("guest-power-off", &kernel, None, "power-off") else { return };
+    assert!(machine.process.wait(BOOT).is_some(), "it is still on");
+    let said = machine.serial.text();
+    assert!(said.contains("power-off: 0x") && !said.contains("still here"), "{said}");
+}

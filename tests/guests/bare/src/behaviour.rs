@@ -1,25 +1,49 @@
-//! What the guest can do: a table from names to functions of two numbers.
+//! What the guest can do: a table from names to functions.
+
+use godwit_guest_common::power;
+use godwit_guest_common::samples::Summary;
 
 use crate::console::line;
 use crate::hardware as hw;
-use crate::pattern;
+use crate::{echo, pattern};
 
-type Run = fn(u64, u64);
+/// What a behaviour is given.
+pub(crate) struct Call {
+    /// The first number behind the name; 0 if there is none.
+    pub(crate) first: u64,
+    /// The second number.
+    pub(crate) second: u64,
+    /// Where the RSDP is; 0 if nobody said.
+    pub(crate) rsdp: u64,
+}
 
-const BEHAVIOURS: [(&str, Run); 13] = [
-    ("hello", |_, _| {}),
-    ("cpuid-loop", |count, _| measure("cpuid", count, hw::cpuid)),
-    ("rdmsr-loop", |count, _| measure("rdmsr", count, || _ = hw::msr_read(hw::APIC_BASE))),
-    ("port-loop", |count, _| measure("port", count, || hw::port_write(COM1_SCRATCH, 0x5a))),
-    ("apic-loop", |count, _| measure("apic", count, || _ = hw::read(APIC_VERSION))),
-    ("triple-fault", |_, _| hw::triple_fault()),
-    ("wild-mmio", |_, _| wild_mmio()),
-    ("wild-jump", |_, _| hw::jump(HOLE)),
-    ("unknown-msr", |_, _| line!("msr: {:#x}", hw::msr_read(UNKNOWN_MSR))),
-    ("unknown-exit", |_, _| hw::vmxon()),
-    ("hlt-cli", |_, _| hw::stop()),
-    ("spin", |_, _| hw::spin()),
+type Run = fn(&Call);
+
+const BEHAVIOURS: [(&str, Run); 16] = [
+    ("hello", |_| {}),
+    ("bench", |call| MEASURES.iter().for_each(|(name, action)| measure(name, call.first, *action))),
+    ("cpuid", |call| measure(MEASURES[0].0, call.first, MEASURES[0].1)),
+    ("rdmsr", |call| measure(MEASURES[1].0, call.first, MEASURES[1].1)),
+    ("port", |call| measure(MEASURES[2].0, call.first, MEASURES[2].1)),
+    ("apic", |call| measure(MEASURES[3].0, call.first, MEASURES[3].1)),
+    ("triple-fault", |_| hw::triple_fault()),
+    ("wild-mmio", |_| wild_mmio()),
+    ("wild-jump", |_| hw::jump(HOLE)),
+    ("unknown-msr", |_| line!("msr: {:#x}", hw::msr_read(UNKNOWN_MSR))),
+    ("unknown-exit", |_| hw::vmxon()),
+    ("hlt-cli", |_| hw::stop()),
+    ("spin", |_| hw::spin()),
+    ("echo", |_| echo::run()),
     ("pattern", pattern::run),
+    ("power-off", power_off),
+];
+
+/// What is measured: instructions that exit to a hypervisor.
+const MEASURES: [(&str, fn()); 4] = [
+    ("cpuid", hw::cpuid),
+    ("rdmsr", || _ = hw::msr_read(hw::APIC_BASE)),
+    ("port", || hw::port_write(COM1_SCRATCH, 0x5a)),
+    ("apic", || _ = hw::read(APIC_VERSION)),
 ];
 
 /// A byte of the UART that only remembers.
@@ -28,33 +52,45 @@ const APIC_VERSION: u64 = 0xfee0_0030;
 /// Below 4 GiB, above the RAM of any test guest, and no device's.
 const HOLE: u64 = 0xd000_0000;
 const UNKNOWN_MSR: u32 = 0xdead_0000;
-const MEASURE_DEFAULT: u64 = 10_000;
-const BATCH: u64 = 100;
+const SAMPLES_MAX: usize = 1000;
+const POWER_OFF_PATIENCE_TICKS: u64 = 1_000_000_000;
 
 /// The behaviour called `name`.
 pub(crate) fn find(name: &str) -> Option<Run> {
     BEHAVIOURS.iter().find(|(known, _)| *known == name).map(|(_, run)| *run)
 }
 
-/// Prints the ticks that one `action` takes: mean of all, and of the quickest batch.
-fn measure(name: &str, count: u64, action: impl Fn()) {
-    let batches = if count == 0 { MEASURE_DEFAULT } else { count }.div_ceil(BATCH);
-    let (mut total, mut best) = (0, u64::MAX);
-    for _ in 0..batches {
+/// Prints the ticks from before to after `action`, reading the counter included. 0 samples: as many as there can be.
+fn measure(name: &str, count: u64, action: fn()) {
+    let mut samples = [0; SAMPLES_MAX];
+    let count = usize::try_from(count).ok().filter(|count| (1..=SAMPLES_MAX).contains(count));
+    let samples = &mut samples[..count.unwrap_or(SAMPLES_MAX)];
+    for sample in samples.iter_mut() {
         let start = hw::tsc();
-        for _ in 0..BATCH {
-            action();
-        }
-        let ticks = hw::tsc() - start;
-        total += ticks;
-        best = best.min(ticks);
+        action();
+        *sample = hw::tsc().wrapping_sub(start);
     }
-    let (count, mean) = (batches * BATCH, total / (batches * BATCH));
-    line!("{name}: {count} exits, mean {mean} ticks, best {} ticks", best / BATCH);
+    if let Some(summary) = Summary::of(samples) {
+        line!("bench {name} {summary}");
+    }
 }
 
 fn wild_mmio() {
     line!("read {:#x}", hw::read(HOLE));
     hw::write(HOLE, 0);
     line!("written");
+}
+
+fn power_off(call: &Call) {
+    match power::power_off(&hw::PhysicalMemory, call.rsdp) {
+        Some(power) => {
+            line!("power-off: {:#x} to port {:#x}", power.value, power.port);
+            hw::port_write_word(power.port, power.value);
+            let written = hw::tsc();
+            // A machine may take a moment to notice.
+            while hw::tsc().wrapping_sub(written) < POWER_OFF_PATIENCE_TICKS {}
+            line!("power-off: still here");
+        }
+        None => line!("power-off: the ACPI tables do not say how"),
+    }
 }

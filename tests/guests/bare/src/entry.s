@@ -1,5 +1,33 @@
-# Entry by Linux's 64-bit boot protocol: long mode, paging on, interrupts off, RSI = boot parameters.
-# Builds a flat map of 4 GiB (2 MiB pages), a GDT and an IDT of 48 vectors.
+# Entry by Linux's boot protocols. 64-bit: long mode, paging on, interrupts off, RSI = boot parameters.
+# 32-bit: protected mode, flat segments, paging and interrupts off, ESI = boot parameters; it goes on at the other.
+# Tables: a flat map of 4 GiB (2 MiB pages), a GDT and an IDT of 48 vectors.
+
+.section .head, "ax"
+.code32
+head:
+    cli
+    cld
+    mov $0x18, %eax                     # __BOOT_DS: who comes from real mode has not loaded it
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $stack_top, %esp
+    mov %cr4, %eax
+    or $0x20, %eax                      # PAE
+    mov %eax, %cr4
+    mov $pml4, %eax
+    mov %eax, %cr3
+    mov $0xc0000080, %ecx               # IA32_EFER
+    rdmsr
+    or $0x100, %eax                     # LME
+    wrmsr
+    mov %cr0, %eax
+    or $0x80000000, %eax                # PG
+    mov %eax, %cr0
+    lgdt gdt_pointer
+    ljmp $0x10, $entry
+.org 0x200, 0xf4                         # up to the 64-bit entry
+.code64
 
 .section .text.entry, "ax"
 .globl entry
@@ -8,24 +36,6 @@ entry:
     cld
     lea stack_top(%rip), %rsp
     push %rsi
-
-    # PDs: 2048 entries of 2 MiB, present, writable, large.
-    lea page_directories(%rip), %rdi
-    mov $0x83, %rax
-    mov $2048, %rcx
-1:  mov %rax, (%rdi)
-    add $0x200000, %rax
-    add $8, %rdi
-    loop 1b
-    lea pdpt(%rip), %rdi
-    lea page_directories+3(%rip), %rax
-    mov $4, %rcx
-2:  mov %rax, (%rdi)
-    add $0x1000, %rax
-    add $8, %rdi
-    loop 2b
-    lea pdpt+3(%rip), %rax
-    mov %rax, pml4(%rip)
 
     # IDT: stubs are 16 bytes apart; interrupt gates, selector 0x10.
     lea stubs(%rip), %rax
@@ -132,11 +142,26 @@ empty_pointer:
     .short 0
     .quad 0
 
+# A flat map needs no code to make: it is loaded as it is. The last GiB, where devices are, is uncached.
+.data
+.balign 4096
+pml4: .quad pdpt + 0x3
+    .skip 4088
+pdpt: .quad page_directories + 0x3, page_directories + 0x1003, page_directories + 0x2003, page_directories + 0x3003
+    .skip 4064
+page_directories:
+.set address, 0
+.rept 1536
+    .quad address + 0x83
+    .set address, address + 0x200000
+.endr
+.rept 512
+    .quad address + 0x9b
+    .set address, address + 0x200000
+.endr
+
 .bss
 .balign 4096
-pml4: .skip 4096
-pdpt: .skip 4096
-page_directories: .skip 16384
 idt: .skip 48 * 16
 .balign 16
 .skip 16384

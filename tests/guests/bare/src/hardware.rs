@@ -7,18 +7,29 @@
 
 use core::arch::{asm, global_asm, x86_64};
 
+use godwit_guest_common::pattern::{Page, Record};
+use godwit_guest_common::power::Memory;
+
 use crate::console::line;
+
+const MAPPED_END: u64 = 4 << 30;
 
 /// IA32_APIC_BASE.
 pub(crate) const APIC_BASE: u32 = 0x1b;
 const COMMAND_LINE_POINTER: u64 = 0x228;
 const COMMAND_LINE_BYTES_MAX: usize = 256;
+const RSDP_POINTER: u64 = 0x70;
 const FIRST_IRQ_VECTOR: u8 = 0x20;
-const TIMER_VECTOR: u64 = 0x20;
+const IRQ_VECTORS: core::ops::Range<u64> = 0x20..0x30;
+const SLAVE_VECTORS: core::ops::Range<u64> = 0x28..0x30;
+const END_OF_INTERRUPT: u8 = 0x20;
+const TIMER_IRQ: u8 = 0;
 const PIC_MASTER: u16 = 0x20;
 const PIC_SLAVE: u16 = 0xa0;
 const PIT_CHANNEL_0: u16 = 0x40;
 const PIT_COMMAND: u16 = 0x43;
+/// Far behind the program and its stack.
+pub(crate) const CLAIMABLE_START: u64 = 8 << 20;
 /// 1 kHz.
 const PIT_DIVISOR: u16 = 1_193;
 
@@ -42,8 +53,11 @@ pub(crate) fn take_over() {
 
 /// Called by the interrupt stubs.
 extern "C" fn trap(vector: u64, error: u64, rip: u64) {
-    if vector == TIMER_VECTOR {
-        port_write(PIC_MASTER, 0x20);
+    if IRQ_VECTORS.contains(&vector) {
+        if SLAVE_VECTORS.contains(&vector) {
+            port_write(PIC_SLAVE, END_OF_INTERRUPT);
+        }
+        port_write(PIC_MASTER, END_OF_INTERRUPT);
         return;
     }
     line!("bare: exception {vector}, error {error:#x}, at {rip:#x}");
@@ -80,9 +94,14 @@ impl CommandLine {
     }
 }
 
-/// Starts a 1 kHz timer, so that [`sleep`] wakes.
-pub(crate) fn start_timer() {
-    let words = [(0, 0x11), (1, FIRST_IRQ_VECTOR), (1, 4), (1, 1), (1, 0xfe)];
+/// The RSDP's address by the boot parameters; 0 if they do not say.
+pub(crate) fn rsdp(boot_parameters: u64) -> u64 {
+    read64(boot_parameters + RSDP_POINTER)
+}
+
+/// Lets one interrupt of the first controller through, so that [`sleep`] wakes on it.
+pub(crate) fn enable_irq(irq: u8) {
+    let words = [(0, 0x11), (1, FIRST_IRQ_VECTOR), (1, 4), (1, 1), (1, !(1 << irq))];
     for (offset, value) in words {
         port_write(PIC_MASTER + offset, value);
     }
@@ -90,6 +109,11 @@ pub(crate) fn start_timer() {
     for (offset, value) in words {
         port_write(PIC_SLAVE + offset, value);
     }
+}
+
+/// Starts a 1 kHz timer, so that [`sleep`] wakes.
+pub(crate) fn start_timer() {
+    enable_irq(TIMER_IRQ);
     port_write(PIT_COMMAND, 0x34);
     for byte in PIT_DIVISOR.to_le_bytes() {
         port_write(PIT_CHANNEL_0, byte);
@@ -171,6 +195,43 @@ pub(crate) fn port_write(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, nomem)) };
 }
 
+/// Writes a word to a port.
+pub(crate) fn port_write_word(port: u16, value: u16) {
+    // SAFETY: no port of this machine touches memory.
+    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack, nomem)) };
+}
+
+/// All memory, byte by byte.
+pub(crate) struct PhysicalMemory;
+
+impl Memory for PhysicalMemory {
+    fn byte(&self, address: u64) -> u8 {
+        if address >= MAPPED_END {
+            return 0xff;
+        }
+        // SAFETY: the flat map.
+        unsafe { (address as *const u8).read_volatile() }
+    }
+}
+
+/// `count` values in memory that nothing else uses.
+///
+/// # Panics
+///
+/// If `address` is not aligned for `T` or lies within the program.
+pub(crate) fn claim<T: Shared>(address: u64, count: usize) -> &'static [T] {
+    let start = address as *const T;
+    assert!(start.is_aligned() && address >= CLAIMABLE_START);
+    // SAFETY: the flat map; aligned, outside the program; any bytes make a `T`, and it is only changed through atomics.
+    unsafe { core::slice::from_raw_parts(start, count) }
+}
+
+/// Types that consist of atomic integers only.
+pub(crate) trait Shared {}
+
+impl Shared for Page {}
+impl Shared for Record {}
+
 /// Reads 32 bits.
 pub(crate) fn read(address: u64) -> u32 {
     // SAFETY: the flat map.
@@ -183,14 +244,8 @@ pub(crate) fn write(address: u64, value: u32) {
     unsafe { (address as *mut u32).write_volatile(value) };
 }
 
-/// Reads 64 bits.
+/// Reads 64 bits, aligned.
 pub(crate) fn read64(address: u64) -> u64 {
     // SAFETY: the flat map.
     unsafe { (address as *const u64).read_volatile() }
-}
-
-/// Writes 64 bits outside the program.
-pub(crate) fn write64(address: u64, value: u64) {
-    // SAFETY: the flat map; callers stay outside the program.
-    unsafe { (address as *mut u64).write_volatile(value) };
 }

@@ -5,6 +5,7 @@
 pub mod gap;
 pub mod pace;
 pub mod pattern;
+pub mod power;
 pub mod samples;
 
 #[cfg(test)]
