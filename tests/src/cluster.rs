@@ -42,6 +42,8 @@ pub struct HostPlan {
     pub memory_mib: u32,
     /// Processors.
     pub cpus: u32,
+    /// Bochs: instructions per virtual second.
+    pub ips: u64,
     /// Replaces the generated `godwit.toml`, to try wrong ones.
     pub raw_config: Option<String>,
     /// Whether the machine has a network card.
@@ -90,7 +92,7 @@ impl Plan {
         let config = plan.raw_config.clone().unwrap_or_else(|| plan.config.to_toml());
         image::host_disk(&disk, programs, &config, &files)?;
         let mut spec = Spec::new(&label, &disk);
-        (spec.memory_mib, spec.cpus) = (plan.memory_mib, plan.cpus);
+        (spec.memory_mib, spec.cpus, spec.ips) = (plan.memory_mib, plan.cpus, plan.ips);
         let mut port = None;
         if plan.has_nic {
             let udp = switch.add_udp(name)?;
@@ -112,7 +114,7 @@ impl HostPlan {
             peers: others.map(|other| (NAMES[other].to_owned(), address(other).to_string())).collect(),
             guests: Vec::new(),
         };
-        Self { config, memory_mib: 512, cpus: 2, raw_config: None, has_nic: true }
+        Self { config, memory_mib: 512, cpus: 2, ips: Spec::IPS_NETWORK, raw_config: None, has_nic: true }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The Linux guest without a hypervisor under it: its kernel's EFI stub, started by the firmware's shell on the same
-//! kind of machine. The reference for "as a guest takes so much longer".
+//! The Linux guest without a hypervisor under it, on the same kind of machine: the reference for "as a guest it takes
+//! so much longer". `tests/guests/direct` starts the kernel from UEFI and says when.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -8,17 +8,23 @@ use anyhow::{Context, Result};
 
 use crate::guest::LinuxFiles;
 use crate::image::esp::{self, Content};
+use crate::{image, scratch};
 
-/// Writes a disk from which the firmware starts `linux` with `command_line`.
+/// The line that says when the kernel was entered; `tsc=` follows.
+pub const ENTERED: &str = "direct: kernel entered";
+
+/// Writes a disk from which UEFI starts `linux` with `command_line`.
 ///
 /// # Errors
-/// A file could not be read, or the disk not be written.
+/// The starter could not be built, a file not be read, or the disk not be written.
 pub fn disk(path: &Path, linux: &LinuxFiles, command_line: &str) -> Result<()> {
+    image::cargo_build("-p godwit-direct --bin direct --features image --target x86_64-unknown-uefi", &[])?;
     let read = |file: &Path| fs::read(file).with_context(|| file.display().to_string());
-    // No EFI/BOOT/BOOTX64.EFI: the firmware then falls back to its shell, which runs this script.
-    let script = format!("fs0:\r\n\\vmlinuz.efi {command_line} initrd=\\initrd.img\r\n");
+    let starter = scratch::target().join("x86_64-unknown-uefi/release/direct.efi");
+    let command_line = format!("{command_line} initrd=\\initrd.img");
     let contents = [
-        Content::new("startup.nsh", script.into_bytes()),
+        Content::new("EFI/BOOT/BOOTX64.EFI", read(&starter)?),
+        Content::new("cmdline", command_line.into_bytes()),
         Content::new("vmlinuz.efi", read(&linux.kernel)?),
         Content::new("initrd.img", read(&linux.initrd)?),
     ];

@@ -5,6 +5,7 @@
 //! for pings and for migration peers that misbehave. What a machine lacks is said by name
 //! ([`machine::Availability`]), never skipped as if it had passed.
 
+pub mod bench;
 pub mod cluster;
 pub mod config;
 pub mod direct;

@@ -1,0 +1,61 @@
+//! `scripts/bench`: the figures, as a table.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use godwit_tests::bench::{self, Row, Verdict, section};
+use godwit_tests::machine::Kind;
+
+/// Measures the figures and prints them beside what is to be reached.
+#[derive(Parser)]
+struct Arguments {
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// Measure only these: image, exits, boot, moves, engine (may be repeated)
+    #[arg(long)]
+    only: Vec<String>,
+    /// The machine; the figures to reach are for bochs
+    #[arg(long, default_value = "bochs")]
+    machine: Kind,
+}
+
+type Measure = fn(Kind) -> Result<Vec<Row>>;
+
+const SECTIONS: [(&str, Measure); 5] = [
+    ("image", bench::image::measure),
+    ("exits", bench::exits::measure),
+    ("boot", bench::boot::measure),
+    ("moves", bench::moves::measure),
+    ("engine", |_| bench::engine::qemu()),
+];
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(rows) if rows.iter().any(|row| row.verdict == Verdict::NotMeasured) => ExitCode::FAILURE,
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, measure) in SECTIONS {
+        if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
+            eprintln!("bench: {name} …");
+            rows.extend(section(name, measure(arguments.machine)));
+        }
+    }
+    println!("{}", bench::table(&rows));
+    if let Some(file) = &arguments.report {
+        let text = serde_json::to_string_pretty(&rows)? + "\n";
+        fs::write(file, text).with_context(|| file.display().to_string())?;
+    }
+    Ok(rows)
+}
