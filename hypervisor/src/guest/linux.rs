@@ -4,10 +4,10 @@ use core::fmt;
 
 use godwit_vmx::addr::Gpa;
 
-use super::acpi;
 use super::boot_params::BootParams;
 use super::bzimage::{BzImage, ENTRY_OFFSET, ImageError};
 use super::entry::{self, COMMAND_LINE, EntryState, ZERO_PAGE};
+use super::firmware;
 use super::layout::{EXTENDED_START, MemoryLayout, Range};
 use crate::guest_memory::{GuestMemory, NotRam};
 
@@ -118,7 +118,7 @@ pub fn load(
     let mut params = BootParams::new(&kernel);
     params.memory_map(layout.map());
     params.command_line(COMMAND_LINE as u32);
-    params.acpi_rsdp(acpi::RSDP);
+    params.acpi_rsdp(firmware::RSDP);
     if let Some(initrd) = guest.initrd.filter(|initrd| !initrd.is_empty()) {
         let range = place_initrd(initrd.len() as u64, &kernel, place, layout)?;
         memory.write(range.start, initrd)?;
@@ -129,7 +129,7 @@ pub fn load(
     memory.write(Gpa::new(COMMAND_LINE + command_line.len() as u64), &[0])?;
     memory.write(Gpa::new(ZERO_PAGE), params.bytes())?;
     entry::write_tables(memory)?;
-    acpi::write_tables(memory, guest.vcpus)?;
+    firmware::write_tables(memory, guest.vcpus)?;
     Ok(EntryState::at(place.start.as_u64() + ENTRY_OFFSET))
 }
 
@@ -216,8 +216,8 @@ mod tests {
         assert_eq!(read::<4>(&ram, initrd + 4996), [7; 4]);
         let command_line: [u8; 20] = read(&ram, u64::from(field(0x228)));
         assert_eq!(&command_line, b"console=ttyS0 quiet\0");
-        assert_eq!(u64::from(field(0x070)), acpi::RSDP);
-        assert_eq!(&read::<8>(&ram, acpi::RSDP), b"RSD PTR ");
+        assert_eq!(u64::from(field(0x070)), firmware::RSDP);
+        assert_eq!(&read::<8>(&ram, firmware::RSDP), b"RSD PTR ");
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! is checked before it is used, and what is wrong is said by name.
 #![forbid(unsafe_code)]
 
-pub mod acpi;
 pub mod boot_params;
 pub mod bzimage;
 pub mod entry;
+pub mod firmware;
 pub mod layout;
 pub mod linux;
