@@ -6,19 +6,21 @@ use core::fmt;
 use x86_64::PhysAddr;
 
 use crate::{
-    drivers::net::{AcknowledgeInterrupt, Nic, e1000, virtio_net},
+    drivers::net::{Nic, e1000, virtio_net},
     mm::{dma::HostDma, mmio::Window, paging::MapError},
-    platform::pci::{self, Function},
+    platform::{
+        Platform,
+        interrupts::Line,
+        pci::{self, Function},
+    },
 };
 
 /// A card that was brought up.
 pub struct Card {
     /// Sends and receives.
     pub nic: Box<dyn Nic>,
-    /// For the interrupt handler; `None` if the card must be polled.
-    pub interrupt: Option<Box<dyn AcknowledgeInterrupt>>,
-    /// Its place among the functions that were searched.
-    pub function: usize,
+    /// Its interrupt; `None` if it must be polled by time.
+    pub line: Option<Line>,
 }
 
 /// Why a card that is there could not be brought up.
@@ -50,23 +52,23 @@ impl fmt::Display for AttachError {
 
 impl core::error::Error for AttachError {}
 
-/// Brings up the first card among `functions` that a driver knows.
+/// Brings up the first card of the machine that a driver knows.
 ///
 /// # Errors
 /// [`AttachError::NoCard`] if there is none, else why the last one that was tried does not work.
-pub fn attach(functions: &[Function]) -> Result<Card, AttachError> {
+pub fn attach(platform: &Platform) -> Result<Card, AttachError> {
     let mut problem = AttachError::NoCard;
-    for (index, function) in functions.iter().enumerate() {
+    for function in &platform.functions {
         let id = (function.vendor, function.device);
         let result = if e1000::PCI_IDS.contains(&id) {
-            attach_e1000(index, function)
+            attach_e1000(function)
         } else if virtio_net::PCI_IDS.contains(&id) {
-            attach_virtio(index, function)
+            attach_virtio(function)
         } else {
             continue;
         };
         match result {
-            Ok(card) => return Ok(card),
+            Ok(nic) => return Ok(Card { nic, line: platform.connect(function) }),
             Err(error) => {
                 log::warn!("network: {}: {error}", function.address);
                 problem = error;
@@ -76,24 +78,15 @@ pub fn attach(functions: &[Function]) -> Result<Card, AttachError> {
     Err(problem)
 }
 
-fn attach_e1000(index: usize, function: &Function) -> Result<Card, AttachError> {
+fn attach_e1000(function: &Function) -> Result<Box<dyn Nic>, AttachError> {
     let (address, length) = function.memory(0).ok_or(AttachError::NoWindow)?;
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(e1000::registers::WINDOW_LENGTH);
     pci::Access.enable(function.address);
     let window = Window::map(PhysAddr::new_truncate(address), length).map_err(AttachError::Map)?;
-    let nic = Box::new(e1000::E1000::new(window, &HostDma).map_err(AttachError::E1000)?);
-    Ok(Card { nic, interrupt: Some(Box::new(e1000::Interrupt(window))), function: index })
+    Ok(Box::new(e1000::E1000::new(window, &HostDma).map_err(AttachError::E1000)?))
 }
 
-fn attach_virtio(index: usize, function: &Function) -> Result<Card, AttachError> {
-    let access = &pci::Access;
-    access.enable(function.address);
-    let nic = virtio_net::attach(access, function.address).map_err(AttachError::VirtioNet)?;
-    // Without it the card is polled.
-    let interrupt = virtio_net::interrupt_status(access, function.address)
-        .and_then(|(bar, offset)| Some((function.memory(bar)?, offset)))
-        .filter(|((_, length), offset)| offset < length)
-        .and_then(|((address, _), offset)| Window::map(PhysAddr::new_truncate(address + offset), 1).ok())
-        .map(|window| Box::new(virtio_net::Interrupt(window)) as Box<dyn AcknowledgeInterrupt>);
-    Ok(Card { nic, interrupt, function: index })
+fn attach_virtio(function: &Function) -> Result<Box<dyn Nic>, AttachError> {
+    pci::Access.enable(function.address);
+    virtio_net::attach(&pci::Access, function.address).map_err(AttachError::VirtioNet)
 }

@@ -7,13 +7,14 @@
 //!     network.poll(now);                        // moves frames and runs every timer; bounded work
 //!     … network.accept / receive / send …       // copies between callers and socket buffers, never waits
 //!     network.poll(now);                        // what was queued goes out
-//!     sleep until an interrupt or network.poll_at(now)
+//!     // with interrupts off:
+//!     if !network.has_work() { /* sleep until an interrupt or network.poll_at(now) */ }
 //! }
 //! ```
 //!
-//! Nothing here waits, and nothing is done between two polls: an interrupt handler only acknowledges the card
-//! and wakes the loop. Time is an argument, in nanoseconds since boot. `stream` documents the byte streams that
-//! a migration session is built on.
+//! Nothing here waits, and nothing is done between two polls: the card's interrupt only wakes the loop. Time is
+//! an argument, in nanoseconds since boot. `stream` documents the byte streams that a migration session is built
+//! on.
 //!
 //! What arrives from the wire can neither panic nor grow anything: frames are copied into one fixed buffer,
 //! TCP checksums are verified there, the number of frames per poll, of sockets and of their bytes is fixed.
@@ -22,7 +23,6 @@
 mod attach;
 mod checksum;
 mod frame;
-pub mod interrupt;
 mod phy;
 mod ping;
 mod settings;

@@ -1,6 +1,6 @@
 //! The network: interface, address, and everything that is polled with it.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::vec::Vec;
 use core::{net::Ipv4Addr, time::Duration};
 
 use smoltcp::{
@@ -10,16 +10,21 @@ use smoltcp::{
 };
 
 use super::{
-    Address, Instant, Settings, from_stack,
+    Address, Card, Instant, Settings, from_stack,
     phy::Port,
     ping::{Ping, PingError, PingEvent},
     stream::{Parts, Streams},
     to_stack,
 };
-use crate::drivers::net::{Link, MacAddress, Nic};
+use crate::{
+    drivers::net::{Link, MacAddress},
+    platform::interrupts::Line,
+};
 
 /// How often the loop looks after a transmit ring that was full: the card does not interrupt for room in it.
 const TRANSMIT_RETRY: Duration = Duration::from_millis(1);
+/// How often a card is looked after whose interrupt is not known to work.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A card, a stack over it and its connections; see the module's documentation for how it is driven.
 pub struct Network {
@@ -28,6 +33,9 @@ pub struct Network {
     pub(super) sockets: SocketSet<'static>,
     pub(super) streams: Streams,
     pub(super) settings: Settings,
+    line: Option<Line>,
+    /// An interrupt of the card has got through, so that it need not be polled by time.
+    interrupt_proven: bool,
     dhcp: Option<SocketHandle>,
     ping: Ping,
     gateway: Option<Ipv4Addr>,
@@ -36,10 +44,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network over `nic`. With a static address it is usable at once, with DHCP after some polls.
+    /// A network over `card`. With a static address it is usable at once, with DHCP after some polls.
     #[must_use]
-    pub fn new(nic: Box<dyn Nic>, settings: Settings, now: Instant) -> Self {
-        let mut port = Port::new(nic);
+    pub fn new(card: Card, settings: Settings, now: Instant) -> Self {
+        let mut port = Port::new(card.nic);
         let mac = EthernetAddress(port.nic().mac().0);
         let mut config = Config::new(HardwareAddress::Ethernet(mac));
         config.random_seed = settings.random_seed;
@@ -47,8 +55,19 @@ impl Network {
         let mut sockets = SocketSet::new(Vec::new());
         let ping = Ping::new(&mut sockets, settings.ping_timeout);
         let streams = Streams::new(settings.random_seed);
-        let mut network =
-            Self { port, interface, sockets, streams, settings, dhcp: None, ping, gateway: None, now };
+        let mut network = Self {
+            port,
+            interface,
+            sockets,
+            streams,
+            settings,
+            line: card.line,
+            interrupt_proven: false,
+            dhcp: None,
+            ping,
+            gateway: None,
+            now,
+        };
         match settings.address {
             Address::Static { address, prefix_length, gateway } => {
                 network.set_address(Some(Ipv4Cidr::new(address, prefix_length.min(32))), gateway);
@@ -62,6 +81,11 @@ impl Network {
     /// call is bounded; [`poll_at`](Self::poll_at) says "now" if some is left.
     pub fn poll(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        let raised = self.line.as_ref().is_some_and(Line::take_raised);
+        if raised {
+            self.interrupt_proven = true;
+            self.port.nic().acknowledge_interrupt();
+        }
         self.port.begin_poll();
         let now = self.now;
         self.interface.poll(to_stack(now), &mut self.port, &mut self.sockets);
@@ -70,10 +94,19 @@ impl Network {
         self.ping.poll(now, &mut self.sockets);
         let (streams, mut parts) = self.split();
         streams.poll(&mut parts);
+        if raised && let Some(line) = &self.line {
+            line.rearm();
+        }
+    }
+
+    /// Whether the card has interrupted since the last poll: to be asked with interrupts off, before sleeping.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.line.as_ref().is_some_and(Line::is_raised)
     }
 
     /// When to call [`poll`](Self::poll) next if no interrupt comes before; `None` if only an interrupt can
-    /// bring work.
+    /// bring work. Until an interrupt has got through, the card is also polled by time.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         if self.port.is_behind() {
             return Some(now);
@@ -82,7 +115,8 @@ impl Network {
         // Work that is due but did not leave in the last poll waits for the card.
         let retry = self.now + TRANSMIT_RETRY;
         let stack = stack.map(|at| if at <= self.now { at.max(self.due_after_poll(retry)) } else { at });
-        [stack, self.ping.poll_at(), self.streams.poll_at()].into_iter().flatten().min()
+        let by_time = (!self.interrupt_proven).then(|| self.now + POLL_INTERVAL);
+        [stack, self.ping.poll_at(), self.streams.poll_at(), by_time].into_iter().flatten().min()
     }
 
     /// Data that a caller queued since the last poll may go at once, what the last poll left behind must wait.

@@ -9,4 +9,3 @@ mod lock;
 
 pub use level::Level;
 pub use lock::{Guard, Lock};
-pub use spin::Once;

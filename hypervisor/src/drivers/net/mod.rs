@@ -5,9 +5,9 @@
 //! its rings have a fixed size, and what does not fit is refused (sending) or left to the card to drop
 //! (receiving).
 //!
-//! Interrupts: an interrupt handler calls [`AcknowledgeInterrupt::acknowledge`] on the card's second handle,
-//! which makes the card release its line; all work is done by whoever polls the card. A card whose interrupt
-//! is not routed works just as well when it is polled by time.
+//! Interrupts: whoever polls the card calls [`Nic::acknowledge_interrupt`] first, which makes the card release its
+//! line until the next frame comes. A card whose interrupt is not routed works just as well when it is polled
+//! by time.
 
 use core::fmt;
 
@@ -173,12 +173,9 @@ pub trait Nic {
     /// as bad and skipped. `None` when none is waiting.
     fn receive(&mut self, into: &mut [u8]) -> Option<Received>;
 
+    /// Makes the card release its interrupt line; what arrives later raises it again.
+    fn acknowledge_interrupt(&mut self);
+
     /// What it has counted.
     fn counters(&mut self) -> Counters;
-}
-
-/// A card's second handle, for its interrupt handler.
-pub trait AcknowledgeInterrupt: Send + Sync {
-    /// Makes the card release its interrupt line, and says whether it was this card that had raised it.
-    fn acknowledge(&self) -> bool;
 }

@@ -64,8 +64,11 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
 fn an_address_and_a_gateway_come_by_dhcp() {
     let wire = Wire::new();
     let mut now = Instant::from_nanos(5);
-    let mut network =
-        Network::new(wire.nic(End::A, TcpOffload::Checksum), Settings::new(Address::Dhcp, 1), now);
+    let mut network = Network::new(
+        super::card(wire.nic(End::A, TcpOffload::Checksum)),
+        Settings::new(Address::Dhcp, 1),
+        now,
+    );
     let peer = "10.0.0.2:7100".parse().unwrap();
     assert_eq!(network.connect(peer), Err(stream::Error::NoAddress));
     assert!(network.ping(Ipv4Addr::new(10, 0, 0, 2), 1).is_err());

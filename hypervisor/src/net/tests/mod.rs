@@ -5,10 +5,11 @@ mod hostile;
 mod streams;
 mod wire;
 
+use alloc::boxed::Box;
 use core::{net::Ipv4Addr, time::Duration};
 
-use super::{Address, Instant, Network, PingError, PingEvent, Settings};
-use crate::drivers::net::TcpOffload;
+use super::{Address, Card, Instant, Network, PingError, PingEvent, Settings};
+use crate::drivers::net::{Nic, TcpOffload};
 use wire::{End, Wire};
 
 pub(super) const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -16,6 +17,11 @@ pub(super) const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
 pub(super) fn settings(address: Ipv4Addr) -> Settings {
     Settings::new(Address::Static { address, prefix_length: 24, gateway: None }, u64::from(address.to_bits()))
+}
+
+/// A card without an interrupt.
+pub(super) fn card(nic: Box<dyn Nic>) -> Card {
+    Card { nic, line: None }
 }
 
 /// Two hosts on one wire, and their clock.
@@ -33,8 +39,8 @@ impl World {
 
     pub(super) fn with(wire: Wire, offload: TcpOffload) -> Self {
         let now = Instant::from_nanos(1_000_000_000);
-        let a = Network::new(wire.nic(End::A, offload), settings(A), now);
-        let b = Network::new(wire.nic(End::B, offload), settings(B), now);
+        let a = Network::new(card(wire.nic(End::A, offload)), settings(A), now);
+        let b = Network::new(card(wire.nic(End::B, offload)), settings(B), now);
         Self { wire, a, b, now }
     }
 
@@ -101,10 +107,12 @@ fn a_ping_to_nobody_is_refused() {
 }
 
 #[test]
-fn an_idle_network_asks_for_no_polls() {
+fn without_an_interrupt_the_card_is_polled_by_time() {
     let mut world = World::new();
     world.run(Duration::from_millis(10));
-    assert_eq!(world.a.poll_at(world.now), None);
+    let next = world.a.poll_at(world.now).unwrap();
+    assert!(next > world.now && next <= world.now + Duration::from_millis(2));
+    assert!(!world.a.has_work());
 }
 
 #[test]

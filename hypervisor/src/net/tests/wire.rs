@@ -132,6 +132,8 @@ impl Nic for FakeNic {
 
     fn flush(&mut self) {}
 
+    fn acknowledge_interrupt(&mut self) {}
+
     fn receive(&mut self, into: &mut [u8]) -> Option<Received> {
         let frame = self.wire.take(self.end)?;
         let length = frame.len().min(into.len());

@@ -85,11 +85,15 @@ fn bars(access: &impl ConfigRegionAccess, mut header: PciHeader) -> [Option<Bar>
     let Some(endpoint) = EndpointHeader::from_header(PciHeader::new(header.address()), access) else {
         return bars;
     };
+    // SAFETY: base address registers of an endpoint.
+    let register = |number: u16| unsafe { access.read(header.address(), 0x10 + 4 * number) };
     let empty = |number: u16| {
-        // SAFETY: base address registers of an endpoint.
-        let value = unsafe { access.read(header.address(), 0x10 + 4 * number) };
+        let value = register(number);
+        // A 64-bit address may have nothing but zeros in its lower half.
+        let is_wide = value & 0b111 == 0b100 && number < BARS_MAX as u16 - 1;
+        let upper = if is_wide { register(number + 1) } else { 0 };
         // Nothing assigned, or a kind of register that does not exist (any more).
-        value & !0xf == 0 || (value & 1 == 0 && value >> 1 & 1 != 0)
+        (value & !0xf == 0 && upper == 0) || (value & 1 == 0 && value >> 1 & 1 != 0)
     };
     let used: [bool; BARS_MAX] = core::array::from_fn(|number| !empty(number as u16));
     if !used.contains(&true) {
@@ -182,6 +186,16 @@ mod tests {
         assert_eq!(nic.memory(3), None, "second half of a 64-bit register");
         assert_eq!((nic.pin, nic.line), (1, 0xb));
         assert_eq!(nic.kind(), "network controller");
+    }
+
+    #[test]
+    fn memory_at_a_multiple_of_4_gib_is_found() {
+        let mut fake = machine();
+        let nic = PciAddress::new(0, 3, 2, 0);
+        fake.function(nic, &[(0x18, 0xc), (0x1c, 0xe0)]);
+        let functions = scan(&fake);
+        assert_eq!(functions[2].memory(2), Some((0xe0_0000_0000, 0x8000)));
+        assert_eq!(functions[2].memory(3), None);
     }
 
     #[test]

@@ -21,8 +21,7 @@ use self::{
     transmit::TransmitRing,
 };
 use super::{
-    AcknowledgeInterrupt, Counters, FRAME_LENGTH_MAX, Link, MacAddress, Nic, Offload, Received, TcpOffload,
-    TransmitError,
+    Counters, FRAME_LENGTH_MAX, Link, MacAddress, Nic, Offload, Received, TcpOffload, TransmitError,
 };
 use crate::drivers::hal::{Dma, DmaRegion, Mmio, OutOfDmaMemory};
 
@@ -213,6 +212,10 @@ impl<M: Mmio, R: DmaRegion> Nic for E1000<M, R> {
         None
     }
 
+    fn acknowledge_interrupt(&mut self) {
+        let _ = self.registers.read_u32(registers::ICR);
+    }
+
     fn counters(&mut self) -> Counters {
         self.counters.receive_overruns += u64::from(self.registers.read_u32(registers::MPC));
         self.counters
@@ -227,17 +230,4 @@ impl<M: Mmio, R> Drop for E1000<M, R> {
         self.registers.write_u32(registers::TCTL, 0);
         let _ = self.registers.read_u32(registers::STATUS);
     }
-}
-
-/// The card's handle for its interrupt handler: a second window on its registers.
-pub struct Interrupt<M>(pub M);
-
-impl<M: Mmio + Send + Sync> AcknowledgeInterrupt for Interrupt<M> {
-    fn acknowledge(&self) -> bool {
-        acknowledge(&self.0)
-    }
-}
-
-fn acknowledge<M: Mmio>(registers: &M) -> bool {
-    Cause::from_bits_retain(registers.read_u32(registers::ICR)).intersects(CAUSES)
 }

@@ -269,13 +269,12 @@ fn the_card_hears_of_frames_in_batches_and_when_flushed() {
 }
 
 #[test]
-fn acknowledging_clears_the_cause_and_tells_whose_it_was() {
-    let (_driver, card) = running();
-    let window = window(&card);
-    assert!(!super::acknowledge(&window));
+fn acknowledging_releases_the_line() {
+    let (mut driver, card) = running();
     card.borrow_mut().deliver(&frame(64, 1));
-    assert!(super::acknowledge(&window));
-    assert!(!super::acknowledge(&window));
+    assert_ne!(card.borrow().register(registers::ICR), 0);
+    driver.acknowledge_interrupt();
+    assert_eq!(card.borrow().register(registers::ICR), 0);
 }
 
 #[test]

@@ -33,10 +33,9 @@ use self::{
     hal::{Configuration, HostHal},
 };
 use super::{
-    AcknowledgeInterrupt, Counters, FRAME_LENGTH_MAX, FRAME_LENGTH_MIN, Link, MacAddress, Nic, Offload,
-    Received, ReceivedChecksum, TcpOffload, TransmitError,
+    Counters, FRAME_LENGTH_MAX, FRAME_LENGTH_MIN, Link, MacAddress, Nic, Offload, Received, ReceivedChecksum,
+    TcpOffload, TransmitError,
 };
-use crate::drivers::hal::Mmio;
 
 /// Vendor and device identifiers of the cards that this driver knows: transitional and modern.
 pub const PCI_IDS: [(u16, u16); 2] = [(0x1af4, 0x1000), (0x1af4, 0x1041)];
@@ -45,12 +44,6 @@ pub const PCI_IDS: [(u16, u16); 2] = [(0x1af4, 0x1000), (0x1af4, 0x1041)];
 const QUEUE_LENGTH: usize = 128;
 /// Unusable frames skipped in one call of `receive`.
 const BAD_FRAMES_PER_CALL_MAX: usize = QUEUE_LENGTH;
-/// PCI capability of a vendor, and virtio's kind for the interrupt status (4.1.4).
-const CAPABILITY_VENDOR: u8 = 0x09;
-const CAPABILITY_INTERRUPT_STATUS: u8 = 3;
-/// Capabilities that are looked at: a bound against a list that runs in a circle.
-const CAPABILITIES_MAX: usize = 48;
-
 /// Why a card could not be brought up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -238,36 +231,11 @@ impl<H: Hal, T: Transport> Nic for VirtioNet<H, T> {
         None
     }
 
+    fn acknowledge_interrupt(&mut self) {
+        let _ = self.card.ack_interrupt();
+    }
+
     fn counters(&mut self) -> Counters {
         self.counters
     }
-}
-
-/// The card's handle for its interrupt handler: a window on its interrupt status, whose reading clears it and
-/// releases the line (4.1.4.5).
-pub struct Interrupt<M>(pub M);
-
-impl<M: Mmio + Send + Sync> AcknowledgeInterrupt for Interrupt<M> {
-    fn acknowledge(&self) -> bool {
-        self.0.read_u8(0) != 0
-    }
-}
-
-/// Where the card's interrupt status is: number of the base address register, and offset in what it names.
-pub fn interrupt_status(access: &impl ConfigRegionAccess, address: PciAddress) -> Option<(usize, u64)> {
-    // SAFETY: reading the configuration space of a function that a scan has found.
-    let read = |offset: u8| unsafe { access.read(address, u16::from(offset)) };
-    let mut at = read(0x34) as u8 & 0xfc;
-    for _ in 0..CAPABILITIES_MAX {
-        if at == 0 {
-            return None;
-        }
-        let [id, next, _, kind] = read(at).to_le_bytes();
-        if id == CAPABILITY_VENDOR && kind == CAPABILITY_INTERRUPT_STATUS {
-            let bar = usize::from(read(at.checked_add(4)?) as u8);
-            return Some((bar, u64::from(read(at.checked_add(8)?))));
-        }
-        at = next & 0xfc;
-    }
-    None
 }
