@@ -12,13 +12,11 @@ use crate::drivers::net::Link;
 use crate::net::stream::{State, StreamStatus};
 use crate::net::{self, Address, Network, Settings};
 use crate::platform::Platform;
-use crate::platform::interrupts::Line;
 use crate::platform::time::Instant;
 
 /// A network that is up.
 pub(super) struct Connected {
     pub(super) network: Network,
-    line: Option<Line>,
     source: AddressSource,
     /// Index of the card among the machine's PCI functions, and the driver's name.
     pub(super) card: (usize, &'static str),
@@ -32,42 +30,30 @@ pub(super) fn connect(platform: &'static Platform, now: Instant) -> Result<Conne
     let Some(wanted) = platform.info.configuration.network() else {
         return Err("godwit.toml has no [network]".into());
     };
-    let (address, source) = match wanted {
-        config::Network::Dhcp => (Address::Dhcp, AddressSource::Dhcp),
-        config::Network::Static { address, prefix_length, gateway } => {
-            (Address::Static { address, prefix_length, gateway }, AddressSource::Configured)
-        }
+    let source = match wanted {
+        config::Network::Dhcp => AddressSource::Dhcp,
+        config::Network::Static { .. } => AddressSource::Configured,
     };
-    let card = net::attach(&platform.functions).map_err(|error| error.to_string())?;
-    let function = &platform.functions[card.function];
-    let line = card.interrupt.and_then(|interrupt| {
-        net::interrupt::install(interrupt);
-        platform.connect(function)
-    });
-    if line.is_none() {
+    let address = Address::from(wanted);
+    let card = net::attach(platform).map_err(|error| error.to_string())?;
+    if card.line.is_none() {
         log::warn!("the network card has no interrupt: it is polled");
     }
-    let model = card.nic.model();
-    let network = Network::new(card.nic, Settings::new(address, tsc::read()), now);
-    Ok(Connected { network, line, source, card: (card.function, model) })
+    let named = (card.function, card.nic.model());
+    let network = Network::new(card, Settings::new(address, tsc::read()), now);
+    Ok(Connected { network, source, card: named })
 }
 
 impl Connected {
     /// Serves the card and the stack; when it wants to be polled again.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Instant> {
-        if let Some(line) = &self.line
-            && line.take_raised()
-        {
-            net::interrupt::handle();
-            line.rearm();
-        }
         self.network.poll(now);
         self.network.poll_at(now)
     }
 
     /// Whether the card waits to be served.
     pub(super) fn is_called(&self) -> bool {
-        self.line.as_ref().is_some_and(Line::is_raised)
+        self.network.has_work()
     }
 
     /// The state for a person.

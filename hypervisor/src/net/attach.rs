@@ -21,6 +21,8 @@ pub struct Card {
     pub nic: Box<dyn Nic>,
     /// Its interrupt; `None` if it must be polled by time.
     pub line: Option<Line>,
+    /// Index of the card among the machine's PCI functions.
+    pub function: usize,
 }
 
 /// Why a card that is there could not be brought up.
@@ -58,7 +60,7 @@ impl core::error::Error for AttachError {}
 /// [`AttachError::NoCard`] if there is none, else why the last one that was tried does not work.
 pub fn attach(platform: &Platform) -> Result<Card, AttachError> {
     let mut problem = AttachError::NoCard;
-    for function in &platform.functions {
+    for (index, function) in platform.functions.iter().enumerate() {
         let id = (function.vendor, function.device);
         let result = if e1000::PCI_IDS.contains(&id) {
             attach_e1000(function)
@@ -68,7 +70,7 @@ pub fn attach(platform: &Platform) -> Result<Card, AttachError> {
             continue;
         };
         match result {
-            Ok(nic) => return Ok(Card { nic, line: platform.connect(function) }),
+            Ok(nic) => return Ok(Card { nic, line: platform.connect(function), function: index }),
             Err(error) => {
                 log::warn!("network: {}: {error}", function.address);
                 problem = error;

@@ -21,7 +21,7 @@ pub(super) fn settings(address: Ipv4Addr) -> Settings {
 
 /// A card without an interrupt.
 pub(super) fn card(nic: Box<dyn Nic>) -> Card {
-    Card { nic, line: None }
+    Card { nic, line: None, function: 0 }
 }
 
 /// Two hosts on one wire, and their clock.
