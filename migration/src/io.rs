@@ -86,6 +86,9 @@ pub enum Command {
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
     /// lets go of it. Ignored in every other phase.
     Release,
+    /// In [`Phase::CommitUnknown`] at the target, a person declares that the source is gone for good and does not
+    /// run the guest: it is run here. Ignored in every other phase.
+    TakeOver,
 }
 
 /// A step in a guest's life cycle, without its data.

@@ -16,8 +16,11 @@ extern crate alloc;
 extern crate std;
 
 pub mod bitmap;
+mod codec;
 pub mod device;
+mod endpoint;
 pub mod guest;
+mod identity;
 pub mod io;
 pub mod permit;
 pub mod policy;

@@ -75,7 +75,8 @@ impl PageCounts {
     }
 }
 
-/// The guest's downtime by cause, as the source measured it. Causes follow one another: they add up to `total`.
+/// The guest's downtime by cause, as the source measured it. Causes follow one another and
+/// add up to `total`, `restore` and `start` aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Downtime {
     /// From asking for the pause until the guest stood still.
@@ -88,8 +89,12 @@ pub struct Downtime {
     pub save: Duration,
     /// Sending that state, and the target's verification and restoring of it.
     pub verify: Duration,
+    /// How much of `verify` the target spent on restoring devices, by its own clock.
+    pub restore: Duration,
     /// From sending the commit until the target said that the guest runs.
     pub commit: Duration,
+    /// How much of `commit` the target spent on starting the guest, by its own clock.
+    pub start: Duration,
     /// From asking for the pause until the guest was known to run again.
     pub total: Duration,
 }

@@ -1,12 +1,39 @@
 //! The source's engine: one attempt to move one guest away from this host.
+//!
+//! [`state`] says where it stands, [`sender`] which pages go and how ([`batch`] builds the frames),
+//! [`convergence`] decides after each round, [`rate`] measures. The life of an attempt is in [`precopy`], its
+//! end in [`handover`] and [`unwind`].
 
+pub(crate) mod batch;
+mod convergence;
+mod handover;
+mod precopy;
+mod rate;
+mod report;
+mod sender;
+mod state;
+mod unwind;
+
+use core::time::Duration;
+
+use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::GuestDescription;
-use crate::io::{Input, Output};
+use crate::io::{Command, Event, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::policy::Policy;
 use crate::ram::GuestRam;
-use crate::status::Status;
+use crate::reason::{AbortReason, GuestFailure, StreamFault};
+use crate::status::Phase;
 use crate::time::Instant;
+use crate::wire::assemble::{Assembler, Unit};
+use crate::wire::control::{self, Committed, Outcome, Progress, Verified};
+use crate::wire::frame::Kind;
+use crate::wire::hello::Reply;
+use crate::wire::reasons::AbortBody;
+use convergence::Convergence;
+use rate::{BandwidthMeter, DirtyMeter, TokenBucket};
+use sender::Sender;
+use state::{Asking, Marks, State};
 
 /// What a source engine is made from.
 #[derive(Clone, Debug)]
@@ -22,48 +49,424 @@ pub struct SourceConfig {
 /// One attempt to move one guest away from this host.
 #[derive(Debug)]
 pub struct Source {
-    config: SourceConfig,
-    permit: Option<RunPermit>,
+    migration: MigrationId,
+    guest: GuestDescription,
+    policy: Policy,
+    state: State,
+    endpoint: Endpoint,
+    sender: Option<Sender>,
+    convergence: Convergence,
+    bucket: TokenBucket,
+    bandwidth: BandwidthMeter,
+    dirty: DirtyMeter,
+    round: Round,
+    marks: Marks,
+    /// What has been done to the guest and must be undone.
+    log_is_on: bool,
+    throttle: u8,
+    throttle_wanted: u8,
+    throttle_peak: u8,
+    /// How long to wait before asking a lost target again.
+    ask_again: Duration,
+    pages_in_downtime: u32,
+    digest: u64,
+    started_at: Option<Instant>,
+    ended_at: Option<Instant>,
+    last_word: state::LastWord,
+    held: Option<RunPermit>,
+}
+
+/// The round of pre-copy that is under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    /// From 1; 0 before the first.
+    number: u32,
+    /// Rounds whose ends have been said, that with the guest stopped included.
+    ends: u32,
+    /// Pages to send at its beginning.
+    pages: u32,
+    /// Bytes and non-zero pages sent before it.
+    bytes_before: u64,
+    pages_before: u64,
+    /// When its end was said.
+    end_said_at: Option<Instant>,
+    /// When the last harvest was asked for, and how long it took.
+    harvest_asked_at: Instant,
+    harvest_time: Duration,
+    first_began_at: Option<Instant>,
+}
+
+/// What a target says.
+#[derive(Debug)]
+enum Message {
+    Reply(Reply),
+    Progress(Progress),
+    Verified(Verified),
+    Committed(Committed),
+    Returned(AbortBody),
+    Outcome(Outcome),
+    Abort(AbortBody),
+    Ping,
 }
 
 impl Source {
-    /// An engine that waits for [`crate::Command::Start`].
+    /// An engine that waits for [`Command::Start`].
     #[must_use]
     pub fn new(config: SourceConfig) -> Self {
-        Self { config, permit: None }
+        let SourceConfig { migration, guest, policy } = config;
+        Self {
+            migration,
+            guest,
+            policy,
+            state: State::Idle,
+            endpoint: Endpoint::new(Phase::Idle),
+            sender: None,
+            convergence: Convergence::default(),
+            bucket: TokenBucket::new(policy.bandwidth_bytes_per_second),
+            bandwidth: BandwidthMeter::default(),
+            dirty: DirtyMeter::default(),
+            round: Round::default(),
+            marks: Marks::default(),
+            log_is_on: false,
+            throttle: 0,
+            throttle_wanted: 0,
+            throttle_peak: 0,
+            ask_again: handover::ASK_AGAIN_MIN,
+            pages_in_downtime: 0,
+            digest: 0,
+            started_at: None,
+            ended_at: None,
+            last_word: None,
+            held: None,
+        }
     }
 
-    /// Takes one input. Drain [`Source::poll_output`] afterwards. Before and after the guest exists here pass
-    /// [`crate::NoRam`].
+    /// The guest it moves.
+    #[must_use]
+    pub const fn guest(&self) -> &GuestDescription {
+        &self.guest
+    }
+
+    /// This attempt's identity.
+    #[must_use]
+    pub const fn migration(&self) -> MigrationId {
+        self.migration
+    }
+
+    /// Takes one input. Drain [`Source::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
-        let _ = (now, input, ram);
+        match input {
+            Input::Bytes(_, bytes) => self.receive(now, bytes, ram),
+            Input::Timeout => self.on_time(now),
+            Input::Guest(event) => self.on_guest(now, event, ram),
+            Input::Command(command) => self.on_command(now, command),
+            Input::LinkUp => self.on_link_up(now),
+            Input::LinkDown => self.on_link_down(now),
+        }
     }
 
     /// The next thing to do. `buffer` holds the bytes of [`Output::Transmit`].
     ///
     /// # Panics
-    /// If `buffer` is shorter than [`crate::OUTPUT_BYTES_MIN`].
+    /// If `buffer` is shorter than [`OUTPUT_BYTES_MIN`].
     pub fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
-        let _ = (now, buffer, ram);
-        Output::Timeout(Instant::NEVER)
-    }
-
-    /// Where it stands.
-    #[must_use]
-    pub fn status(&self, now: Instant) -> Status {
-        let _ = now;
-        unreachable!("the engine's body follows: {}", self.config.migration)
+        assert!(buffer.len() >= OUTPUT_BYTES_MIN, "the contract asks for a longer buffer");
+        loop {
+            if let Some(output) = self.endpoint.poll(now, buffer) {
+                return output;
+            }
+            match self.stream(now, buffer, ram) {
+                Streamed::Transmit(len) => return self.endpoint.transmitted(now, len),
+                Streamed::Changed => {}
+                Streamed::Wait(at) => {
+                    if let Some(event) = self.last_word.take() {
+                        return Output::Event(event);
+                    }
+                    return Output::Timeout(at.min(self.deadline()));
+                }
+            }
+        }
     }
 
     /// Whether the attempt is over and the engine can be dropped.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        false
+        matches!(self.state, State::Finished)
     }
 
-    /// The permit of a guest that stands still at this host although the attempt is over
-    /// ([`crate::Event::Held`]).
+    /// The permit of a guest that stands still at this host although the attempt is over ([`Event::Held`]).
     pub fn take_permit(&mut self) -> Option<RunPermit> {
-        self.permit.take()
+        self.held.take()
     }
+
+    fn on_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Start => self.start(now),
+            Command::Tune(policy) => {
+                self.policy = policy;
+                self.bucket.set(policy.bandwidth_bytes_per_second, now);
+            }
+            Command::Cancel => match self.state {
+                State::Committing(_) | State::Unknown(..) | State::Releasing | State::Finished => {
+                    self.endpoint.tell(Event::CancelTooLate);
+                }
+                _ => self.abort(now, AbortReason::Cancelled),
+            },
+            Command::Reclaim | Command::Release if !matches!(self.state, State::Unknown(..)) => {}
+            Command::Reclaim => self.reclaim(now, AbortReason::LinkLost),
+            Command::Release => self.release(now),
+            Command::TakeOver => {}
+        }
+    }
+
+    fn start(&mut self, now: Instant) {
+        if !matches!(self.state, State::Idle) {
+            return;
+        }
+        self.started_at = Some(now);
+        self.state = State::Connecting { until: now.after(self.policy.peer_timeout) };
+        self.endpoint.enter(Phase::Connecting);
+        self.endpoint.connect();
+    }
+
+    fn on_link_up(&mut self, now: Instant) {
+        let keepalive = keepalive(self.policy.peer_timeout, self.policy.peer_timeout);
+        match self.state {
+            State::Connecting { .. } => {
+                self.endpoint.link_up(Link::new(Assembler::for_source(), now, keepalive));
+                self.greet(now);
+            }
+            State::Unknown(Asking::Connecting(_) | Asking::Waiting(_), _) => {
+                self.endpoint.link_up(Link::new(Assembler::for_source(), now, keepalive));
+                self.ask();
+            }
+            // Nobody asked for it.
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, now: Instant, bytes: &[u8], ram: &mut dyn GuestRam) {
+        let Some(link) = &mut self.endpoint.link else { return };
+        link.heard_at = now;
+        link.received += bytes.len() as u64;
+        let mut rest = bytes;
+        loop {
+            // What follows a goodbye is not read.
+            if self.endpoint.is_closing() {
+                return;
+            }
+            let Some(link) = &mut self.endpoint.link else { return };
+            let message = match link.assembler.next(&mut rest) {
+                Ok(None) => return,
+                Ok(Some(unit)) => message(unit).map_err(AbortReason::Stream),
+                Err(reason) => Err(reason),
+            };
+            match message.and_then(|message| self.on_message(now, message, ram)) {
+                Ok(()) => {}
+                Err(reason) => return self.on_bad_stream(now, reason),
+            }
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+        ram: &mut dyn GuestRam,
+    ) -> Result<(), AbortReason> {
+        let unexpected = Err(AbortReason::Stream(StreamFault::Unexpected));
+        match (message, &self.state) {
+            (Message::Ping, _) => Ok(()),
+            (Message::Abort(body), _) => {
+                self.on_peer_abort(now, &body);
+                Ok(())
+            }
+            (Message::Reply(reply), State::Negotiating) => self.on_reply(now, &reply, ram),
+            (Message::Progress(progress), _) => {
+                self.on_progress(now, &progress);
+                Ok(())
+            }
+            (Message::Verified(verified), State::Stopped(state::Stopped::Verifying, _)) => {
+                self.marks.restore = Duration::from_nanos(verified.restore_ns);
+                self.commit(now);
+                Ok(())
+            }
+            (Message::Committed(committed), State::Committing(_) | State::Unknown(Asking::Asked, _)) => {
+                if committed.generation != self.guest.generation.next().0 {
+                    return Err(AbortReason::Stream(StreamFault::Value));
+                }
+                self.marks.start = Duration::from_nanos(committed.run_ns);
+                self.release(now);
+                Ok(())
+            }
+            (Message::Returned(body), State::Committing(_) | State::Unknown(Asking::Asked, _)) => {
+                self.reclaim(now, body.reason());
+                Ok(())
+            }
+            (Message::Outcome(outcome), State::Unknown(Asking::Asked, _)) => {
+                self.on_outcome(now, &outcome);
+                Ok(())
+            }
+            _ => unexpected,
+        }
+    }
+
+    /// What came is not the protocol: before the commit that ends the attempt, after it the connection.
+    fn on_bad_stream(&mut self, now: Instant, reason: AbortReason) {
+        match self.state {
+            State::Committing(_)
+            | State::Unknown(..)
+            | State::Releasing
+            | State::Finished
+            | State::Aborting(..) => {
+                self.endpoint.hang_up();
+                self.on_link_down(now);
+            }
+            _ => self.abort(now, reason),
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        self.endpoint.keep_alive(now);
+        match self.state {
+            State::Connecting { until } if now >= until => self.abort(now, AbortReason::LinkLost),
+            State::Unknown(Asking::Waiting(until), _) if now >= until => self.reconnect(now),
+            State::Unknown(Asking::Connecting(until), _) if now >= until => {
+                self.endpoint.hang_up();
+                self.on_link_down(now);
+            }
+            State::Sending => self.harvest_meanwhile(now),
+            _ => {}
+        }
+        let patience = self.policy.peer_timeout;
+        if now >= self.endpoint.silent_at(patience) && !self.endpoint.is_closing() {
+            match self.state {
+                State::Committing(_) | State::Unknown(..) => {
+                    self.endpoint.hang_up();
+                    self.on_link_down(now);
+                }
+                _ => self.abort(now, AbortReason::PeerSilent(patience)),
+            }
+        }
+    }
+
+    /// When [`Source::on_time`] has something to do.
+    fn deadline(&self) -> Instant {
+        let own = match self.state {
+            State::Connecting { until }
+            | State::Unknown(Asking::Waiting(until) | Asking::Connecting(until), _) => until,
+            State::Sending => self.harvest_due_at(),
+            _ => Instant::NEVER,
+        };
+        if self.endpoint.is_closing() || matches!(self.state, State::Finished | State::Aborting(..)) {
+            return own;
+        }
+        own.min(self.endpoint.ping_at()).min(self.endpoint.silent_at(self.policy.peer_timeout))
+    }
+
+    fn on_guest(&mut self, now: Instant, event: GuestEvent, ram: &mut dyn GuestRam) {
+        let step = match &event {
+            GuestEvent::Ended => {
+                self.on_guest_ended(now);
+                return;
+            }
+            GuestEvent::Built => Step::Build,
+            GuestEvent::DirtyLogStarted => Step::StartDirtyLog,
+            GuestEvent::DirtyLogHarvested => Step::HarvestDirtyLog,
+            GuestEvent::DirtyLogStopped => Step::StopDirtyLog,
+            GuestEvent::Throttled => Step::Throttle,
+            GuestEvent::Paused(_) => Step::Pause,
+            GuestEvent::StateSaved(_) => Step::SaveState,
+            GuestEvent::StateRestored => Step::RestoreState,
+            GuestEvent::Running | GuestEvent::RunFailed(..) => Step::Run,
+            GuestEvent::Discarded => Step::Discard,
+            GuestEvent::Failed(step, _) => *step,
+        };
+        if !self.endpoint.answered(step) {
+            // An answer that nobody asked for. A permit must not get lost with it.
+            if let GuestEvent::Paused(permit) | GuestEvent::RunFailed(permit, _) = event {
+                self.held = Some(permit);
+            }
+            if self.is_before_commit() {
+                self.abort(now, AbortReason::Contract);
+            }
+            return;
+        }
+        match event {
+            GuestEvent::DirtyLogStarted => self.log_is_on = true,
+            GuestEvent::DirtyLogStopped => self.log_is_on = false,
+            GuestEvent::Throttled => self.throttle = self.throttle_wanted,
+            _ => {}
+        }
+        match (event, &self.state) {
+            (event, State::Aborting(..)) => self.on_undone(now, event),
+            (GuestEvent::Discarded, State::Releasing) => self.complete(now),
+            (GuestEvent::Failed(step, failure), State::Releasing) => {
+                self.endpoint.tell(Event::CleanupFailed(step, failure));
+                self.complete(now);
+            }
+            (GuestEvent::Failed(step, failure), _) => self.abort(now, AbortReason::Guest(step, failure)),
+            (GuestEvent::Paused(permit), State::Pausing) => self.on_paused(now, permit),
+            (GuestEvent::StateSaved(state), State::Stopped(..)) => self.on_saved(now, state),
+            (GuestEvent::DirtyLogHarvested, _) => self.on_harvested(now, ram),
+            (GuestEvent::DirtyLogStarted, State::StartingLog) => self.begin_first_round(now),
+            (GuestEvent::Throttled, State::Throttling) => self.begin_round(now),
+            // The step was asked for in another state: nothing is asked for without waiting for it.
+            (GuestEvent::Paused(permit) | GuestEvent::RunFailed(permit, _), _) => self.held = Some(permit),
+            _ => {}
+        }
+    }
+
+    fn on_guest_ended(&mut self, now: Instant) {
+        if self.is_before_commit() && self.marks.paused.is_none() {
+            self.abort(now, AbortReason::GuestEnded);
+        }
+    }
+
+    const fn is_before_commit(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Committing(_)
+                | State::Unknown(..)
+                | State::Releasing
+                | State::Finished
+                | State::Aborting(..)
+        )
+    }
+
+    /// Whether the guest's failure to do a step means that it is not there.
+    fn is_gone(failure: &GuestFailure) -> bool {
+        matches!(failure, GuestFailure::Gone)
+    }
+}
+
+/// What a call of `stream` came to.
+enum Streamed {
+    /// So many bytes are in the buffer.
+    Transmit(usize),
+    /// The state has changed: look at the queues again.
+    Changed,
+    /// Nothing to send until then.
+    Wait(Instant),
+}
+
+fn message(unit: Unit<'_>) -> Result<Message, StreamFault> {
+    let Unit::Control(kind, body) = unit else { return Err(StreamFault::Unexpected) };
+    Ok(match kind {
+        Kind::Reply => Message::Reply(control::decode(body)?),
+        Kind::Progress => Message::Progress(control::decode(body)?),
+        Kind::Verified => Message::Verified(control::decode(body)?),
+        Kind::Committed => Message::Committed(control::decode(body)?),
+        Kind::Returned => Message::Returned(control::decode(body)?),
+        Kind::Outcome => Message::Outcome(control::decode(body)?),
+        Kind::Abort => Message::Abort(control::decode(body)?),
+        Kind::Ping => Message::Ping,
+        Kind::Hello
+        | Kind::Pages
+        | Kind::RoundEnd
+        | Kind::Section
+        | Kind::Seal
+        | Kind::Commit
+        | Kind::Release => return Err(StreamFault::Unexpected),
+    })
 }

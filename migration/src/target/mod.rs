@@ -1,12 +1,35 @@
 //! The target's engine: one attempt to take one guest over.
+//!
+//! [`admission`] says what speaks against a guest, [`receiver`] puts what arrives into RAM; how the guest changes
+//! owner is in [`handover`].
 
-use crate::guest::HostCapabilities;
-use crate::io::{Input, Output};
-use crate::permit::RunPermit;
+mod admission;
+mod handover;
+mod receiver;
+
+use core::time::Duration;
+
+use crate::endpoint::{Endpoint, Link, keepalive};
+use crate::guest::{GuestDescription, HostCapabilities};
+use crate::io::{Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
+use crate::permit::{MigrationId, RunPermit};
 use crate::policy::TargetPolicy;
 use crate::ram::GuestRam;
-use crate::status::Status;
+use crate::reason::{AbortReason, GuestFailure, Refusal, StreamFault};
+use crate::status::{Downtime, Phase, Report, Status};
 use crate::time::Instant;
+use crate::wire::assemble::{Assembler, Unit};
+use crate::wire::control::{self, Commit, Control, Progress, RoundEnd, Seal};
+use crate::wire::frame::Kind;
+use crate::wire::hello::{Hello, Reply};
+use crate::wire::opening::{Greeting, Opening};
+use crate::wire::reasons::{AbortBody, refusals_to_wire};
+use crate::wire::{VERSION_MAX, VERSION_MIN};
+use receiver::Receiver;
+
+/// The source is told how far we are at least after so many bytes or this time.
+const PROGRESS_BYTES: u64 = 1 << 20;
+const PROGRESS_TIME: Duration = Duration::from_millis(100);
 
 /// What a target engine is made from.
 #[derive(Clone, Debug)]
@@ -20,48 +43,481 @@ pub struct TargetConfig {
 /// One attempt to take one guest over.
 #[derive(Debug)]
 pub struct Target {
-    config: TargetConfig,
-    permit: Option<RunPermit>,
+    host: HostCapabilities,
+    policy: TargetPolicy,
+    state: State,
+    endpoint: Endpoint,
+    migration: Option<MigrationId>,
+    guest: Option<GuestDescription>,
+    receiver: Option<Receiver>,
+    /// Whether the guest exists here and is to be discarded at an abort.
+    is_built: bool,
+    rounds: u32,
+    told: (u64, Instant),
+    source_patience: Duration,
+    digest: u64,
+    started_at: Option<Instant>,
+    ended_at: Option<Instant>,
+    restore_began_at: Instant,
+    last_word: Option<Event>,
+}
+
+/// Where the target stands.
+#[derive(Debug)]
+enum State {
+    /// Waiting for the opening.
+    Opening,
+    /// Waiting for the hello.
+    Hello,
+    /// The guest is being built.
+    Building,
+    /// Pages and sections arrive.
+    Receiving,
+    /// Devices are being restored.
+    Restoring,
+    /// Complete: the next thing is the commit.
+    Prepared,
+    /// Complete, but the source was lost before its commit came; held until then.
+    Held(Instant),
+    /// The commit has come, the guest is being started.
+    Starting { began_at: Instant },
+    /// The guest runs here; the source has not yet let go.
+    Owner,
+    /// The guest is being discarded.
+    Aborting(AbortReason),
+    /// The guest does not run here by this attempt and never will; why.
+    Disowned(AbortReason),
+    /// The guest runs here and the source knows.
+    Released,
+    /// Somebody asked about a migration that we do not know.
+    Stranger,
 }
 
 impl Target {
     /// An engine for a connection that was just accepted: give it [`Input::LinkUp`], then what arrives.
     #[must_use]
     pub fn new(config: TargetConfig) -> Self {
-        Self { config, permit: None }
+        let TargetConfig { host, policy } = config;
+        Self {
+            host,
+            policy,
+            state: State::Opening,
+            endpoint: Endpoint::new(Phase::Negotiating),
+            migration: None,
+            guest: None,
+            receiver: None,
+            is_built: false,
+            rounds: 0,
+            told: (0, Instant::ORIGIN),
+            source_patience: policy.peer_timeout,
+            digest: 0,
+            started_at: None,
+            ended_at: None,
+            restore_began_at: Instant::ORIGIN,
+            last_word: None,
+        }
+    }
+
+    /// The guest, once its source has described it.
+    #[must_use]
+    pub const fn guest(&self) -> Option<&GuestDescription> {
+        self.guest.as_ref()
+    }
+
+    /// The attempt's identity, once the source has named it. Connections that open with it are for this engine.
+    #[must_use]
+    pub const fn migration(&self) -> Option<MigrationId> {
+        self.migration
     }
 
     /// Takes one input. Drain [`Target::poll_output`] afterwards. Before the guest is built and after it is
     /// discarded pass [`crate::NoRam`].
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
-        let _ = (now, input, ram);
+        match input {
+            Input::Bytes(_, bytes) => self.receive(now, bytes, ram),
+            Input::Timeout => self.on_time(now),
+            Input::Guest(event) => self.on_guest(now, event, ram),
+            Input::Command(Command::Cancel) => self.cancel(now),
+            Input::Command(Command::TakeOver) => self.take_over(now),
+            Input::Command(Command::Start | Command::Tune(_) | Command::Reclaim | Command::Release) => {}
+            Input::LinkUp => self.on_link_up(now),
+            Input::LinkDown => self.on_link_down(now),
+        }
     }
 
     /// The next thing to do. `buffer` holds the bytes of [`Output::Transmit`].
     ///
     /// # Panics
-    /// If `buffer` is shorter than [`crate::OUTPUT_BYTES_MIN`].
-    pub fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
-        let _ = (now, buffer, ram);
-        Output::Timeout(Instant::NEVER)
+    /// If `buffer` is shorter than [`OUTPUT_BYTES_MIN`].
+    pub fn poll_output(&mut self, now: Instant, buffer: &mut [u8], _ram: &mut dyn GuestRam) -> Output {
+        assert!(buffer.len() >= OUTPUT_BYTES_MIN, "the contract asks for a longer buffer");
+        if let Some(output) = self.endpoint.poll(now, buffer) {
+            return output;
+        }
+        match self.last_word.take() {
+            Some(event) => Output::Event(event),
+            None => Output::Timeout(self.deadline()),
+        }
+    }
+
+    /// Whether the attempt is over. An engine that has taken a guest over is finished when the source has let go
+    /// of its copy; until then keep it, to answer the source. One that has not may be kept for the same purpose;
+    /// if it is not, a source that has lost the commit's reply needs a person to decide.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Disowned(_) | State::Released | State::Stranger)
     }
 
     /// Where it stands.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
-        let _ = now;
-        unreachable!("the engine's body follows: {}", self.config.host.name)
+        let (bytes_sent, bytes_received) = self.endpoint.bytes();
+        Status {
+            phase: self.endpoint.phase(),
+            round: self.rounds,
+            pages_total: self.guest.as_ref().map_or(0, |guest| guest.layout.page_count()),
+            pages_left: 0,
+            pages: self.receiver.as_ref().map(Receiver::counts).unwrap_or_default(),
+            bytes_sent,
+            bytes_received,
+            dirty_pages_per_second: 0,
+            bytes_per_second: 0,
+            throttle_percent: 0,
+            downtime_estimate: None,
+            remaining_estimate: None,
+            elapsed: self.elapsed(now),
+            downtime: Downtime::default(),
+        }
     }
 
-    /// Whether the attempt is over and the engine can be dropped. A target that has taken a guest over is
-    /// finished when the source has let go of its copy; until then it must be kept to answer the source.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        false
+    fn report(&self, now: Instant) -> Report {
+        let (bytes_sent, bytes_received) = self.endpoint.bytes();
+        Report {
+            total: self.elapsed(now),
+            downtime: Downtime::default(),
+            rounds: self.rounds,
+            pages: self.receiver.as_ref().map(Receiver::counts).unwrap_or_default(),
+            pages_in_downtime: 0,
+            bytes_sent,
+            bytes_received,
+            throttle_percent_peak: 0,
+            digest: self.digest,
+        }
     }
 
-    /// The permit of a guest that stands still here although the attempt is over ([`crate::Event::Held`]).
-    pub fn take_permit(&mut self) -> Option<RunPermit> {
-        self.permit.take()
+    fn elapsed(&self, now: Instant) -> Duration {
+        self.started_at.map_or(Duration::ZERO, |started| self.ended_at.unwrap_or(now).since(started))
     }
+
+    fn on_link_up(&mut self, now: Instant) {
+        self.started_at = self.started_at.or(Some(now));
+        let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
+        self.endpoint.link_up(Link::new(Assembler::for_target(), now, keepalive));
+        self.told = (0, now);
+        match self.state {
+            // The old connection is replaced: what was under way on it will not come.
+            State::Hello | State::Building | State::Receiving | State::Restoring => {
+                self.abort(now, AbortReason::LinkLost);
+            }
+            State::Prepared => self.hold(now),
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, now: Instant, bytes: &[u8], ram: &mut dyn GuestRam) {
+        let Some(link) = &mut self.endpoint.link else { return };
+        link.heard_at = now;
+        link.received += bytes.len() as u64;
+        let mut rest = bytes;
+        loop {
+            // What follows a goodbye is not read.
+            if self.endpoint.is_closing() {
+                return;
+            }
+            let Some(link) = &mut self.endpoint.link else { return };
+            let unit = link.assembler.next(&mut rest);
+            let result = match (unit, &mut self.receiver, &self.state) {
+                (Err(reason), ..) => Err(reason),
+                (Ok(None), ..) => break,
+                (Ok(Some(Unit::Record(record))), Some(receiver), State::Receiving) => {
+                    receiver.record(record, ram)
+                }
+                (Ok(Some(Unit::Content(bytes))), Some(receiver), State::Receiving) => {
+                    receiver.content(bytes, ram)
+                }
+                (Ok(Some(Unit::Control(Kind::Section, body))), Some(receiver), State::Receiving) => {
+                    control::decode(body)
+                        .map_err(AbortReason::Stream)
+                        .and_then(|part| receiver.section(&part))
+                }
+                (Ok(Some(Unit::Opening(greeting))), ..) => self.on_opening(now, &greeting),
+                (Ok(Some(Unit::Control(kind, body))), ..) => match message(kind, body) {
+                    Ok(message) => self.on_message(now, message),
+                    Err(fault) => Err(AbortReason::Stream(fault)),
+                },
+                (Ok(Some(Unit::Record(_) | Unit::Content(_))), ..) => {
+                    Err(AbortReason::Stream(StreamFault::Unexpected))
+                }
+            };
+            if let Err(reason) = result {
+                return self.on_bad_stream(now, reason);
+            }
+        }
+        self.tell_progress(now);
+    }
+
+    fn tell_progress(&mut self, now: Instant) {
+        let Some(link) = &self.endpoint.link else { return };
+        let (bytes, at) = self.told;
+        let is_due = link.received - bytes >= PROGRESS_BYTES || now.since(at) >= PROGRESS_TIME;
+        if matches!(self.state, State::Receiving) && link.received > bytes && is_due {
+            self.say_progress(now);
+        }
+    }
+
+    fn say_progress(&mut self, now: Instant) {
+        let Some(link) = &self.endpoint.link else { return };
+        self.told = (link.received, now);
+        self.endpoint.say(Control::Progress(Progress { bytes: self.told.0, rounds: self.rounds }));
+    }
+
+    fn on_opening(&mut self, now: Instant, greeting: &Greeting) -> Result<(), AbortReason> {
+        match (greeting.opening, &self.state) {
+            (Opening::Begin { migration, .. }, State::Opening) => {
+                self.migration = Some(migration);
+                let (low, high) = (greeting.version_min, greeting.version_max);
+                if high < VERSION_MIN || low > VERSION_MAX {
+                    let refusal =
+                        Refusal::Version { source: (low, high), target: (VERSION_MIN, VERSION_MAX) };
+                    self.refuse(now, [refusal].into());
+                    return Ok(());
+                }
+                self.state = State::Hello;
+                Ok(())
+            }
+            (Opening::Resolve { migration, .. }, _) => {
+                self.answer(now, migration);
+                Ok(())
+            }
+            _ => Err(AbortReason::Stream(StreamFault::Unexpected)),
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, message: Message) -> Result<(), AbortReason> {
+        match (message, &self.state) {
+            (Message::Ping, _) => Ok(()),
+            (Message::Abort(body), _) => {
+                self.on_peer_abort(now, &body);
+                Ok(())
+            }
+            (Message::Hello(hello), State::Hello) => self.on_hello(now, &hello),
+            (Message::RoundEnd(end), State::Receiving) => {
+                self.rounds = end.round;
+                self.say_progress(now);
+                Ok(())
+            }
+            (Message::Seal(seal), State::Receiving) => self.on_seal(now, &seal),
+            (Message::Commit(commit), State::Prepared | State::Held(_)) => self.on_commit(now, &commit),
+            (Message::Release, State::Owner) => {
+                self.released(now);
+                Ok(())
+            }
+            _ => Err(AbortReason::Stream(StreamFault::Unexpected)),
+        }
+    }
+
+    fn on_hello(&mut self, now: Instant, hello: &Hello) -> Result<(), AbortReason> {
+        let guest = hello.guest().map_err(AbortReason::Stream)?;
+        self.source_patience = Duration::from_millis(hello.peer_timeout_ms.into());
+        if let Some(link) = &mut self.endpoint.link {
+            link.keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
+        }
+        let refusals = admission::check(&guest, &self.host);
+        self.guest = Some(guest.clone());
+        if !refusals.is_empty() {
+            self.refuse(now, refusals);
+            return Ok(());
+        }
+        self.state = State::Building;
+        self.endpoint.enter(Phase::Building);
+        self.endpoint.act(GuestAction::Build(guest));
+        Ok(())
+    }
+
+    fn refuse(&mut self, now: Instant, refusals: alloc::vec::Vec<Refusal>) {
+        self.say_reply(&refusals);
+        self.endpoint.close();
+        self.unwind(now, AbortReason::Refused(refusals));
+    }
+
+    fn say_reply(&mut self, refusals: &[Refusal]) {
+        let reply = Reply {
+            version: VERSION_MAX,
+            refusals: refusals_to_wire(refusals),
+            incarnation: self.host.incarnation,
+            peer_timeout_ms: u32::try_from(self.policy.peer_timeout.as_millis()).unwrap_or(u32::MAX),
+        };
+        self.endpoint.say(Control::Reply(reply));
+    }
+
+    fn on_built(&mut self, now: Instant, ram: &dyn GuestRam) {
+        self.is_built = true;
+        let page_count = ram.page_count();
+        if self.guest.as_ref().map(|guest| guest.layout.page_count()) != Some(page_count) {
+            return self.abort(now, AbortReason::Contract);
+        }
+        match Receiver::new(page_count) {
+            Ok(receiver) => self.receiver = Some(receiver),
+            Err(failure) => return self.abort(now, AbortReason::Ram(failure)),
+        }
+        self.state = State::Receiving;
+        self.endpoint.enter(Phase::PreCopy);
+        self.say_reply(&[]);
+    }
+
+    fn on_seal(&mut self, now: Instant, seal: &Seal) -> Result<(), AbortReason> {
+        let Some(receiver) = &mut self.receiver else { return Err(AbortReason::Contract) };
+        let (digest, state) = receiver.seal(seal.sections)?;
+        if digest != seal.digest {
+            return Err(AbortReason::DigestMismatch);
+        }
+        self.digest = digest;
+        self.restore_began_at = now;
+        self.state = State::Restoring;
+        self.endpoint.enter(Phase::Verifying);
+        self.endpoint.act(GuestAction::RestoreState(state));
+        Ok(())
+    }
+
+    fn on_guest(&mut self, now: Instant, event: GuestEvent, ram: &mut dyn GuestRam) {
+        let step = match &event {
+            GuestEvent::Built => Step::Build,
+            GuestEvent::StateRestored => Step::RestoreState,
+            GuestEvent::Running | GuestEvent::RunFailed(..) => Step::Run,
+            GuestEvent::Discarded => Step::Discard,
+            GuestEvent::Failed(step, _) => *step,
+            GuestEvent::DirtyLogStarted
+            | GuestEvent::DirtyLogHarvested
+            | GuestEvent::DirtyLogStopped
+            | GuestEvent::Throttled
+            | GuestEvent::Paused(_)
+            | GuestEvent::StateSaved(_)
+            | GuestEvent::Ended => return,
+        };
+        if !self.endpoint.answered(step) {
+            return;
+        }
+        match (event, &self.state) {
+            (GuestEvent::Built, State::Building) => self.on_built(now, ram),
+            (GuestEvent::Built, State::Aborting(_)) => {
+                self.is_built = true;
+                self.undo(now);
+            }
+            (GuestEvent::Failed(Step::Build, failure), State::Building) => self.on_build_failed(now, failure),
+            (GuestEvent::StateRestored, State::Restoring) => self.on_restored(now),
+            (GuestEvent::Failed(Step::RestoreState, failure), State::Restoring) => {
+                self.abort(now, AbortReason::Guest(Step::RestoreState, failure));
+            }
+            (GuestEvent::Running, State::Starting { began_at }) => {
+                let began_at = *began_at;
+                self.on_running(now, began_at);
+            }
+            (GuestEvent::RunFailed(permit, failure), State::Starting { .. }) => {
+                self.on_run_failed(now, permit, failure);
+            }
+            (GuestEvent::Discarded, State::Aborting(_)) => {
+                self.is_built = false;
+                self.undo(now);
+            }
+            (GuestEvent::Failed(step @ Step::Discard, failure), State::Aborting(_)) => {
+                self.is_built = false;
+                self.endpoint.tell(Event::CleanupFailed(step, failure));
+                self.undo(now);
+            }
+            (_, State::Aborting(_)) => self.undo(now),
+            _ => {}
+        }
+    }
+
+    fn on_build_failed(&mut self, now: Instant, failure: GuestFailure) {
+        let refusals = match failure {
+            GuestFailure::Refused(refusals) => refusals,
+            GuestFailure::OutOfMemory => {
+                let needed_bytes = self.guest.as_ref().map_or(0, |guest| guest.layout.bytes());
+                [Refusal::Memory { needed_bytes, free_bytes: self.host.memory_free_bytes }].into()
+            }
+            failure => [Refusal::Host(alloc::format!("{failure}"))].into(),
+        };
+        self.refuse(now, refusals);
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        self.endpoint.keep_alive(now);
+        let patience = self.policy.peer_timeout;
+        if now >= self.endpoint.silent_at(patience) && !self.endpoint.is_closing() {
+            match self.state {
+                State::Opening | State::Hello | State::Building | State::Receiving | State::Restoring => {
+                    self.abort(now, AbortReason::PeerSilent(patience));
+                }
+                _ => {
+                    self.endpoint.hang_up();
+                    self.on_link_down(now);
+                }
+            }
+        }
+        if let State::Held(since) = self.state
+            && now >= since.after(self.policy.hold)
+        {
+            self.abort(now, AbortReason::LinkLost);
+        }
+    }
+
+    /// When [`Target::on_time`] has something to do.
+    fn deadline(&self) -> Instant {
+        let own = match self.state {
+            State::Held(since) => since.after(self.policy.hold),
+            _ => Instant::NEVER,
+        };
+        if self.endpoint.is_closing() {
+            return own;
+        }
+        own.min(self.endpoint.ping_at()).min(self.endpoint.silent_at(self.policy.peer_timeout))
+    }
+}
+
+/// What a source says, sections and pages aside.
+#[derive(Debug)]
+enum Message {
+    Hello(Hello),
+    RoundEnd(RoundEnd),
+    Seal(Seal),
+    Commit(Commit),
+    Release,
+    Abort(AbortBody),
+    Ping,
+}
+
+fn message(kind: Kind, body: &[u8]) -> Result<Message, StreamFault> {
+    Ok(match kind {
+        Kind::Hello => Message::Hello(control::decode(body)?),
+        Kind::RoundEnd => Message::RoundEnd(control::decode(body)?),
+        Kind::Seal => Message::Seal(control::decode(body)?),
+        Kind::Commit => Message::Commit(control::decode(body)?),
+        Kind::Release => Message::Release,
+        Kind::Abort => Message::Abort(control::decode(body)?),
+        Kind::Ping => Message::Ping,
+        Kind::Reply
+        | Kind::Pages
+        | Kind::Progress
+        | Kind::Section
+        | Kind::Verified
+        | Kind::Committed
+        | Kind::Returned
+        | Kind::Outcome => return Err(StreamFault::Unexpected),
+    })
+}
+
+/// The permit that the commit makes: the only place where one of a later generation comes from.
+fn permit_after_commit(guest: &GuestDescription) -> RunPermit {
+    RunPermit::after_commit(guest.id, guest.generation.next())
 }

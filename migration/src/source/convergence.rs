@@ -1,0 +1,178 @@
+//! After each harvest: another round, stop the guest, throttle it, or give up? A pure function of what was
+//! measured.
+
+use core::time::Duration;
+
+use super::rate::time_for;
+use crate::policy::{Impatience, Policy};
+
+/// A set so small that another round would not make it smaller.
+const FEW_PAGES: u32 = 16;
+/// Most rounds made only because the set still shrinks although it is within the limit.
+const POLISH_ROUNDS_MAX: u32 = 6;
+/// Rounds without progress before the guest is throttled more, or given up.
+const STALLED_ROUNDS: u32 = 2;
+/// Further rounds without progress at the strongest throttle before it is given up.
+const HOPELESS_ROUNDS: u32 = 4;
+/// First throttle and the further steps, in percent.
+const THROTTLE_FIRST: u8 = 20;
+const THROTTLE_STEP: u8 = 15;
+
+/// What was measured up to a harvest at the end of a round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    /// Rounds that have ended.
+    pub(crate) rounds: u32,
+    /// Pages to be sent now.
+    pub(crate) pages_left: u32,
+    /// Pages sent in the round that has just ended.
+    pub(crate) pages_of_round: u32,
+    /// Expected downtime if the guest were stopped now; `None` while unknown.
+    pub(crate) downtime: Option<Duration>,
+    /// Throttle in percent.
+    pub(crate) throttle: u8,
+    /// Time since the first round began.
+    pub(crate) elapsed: Duration,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Another round.
+    Round,
+    /// Stop the guest: the rest is within the limit.
+    Stop,
+    /// Stop the guest although the rest is not.
+    StopAnyway,
+    /// Throttle the guest by this percentage, then another round.
+    Throttle(u8),
+    /// It does not converge.
+    GiveUp,
+}
+
+/// What decisions remember of earlier rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Convergence {
+    stalled: u32,
+    polished: u32,
+    /// Fewest pages that were left after any round.
+    least_left: Option<u32>,
+}
+
+impl Convergence {
+    /// What to do after a round.
+    pub(crate) fn decide(&mut self, measured: &Measured, policy: &Policy) -> Decision {
+        let Measured { rounds, pages_left, pages_of_round, downtime, throttle, elapsed } = *measured;
+        let shrinks = u64::from(pages_left) * 4 <= u64::from(pages_of_round) * 3;
+        if downtime.is_some_and(|downtime| downtime <= policy.downtime_limit) || pages_left == 0 {
+            if pages_left > FEW_PAGES && shrinks && self.polished < POLISH_ROUNDS_MAX {
+                self.polished += 1;
+                return Decision::Round;
+            }
+            return Decision::Stop;
+        }
+        if rounds >= policy.rounds_max || elapsed >= policy.duration_max {
+            return give_up(policy);
+        }
+        let best = self.least_left.unwrap_or(u32::MAX);
+        self.least_left = Some(best.min(pages_left));
+        if u64::from(pages_left) * 10 < u64::from(best) * 9 {
+            self.stalled = 0;
+            return Decision::Round;
+        }
+        self.stalled += 1;
+        if self.stalled < STALLED_ROUNDS {
+            return Decision::Round;
+        }
+        if throttle < policy.throttle_percent_max {
+            self.stalled = 0;
+            self.least_left = None;
+            let step = if throttle == 0 { THROTTLE_FIRST } else { throttle.saturating_add(THROTTLE_STEP) };
+            return Decision::Throttle(step.min(policy.throttle_percent_max));
+        }
+        if self.stalled < STALLED_ROUNDS + HOPELESS_ROUNDS { Decision::Round } else { give_up(policy) }
+    }
+}
+
+fn give_up(policy: &Policy) -> Decision {
+    match policy.impatience {
+        Impatience::GiveUp => Decision::GiveUp,
+        Impatience::StopAnyway => Decision::StopAnyway,
+    }
+}
+
+/// What the downtime would be made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    /// Bytes under way, and bytes that the pages left will need.
+    pub(crate) bytes: u64,
+    /// Bytes per second.
+    pub(crate) rate: u64,
+    /// The shortest round trip seen.
+    pub(crate) round_trip: Duration,
+    /// How long the last harvest took.
+    pub(crate) harvest: Duration,
+}
+
+/// Expected downtime: the rest of the pages, a pause and a harvest, and two round trips (verified, committed).
+pub(crate) fn downtime(rest: Rest) -> Duration {
+    time_for(rest.bytes, rest.rate)
+        .saturating_add(rest.harvest.saturating_mul(2))
+        .saturating_add(rest.round_trip.saturating_mul(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(pages_left: u32, pages_of_round: u32, downtime_ms: u64) -> Measured {
+        let downtime = Some(Duration::from_millis(downtime_ms));
+        Measured { rounds: 2, pages_left, pages_of_round, downtime, throttle: 0, elapsed: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_guest_within_the_limit_is_stopped_once_it_shrinks_no_more() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        assert_eq!(convergence.decide(&measured(1000, 30_000, 200), &policy), Decision::Round);
+        assert_eq!(convergence.decide(&measured(900, 1000, 180), &policy), Decision::Stop);
+        assert_eq!(convergence.decide(&measured(3, 1000, 1), &policy), Decision::Stop);
+    }
+
+    #[test]
+    fn a_stalling_guest_is_throttled_step_by_step_and_then_given_up() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let (mut throttle, mut steps) = (0, std::vec![]);
+        for _ in 0..60 {
+            let measured = Measured { throttle, ..measured(50_000, 50_000, 9000) };
+            match convergence.decide(&measured, &policy) {
+                Decision::Round => {}
+                Decision::Throttle(percent) => {
+                    throttle = percent;
+                    steps.push(percent);
+                }
+                decision => {
+                    assert_eq!(decision, Decision::GiveUp);
+                    assert_eq!(steps, [20, 35, 50, 65, 80, 90]);
+                    return;
+                }
+            }
+        }
+        panic!("it went on for ever");
+    }
+
+    #[test]
+    fn progress_is_not_a_stall() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let mut left = 100_000;
+        while left > 1000 {
+            assert_eq!(convergence.decide(&measured(left, left * 10 / 8, 9000), &policy), Decision::Round);
+            left = left * 8 / 10;
+        }
+    }
+
+    #[test]
+    fn impatience_decides_at_the_last_round() {
+        let policy = Policy { impatience: Impatience::StopAnyway, rounds_max: 2, ..Policy::default() };
+        assert_eq!(Convergence::default().decide(&measured(5000, 9000, 9000), &policy), Decision::StopAnyway);
+    }
+}

@@ -1,0 +1,130 @@
+//! From "the target holds everything" to "the target runs it": the commit, and what is done when its reply is
+//! lost. `docs/migration-protocol.md` has the whole story.
+
+use core::time::Duration;
+
+use super::Source;
+use super::state::{Asking, State};
+use crate::io::{Event, GuestAction};
+use crate::reason::AbortReason;
+use crate::status::Phase;
+use crate::time::Instant;
+use crate::wire::control::{Commit, Control, Fate, Outcome};
+use crate::wire::opening::{Greeting, Opening};
+use crate::wire::reasons::AbortBody;
+use crate::wire::{VERSION_MAX, VERSION_MIN};
+
+/// First and longest wait before a lost target is asked again.
+pub(super) const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+impl Source {
+    /// The target holds everything: it is told to run the guest, and from here on the guest runs here only if
+    /// the target says that it never will there.
+    pub(super) fn commit(&mut self, now: Instant) {
+        self.marks.verified = self.marks.verified.or(Some(now));
+        match core::mem::replace(&mut self.state, State::Finished) {
+            State::Stopped(_, permit) | State::Unknown(_, permit) => {
+                self.endpoint.say(Control::Commit(Commit { generation: self.guest.generation.next().0 }));
+                self.state = State::Committing(permit);
+                self.endpoint.enter(Phase::Committing);
+            }
+            state => self.state = state,
+        }
+    }
+
+    /// The guest runs at the target.
+    pub(super) fn release(&mut self, now: Instant) {
+        match core::mem::replace(&mut self.state, State::Finished) {
+            State::Committing(permit) | State::Unknown(_, permit) => {
+                permit.revoke();
+                self.marks.ended = Some(now);
+                self.endpoint.say(Control::Release);
+                self.endpoint.close();
+                self.state = State::Releasing;
+                self.endpoint.act(GuestAction::Discard);
+            }
+            state => self.state = state,
+        }
+    }
+
+    /// Our copy is gone.
+    pub(super) fn complete(&mut self, now: Instant) {
+        self.ended_at = Some(now);
+        self.state = State::Finished;
+        self.sender = self.sender.take().map(super::sender::Sender::into_summary);
+        self.endpoint.enter(Phase::Completed);
+        self.last_word = Some(Event::Completed(self.report(now)));
+    }
+
+    /// The target will never run the guest, or a person says so.
+    pub(super) fn reclaim(&mut self, now: Instant, reason: AbortReason) {
+        self.endpoint.hang_up();
+        self.unwind_with(now, reason);
+    }
+
+    /// The connection is lost.
+    pub(super) fn on_link_down(&mut self, now: Instant) {
+        self.endpoint.forget_link();
+        match core::mem::replace(&mut self.state, State::Finished) {
+            State::Committing(permit) => {
+                self.state = State::Unknown(Asking::Waiting(now), permit);
+                self.endpoint.enter(Phase::CommitUnknown);
+                self.endpoint.tell(Event::CommitUnknown);
+            }
+            State::Unknown(Asking::Connecting(_) | Asking::Asked, permit) => {
+                self.state = State::Unknown(Asking::Waiting(now.after(self.ask_again)), permit);
+                self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
+            }
+            state @ (State::Idle
+            | State::Unknown(..)
+            | State::Releasing
+            | State::Aborting(..)
+            | State::Finished) => self.state = state,
+            state => {
+                self.state = state;
+                self.abort(now, AbortReason::LinkLost);
+            }
+        }
+    }
+
+    pub(super) fn reconnect(&mut self, now: Instant) {
+        if let State::Unknown(asking, _) = &mut self.state {
+            *asking = Asking::Connecting(now.after(self.policy.peer_timeout));
+            self.endpoint.connect();
+        }
+    }
+
+    /// Asks the target what became of the commit.
+    pub(super) fn ask(&mut self) {
+        if let State::Unknown(asking, _) = &mut self.state {
+            *asking = Asking::Asked;
+            let opening = Opening::Resolve { migration: self.migration, guest: self.guest.id };
+            self.endpoint.greet(Greeting { opening, version_min: VERSION_MIN, version_max: VERSION_MAX });
+        }
+    }
+
+    /// The target has answered.
+    pub(super) fn on_outcome(&mut self, now: Instant, outcome: &Outcome) {
+        match outcome.fate {
+            Fate::Prepared => self.commit(now),
+            Fate::Owned => self.release(now),
+            Fate::Starting => {}
+            Fate::Unknown => {
+                self.endpoint.hang_up();
+                if let State::Unknown(asking, _) = &mut self.state {
+                    *asking = Asking::Forgotten;
+                }
+                self.endpoint.tell(Event::TargetForgot);
+            }
+        }
+    }
+
+    /// The target ends it. Whatever the state, it does not own the guest and never will by this migration.
+    pub(super) fn on_peer_abort(&mut self, now: Instant, body: &AbortBody) {
+        match self.state {
+            State::Releasing | State::Finished | State::Aborting(..) => self.endpoint.hang_up(),
+            _ => self.reclaim(now, body.reason()),
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! From the hello to the last page: rounds of pages while the guest runs, and the rest when it stands still.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::batch::Batch;
+use super::convergence::{Decision, Measured, Rest, downtime};
+use super::sender::{Filled, Sender};
+use super::state::{Sections, State, Stopped};
+use super::{Round, Source, Streamed};
+use crate::device::{DeviceState, Necessity, is_bounded};
+use crate::endpoint::keepalive;
+use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
+use crate::permit::RunPermit;
+use crate::ram::{GuestRam, PAGE_BYTES};
+use crate::reason::AbortReason;
+use crate::status::Phase;
+use crate::time::Instant;
+use crate::wire::control::{
+    CHUNK_BYTES_MAX, Control, Progress, RoundEnd, Seal, SectionPart, frame, guest_digest, section_digest,
+};
+use crate::wire::frame::Kind;
+use crate::wire::hello::{Hello, Reply};
+use crate::wire::opening::{Greeting, Opening};
+use crate::wire::reasons::refusals_from_wire;
+use crate::wire::{VERSION_MAX, VERSION_MIN};
+
+/// How often the log is harvested within a long round, so that what was dirtied again ahead of the cursor goes
+/// once.
+const HARVEST_PERIOD: Duration = Duration::from_millis(1000);
+/// Rounds with fewer pages left than this are not interrupted by a harvest.
+const HARVEST_PAGES_MIN: u32 = 1024;
+
+pub(super) fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Source {
+    /// Says who we are and what the guest is.
+    pub(super) fn greet(&mut self, now: Instant) {
+        let hello = Hello::new(&self.guest, milliseconds(self.policy.peer_timeout));
+        if hello.guest().is_err() {
+            return self.abort(now, AbortReason::Contract);
+        }
+        let opening = Opening::Begin { migration: self.migration, guest: self.guest.id };
+        self.endpoint.greet(Greeting { opening, version_min: VERSION_MIN, version_max: VERSION_MAX });
+        self.endpoint.say(Control::Hello(hello));
+        self.state = State::Negotiating;
+        self.endpoint.enter(Phase::Negotiating);
+    }
+
+    /// The target has answered.
+    pub(super) fn on_reply(
+        &mut self,
+        now: Instant,
+        reply: &Reply,
+        ram: &mut dyn GuestRam,
+    ) -> Result<(), AbortReason> {
+        if !reply.refusals.is_empty() {
+            return Err(AbortReason::Refused(refusals_from_wire(&reply.refusals)));
+        }
+        if !(VERSION_MIN..=VERSION_MAX).contains(&reply.version) {
+            return Err(AbortReason::Stream(crate::reason::StreamFault::Value));
+        }
+        if ram.page_count() != self.guest.layout.page_count() {
+            return Err(AbortReason::Contract);
+        }
+        let theirs = Duration::from_millis(reply.peer_timeout_ms.into());
+        if let Some(link) = &mut self.endpoint.link {
+            link.keepalive = keepalive(self.policy.peer_timeout, theirs);
+        }
+        self.sender = Some(Sender::new(ram.page_count(), self.policy.compression).map_err(AbortReason::Ram)?);
+        self.state = State::StartingLog;
+        self.endpoint.act(GuestAction::StartDirtyLog);
+        self.dirty.begin(now);
+        Ok(())
+    }
+
+    /// The log is on: every page goes once.
+    pub(super) fn begin_first_round(&mut self, now: Instant) {
+        self.endpoint.enter(Phase::PreCopy);
+        self.round.first_began_at = Some(now);
+        self.round.harvest_asked_at = now;
+        self.dirty.begin(now);
+        self.begin_round(now);
+    }
+
+    pub(super) fn begin_round(&mut self, now: Instant) {
+        let Some(sender) = &mut self.sender else { return };
+        sender.begin_round();
+        let counts = sender.counts();
+        self.round = Round {
+            number: self.round.number + 1,
+            pages: sender.pending().len(),
+            bytes_before: self.endpoint.bytes().0,
+            pages_before: counts.sent() - counts.zero,
+            ..self.round
+        };
+        self.round.harvest_asked_at = now;
+        self.state = State::Sending;
+        self.endpoint.tell(Event::Round { round: self.round.number, pages: self.round.pages });
+    }
+
+    /// When the log is worth a harvest within the round.
+    pub(super) fn harvest_due_at(&self) -> Instant {
+        let left = self.sender.as_ref().map_or(0, |sender| sender.pending().len());
+        if left < HARVEST_PAGES_MIN || self.endpoint.outstanding().is_some() {
+            return Instant::NEVER;
+        }
+        self.round.harvest_asked_at.after(HARVEST_PERIOD)
+    }
+
+    pub(super) fn harvest_meanwhile(&mut self, now: Instant) {
+        if now >= self.harvest_due_at() {
+            self.harvest(now);
+        }
+    }
+
+    pub(super) fn harvest(&mut self, now: Instant) {
+        if self.endpoint.outstanding().is_none() {
+            self.round.harvest_asked_at = now;
+            self.endpoint.act(GuestAction::HarvestDirtyLog);
+        }
+    }
+
+    /// A harvest is there.
+    pub(super) fn on_harvested(&mut self, now: Instant, ram: &mut dyn GuestRam) {
+        let Some(sender) = &mut self.sender else { return };
+        let pages = sender.take_dirty(ram);
+        self.dirty.harvested(pages, now);
+        self.round.harvest_time = now.since(self.round.harvest_asked_at);
+        match self.state {
+            State::Harvesting => self.decide(now),
+            State::Stopped(Stopped::Harvesting, _) => self.on_last_harvest(now),
+            // A round is under way: its harvests are only merged.
+            _ => {}
+        }
+    }
+
+    fn decide(&mut self, now: Instant) {
+        let measured = Measured {
+            rounds: self.round.number,
+            pages_left: self.pages_left(),
+            pages_of_round: self.round.pages,
+            downtime: self.downtime_estimate(),
+            throttle: self.throttle,
+            elapsed: self.round.first_began_at.map_or(Duration::ZERO, |began| now.since(began)),
+        };
+        match self.convergence.decide(&measured, &self.policy) {
+            Decision::Round => self.begin_round(now),
+            Decision::Stop => self.pause(now),
+            Decision::StopAnyway => {
+                self.endpoint.tell(Event::LimitOverruled);
+                self.pause(now);
+            }
+            Decision::Throttle(percent) => {
+                self.throttle_wanted = percent;
+                self.throttle_peak = self.throttle_peak.max(percent);
+                self.endpoint.tell(Event::Throttle(percent));
+                self.state = State::Throttling;
+                self.endpoint.act(GuestAction::Throttle(percent));
+            }
+            Decision::GiveUp => {
+                let reason = AbortReason::NotConverging {
+                    rounds: self.round.number,
+                    pages_left: self.pages_left(),
+                    dirty_pages_per_second: self.dirty.rate(),
+                    bytes_per_second: self.bandwidth.rate().unwrap_or(0),
+                };
+                self.abort(now, reason);
+            }
+        }
+    }
+
+    pub(super) fn pages_left(&self) -> u32 {
+        self.sender.as_ref().map_or(0, |sender| sender.pending().len())
+    }
+
+    /// Bytes that a page which is not zero costs on the wire, from the last round.
+    pub(super) fn bytes_per_page(&self) -> u64 {
+        let counts = self.sender.as_ref().map(Sender::counts).unwrap_or_default();
+        let pages = (counts.sent() - counts.zero).saturating_sub(self.round.pages_before);
+        let bytes = self.endpoint.bytes().0.saturating_sub(self.round.bytes_before);
+        bytes.checked_div(pages).map_or(PAGE_BYTES as u64, |bytes| bytes.clamp(32, PAGE_BYTES as u64 + 64))
+    }
+
+    /// Expected downtime if the guest were stopped now.
+    pub(super) fn downtime_estimate(&self) -> Option<Duration> {
+        let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+        let pages = u64::from(self.pages_left()) * self.bytes_per_page();
+        let measured = self.bandwidth.rate();
+        let rate = match (measured, self.policy.bandwidth_bytes_per_second) {
+            (Some(measured), Some(cap)) => measured.min(cap),
+            (Some(measured), None) => measured,
+            (None, _) => return None,
+        };
+        Some(downtime(Rest {
+            bytes: self.bandwidth.in_flight(sent) + pages,
+            rate,
+            round_trip: self.bandwidth.round_trip(),
+            harvest: self.round.harvest_time,
+        }))
+    }
+
+    fn pause(&mut self, now: Instant) {
+        self.marks.asked = Some(now);
+        self.state = State::Pausing;
+        self.endpoint.enter(Phase::StopAndCopy);
+        self.endpoint.act(GuestAction::Pause);
+    }
+
+    pub(super) fn on_paused(&mut self, now: Instant, permit: RunPermit) {
+        self.marks.paused = Some(now);
+        let is_ours = permit.guest() == self.guest.id && permit.generation() == self.guest.generation;
+        self.state = State::Stopped(Stopped::Harvesting, permit);
+        if is_ours { self.harvest(now) } else { self.abort(now, AbortReason::Contract) }
+    }
+
+    fn on_last_harvest(&mut self, now: Instant) {
+        self.marks.harvested = Some(now);
+        let Some(sender) = &mut self.sender else { return };
+        sender.begin_round();
+        self.pages_in_downtime = sender.pending().len();
+        if let State::Stopped(stopped, _) = &mut self.state {
+            *stopped = Stopped::Saving;
+        }
+        self.endpoint.act(GuestAction::SaveState);
+    }
+
+    pub(super) fn on_saved(&mut self, now: Instant, state: DeviceState) {
+        self.marks.saved = Some(now);
+        if !is_bounded(&state) {
+            return self.abort(now, AbortReason::StateTooLarge);
+        }
+        if let State::Stopped(stopped @ Stopped::Saving, _) = &mut self.state {
+            *stopped = Stopped::Sending(Sections { state, index: 0, offset: 0, pages_are_sent: false });
+        }
+    }
+
+    /// The target says how far it is.
+    pub(super) fn on_progress(&mut self, now: Instant, progress: &Progress) {
+        let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+        if progress.rounds == self.round.ends
+            && let Some(said_at) = self.round.end_said_at.take()
+        {
+            self.bandwidth.saw_round_trip(now.since(said_at));
+        }
+        self.bandwidth.took(progress.bytes, sent, now);
+    }
+
+    /// Puts the next pages or sections into the buffer.
+    pub(super) fn stream(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Streamed {
+        let wants_pages = match &self.state {
+            State::Sending | State::Stopped(Stopped::Saving, _) => self.endpoint.link.is_some(),
+            State::Stopped(Stopped::Sending(sections), _) if sections.pages_are_sent => {
+                return self.stream_sections(now, buffer);
+            }
+            State::Stopped(Stopped::Sending(_), _) => true,
+            _ => false,
+        };
+        if !wants_pages {
+            return Streamed::Wait(Instant::NEVER);
+        }
+        if matches!(self.state, State::Stopped(Stopped::Saving, _)) && self.pages_left() == 0 {
+            return Streamed::Wait(Instant::NEVER);
+        }
+        let ready_at = self.bucket.ready_at(now);
+        if ready_at > now {
+            return Streamed::Wait(ready_at);
+        }
+        self.stream_pages(now, buffer, ram)
+    }
+
+    fn stream_pages(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Streamed {
+        let (Some(sender), Some(link)) = (&mut self.sender, &mut self.endpoint.link) else {
+            return Streamed::Wait(Instant::NEVER);
+        };
+        let longest = self.bucket.frame_bytes(buffer.len(), OUTPUT_BYTES_MIN);
+        let mut batch = Batch::new(&mut buffer[..longest]);
+        let filled = match sender.fill(ram, &mut batch) {
+            Ok(filled) => filled,
+            Err(failure) => {
+                self.abort(now, AbortReason::Ram(failure));
+                return Streamed::Changed;
+            }
+        };
+        let len = if batch.is_empty() {
+            0
+        } else {
+            self.bandwidth.sending(link.sent, now);
+            batch.finish(link.next_sequence())
+        };
+        self.bucket.spend(len, now);
+        if filled == Filled::RoundDone {
+            self.on_round_done(now);
+        }
+        match (len, filled) {
+            (0, Filled::RoundDone) => Streamed::Changed,
+            // Nothing needed a byte so far: let the caller breathe, then go on.
+            (0, Filled::More) => Streamed::Wait(now),
+            _ => Streamed::Transmit(len),
+        }
+    }
+
+    /// All pages of a round, or of the stop, are on their way.
+    fn on_round_done(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Sending => {
+                self.say_round_end(now);
+                self.state = State::Harvesting;
+                self.harvest(now);
+            }
+            State::Stopped(Stopped::Sending(sections), _) => {
+                sections.pages_are_sent = true;
+                self.marks.pages = Some(now);
+                self.say_round_end(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn say_round_end(&mut self, now: Instant) {
+        self.round.ends += 1;
+        self.round.end_said_at = Some(now);
+        self.endpoint.say(Control::RoundEnd(RoundEnd { round: self.round.ends }));
+    }
+
+    fn stream_sections(&mut self, now: Instant, buffer: &mut [u8]) -> Streamed {
+        let (State::Stopped(stopped @ Stopped::Sending(_), _), Some(link)) =
+            (&mut self.state, &mut self.endpoint.link)
+        else {
+            return Streamed::Wait(Instant::NEVER);
+        };
+        let Stopped::Sending(sections) = stopped else { return Streamed::Wait(Instant::NEVER) };
+        if let Some(section) = sections.state.get(sections.index) {
+            let rest = section.bytes.get(sections.offset..).unwrap_or_default();
+            let bytes = &rest[..rest.len().min(CHUNK_BYTES_MAX)];
+            let part = SectionPart {
+                id: section.id,
+                instance: section.instance,
+                version: section.version,
+                is_mandatory: section.necessity == Necessity::Mandatory,
+                total_bytes: section.bytes.len() as u32,
+                offset: sections.offset as u32,
+                bytes,
+            };
+            let len = frame(Kind::Section, link.next_sequence(), &part, buffer);
+            sections.offset += bytes.len();
+            if sections.offset == section.bytes.len() {
+                (sections.index, sections.offset) = (sections.index + 1, 0);
+            }
+            self.bandwidth.sending(link.sent, now);
+            return Streamed::Transmit(len);
+        }
+        let ram = self.sender.as_ref().map_or(0, Sender::digest);
+        self.digest = guest_digest(ram, self.guest.layout.page_count(), section_digest(&sections.state));
+        let seal = Seal { digest: self.digest, sections: sections.state.len() as u32 };
+        sections.state = Vec::new();
+        *stopped = Stopped::Verifying;
+        self.endpoint.say(Control::Seal(seal));
+        self.endpoint.enter(Phase::Verifying);
+        Streamed::Changed
+    }
+
+    /// Expected time until the guest has moved; `None` if it is unknown or does not converge.
+    pub(super) fn remaining_estimate(&self) -> Option<Duration> {
+        let rate = self.bandwidth.rate()?;
+        let pages_per_second = rate / self.bytes_per_page().max(1);
+        let gain = pages_per_second.checked_sub(self.dirty.rate()).filter(|gain| *gain > 0)?;
+        let time = Duration::from_secs(u64::from(self.pages_left())).as_nanos() / u128::from(gain);
+        Some(Duration::from_nanos(u64::try_from(time).ok()?))
+    }
+}

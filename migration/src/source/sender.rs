@@ -1,0 +1,295 @@
+//! Which pages are still to be sent, and how each goes.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::batch::Batch;
+use crate::bitmap::PageBitmap;
+use crate::codec::pack;
+use crate::codec::patch;
+use crate::codec::sample;
+use crate::codec::similar::{Features, SimilarIndex};
+use crate::identity::{Identities, Identity};
+use crate::policy::Compression;
+use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
+use crate::status::PageCounts;
+use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES};
+
+/// Most pages looked at for one frame, so that a call stays short where pages need no bytes.
+const EXAMINED_MAX: u32 = 2048;
+/// A page whose differences from another are longer than this is compressed instead.
+const PATCH_BYTES_WORTH: usize = 384;
+/// Most packs in a row that go uncompressed after one that did not pay.
+const BACK_OFF_MAX: u32 = 64;
+/// Bytes that a page needs at most, besides its content.
+const OVERHEAD_BYTES: usize = RECORD_BYTES + PACK_NUMBER_BYTES;
+
+/// Pages that wait to be compressed together.
+#[derive(Debug)]
+struct Staged {
+    plain: Vec<u8>,
+    pages: Vec<(Page, Identity)>,
+    features: Vec<Features>,
+}
+
+/// What compression needs.
+#[derive(Debug)]
+struct Codec {
+    index: SimilarIndex,
+    staged: Staged,
+    reference: Box<PageBytes>,
+    /// Promising pages that are to go raw before compression is tried again, and how many next time.
+    skip: u32,
+    back_off: u32,
+}
+
+/// The pages of one outgoing guest.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pending: PageBitmap,
+    /// Where a harvest is put before it is merged; empty otherwise.
+    harvest: PageBitmap,
+    /// First page that this round has not looked at.
+    cursor: Page,
+    /// What the target holds.
+    identities: Identities,
+    codec: Option<Codec>,
+    counts: PageCounts,
+}
+
+/// What a call of [`Sender::fill`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// The frame is full, or enough pages were looked at.
+    More,
+    /// All pages of this round are in this or an earlier frame.
+    RoundDone,
+}
+
+impl Sender {
+    /// For a guest of so many pages, all of them still to be sent.
+    pub(crate) fn new(page_count: u32, compression: Compression) -> Result<Self, RamFailure> {
+        let codec = match compression {
+            Compression::Off => None,
+            Compression::Adaptive => Some(Codec::new(page_count)?),
+        };
+        let identities = Identities::new(page_count, Identity::UNKNOWN)?;
+        let pending = PageBitmap::full(page_count);
+        let harvest = PageBitmap::empty(page_count);
+        Ok(Self { pending, harvest, cursor: Page(0), identities, codec, counts: PageCounts::default() })
+    }
+
+    /// What is left of it when the attempt is over: the counts.
+    pub(crate) fn into_summary(self) -> Self {
+        let none = PageBitmap::empty(0);
+        let identities = Identities::empty();
+        Self {
+            pending: none.clone(),
+            harvest: none,
+            cursor: Page(0),
+            identities,
+            codec: None,
+            counts: self.counts,
+        }
+    }
+
+    /// The pages still to be sent, as far as is known.
+    pub(crate) const fn pending(&self) -> &PageBitmap {
+        &self.pending
+    }
+
+    pub(crate) const fn counts(&self) -> PageCounts {
+        self.counts
+    }
+
+    /// The digest of RAM as the target has it when everything sent has arrived.
+    pub(crate) const fn digest(&self) -> u64 {
+        self.identities.sum()
+    }
+
+    /// Adds the pages of a harvest; how many.
+    pub(crate) fn take_dirty(&mut self, ram: &mut dyn GuestRam) -> u32 {
+        ram.take_dirty(&mut self.harvest);
+        self.pending.merge(&self.harvest);
+        let pages = self.harvest.len();
+        self.harvest.clear();
+        pages
+    }
+
+    /// Starts over at the first page.
+    pub(crate) fn begin_round(&mut self) {
+        self.cursor = Page(0);
+    }
+
+    /// Fills a frame.
+    pub(crate) fn fill(&mut self, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<Filled, RamFailure> {
+        for _ in 0..EXAMINED_MAX {
+            let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
+            if batch.room() < (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES) {
+                // A small buffer: what is staged must go while it fits.
+                if staged > 0 && batch.is_empty() {
+                    self.flush(batch);
+                }
+                return Ok(Filled::More);
+            }
+            let Some(page) = self.pending.next(self.cursor) else {
+                if staged > 0 {
+                    self.flush(batch);
+                }
+                return Ok(Filled::RoundDone);
+            };
+            self.pending.remove(page);
+            self.cursor = Page(page.0 + 1);
+            self.page(page, ram, batch)?;
+        }
+        Ok(Filled::More)
+    }
+
+    fn page(&mut self, page: Page, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<(), RamFailure> {
+        let known = self.identities.get(page);
+        if ram.is_zero(page)? {
+            if known == Identity::ZERO {
+                self.counts.unchanged += 1;
+            } else {
+                batch.zero(page);
+                self.identities.set(page, Identity::ZERO);
+                self.counts.zero += 1;
+            }
+            return Ok(());
+        }
+        let content = batch.slot(page);
+        ram.read_page(page, content)?;
+        let identity = Identity::of(content);
+        if known == identity {
+            self.counts.unchanged += 1;
+            return Ok(());
+        }
+        let mut features = Features::default();
+        if let Some(codec) = &mut self.codec {
+            features = Features::of(content);
+            let mut patch = [0; PATCH_BYTES_WORTH];
+            if let Some((reference, length)) =
+                codec.find(page, content, &features, &self.identities, ram, &mut patch)
+            {
+                batch.similar(page, reference, identity, &patch[..length]);
+                self.identities.set(page, identity);
+                self.counts.referenced += 1;
+                return Ok(());
+            }
+            if codec.wants(content) {
+                codec.staged.push(page, identity, content, features);
+                if codec.staged.pages.len() == PACK_PAGES_MAX {
+                    self.flush(batch);
+                }
+                return Ok(());
+            }
+        }
+        batch.raw(page, identity);
+        self.counts.raw += 1;
+        self.sent(page, identity, &features);
+        Ok(())
+    }
+
+    /// Sends what is staged.
+    fn flush(&mut self, batch: &mut Batch<'_>) {
+        let Some(codec) = &mut self.codec else { return };
+        let plain_bytes = codec.staged.plain.len();
+        let packed = batch.pack(&codec.staged.pages, |into| pack::compress(&codec.staged.plain, into));
+        codec.learn(packed, plain_bytes);
+        let pages = core::mem::take(&mut codec.staged.pages);
+        let features = core::mem::take(&mut codec.staged.features);
+        if packed.is_none() {
+            let (contents, _) = codec.staged.plain.as_chunks::<PAGE_BYTES>();
+            for ((page, identity), content) in pages.iter().zip(contents) {
+                batch.slot(*page).copy_from_slice(content);
+                batch.raw(*page, *identity);
+            }
+            self.counts.raw += pages.len() as u64;
+        } else {
+            self.counts.compressed += pages.len() as u64;
+        }
+        for ((page, identity), features) in pages.iter().zip(&features) {
+            self.sent(*page, *identity, features);
+        }
+        if let Some(codec) = &mut self.codec {
+            codec.staged.recycle(pages, features);
+        }
+    }
+
+    fn sent(&mut self, page: Page, identity: Identity, features: &Features) {
+        self.identities.set(page, identity);
+        if let Some(codec) = &mut self.codec {
+            codec.index.insert(page, features);
+        }
+    }
+}
+
+impl Codec {
+    fn new(page_count: u32) -> Result<Self, RamFailure> {
+        let staged = Staged {
+            plain: Vec::with_capacity(pack::PLAIN_BYTES_MAX),
+            pages: Vec::with_capacity(PACK_PAGES_MAX),
+            features: Vec::with_capacity(PACK_PAGES_MAX),
+        };
+        let index = SimilarIndex::new(page_count)?;
+        Ok(Self { index, staged, reference: Box::new([0; PAGE_BYTES]), skip: 0, back_off: 0 })
+    }
+
+    /// A page that the target holds and that differs little; its number and the length of the differences.
+    fn find(
+        &mut self,
+        page: Page,
+        content: &PageBytes,
+        features: &Features,
+        identities: &Identities,
+        ram: &dyn GuestRam,
+        patch: &mut [u8],
+    ) -> Option<(Page, usize)> {
+        for candidate in self.index.candidates(features) {
+            if candidate == page || ram.read_page(candidate, &mut self.reference).is_err() {
+                continue;
+            }
+            let Some(length) = patch::diff(&self.reference, content, patch) else { continue };
+            // The guest may have changed the candidate since it was sent: only what the target holds counts.
+            if Identity::of(&self.reference) == identities.get(candidate) {
+                return Some((candidate, length));
+            }
+        }
+        None
+    }
+
+    /// Whether to try and compress the page.
+    fn wants(&mut self, content: &PageBytes) -> bool {
+        if !sample::is_promising(content) {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        true
+    }
+
+    /// Draws conclusions from a pack: one that saved little makes the next ones wait.
+    fn learn(&mut self, packed: Option<usize>, plain_bytes: usize) {
+        let paid = packed.is_some_and(|bytes| bytes * 8 <= plain_bytes * 7);
+        self.back_off = if paid { 0 } else { (self.back_off * 2).clamp(1, BACK_OFF_MAX) };
+        self.skip = self.back_off * PACK_PAGES_MAX as u32;
+    }
+}
+
+impl Staged {
+    fn push(&mut self, page: Page, identity: Identity, content: &PageBytes, features: Features) {
+        self.plain.extend_from_slice(content);
+        self.pages.push((page, identity));
+        self.features.push(features);
+    }
+
+    /// Keeps the allocations.
+    fn recycle(&mut self, mut pages: Vec<(Page, Identity)>, mut features: Vec<Features>) {
+        pages.clear();
+        features.clear();
+        self.plain.clear();
+        (self.pages, self.features) = (pages, features);
+    }
+}

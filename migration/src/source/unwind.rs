@@ -1,0 +1,95 @@
+//! Undoing an attempt: the guest runs on, unthrottled, its dirty log off.
+
+use super::Source;
+use super::state::State;
+use crate::io::{Event, GuestAction, GuestEvent, Step};
+use crate::reason::AbortReason;
+use crate::status::Phase;
+use crate::time::Instant;
+use crate::wire::control::Control;
+use crate::wire::reasons::AbortBody;
+
+impl Source {
+    /// Ends the attempt before the commit.
+    pub(super) fn abort(&mut self, now: Instant, reason: AbortReason) {
+        if !self.is_before_commit() {
+            return;
+        }
+        match reason {
+            AbortReason::LinkLost | AbortReason::PeerSilent(_) => self.endpoint.hang_up(),
+            _ => {
+                self.endpoint.say(Control::Abort(AbortBody::to_wire(&reason)));
+                self.endpoint.close();
+            }
+        }
+        self.unwind_with(now, reason);
+    }
+
+    /// Undoes what was done to the guest, from any state in which it is ours.
+    pub(super) fn unwind_with(&mut self, now: Instant, reason: AbortReason) {
+        let permit = match core::mem::replace(&mut self.state, State::Finished) {
+            State::Stopped(_, permit) | State::Committing(permit) | State::Unknown(_, permit) => Some(permit),
+            _ => None,
+        };
+        self.endpoint.withdraw();
+        self.endpoint.enter(Phase::Aborting);
+        self.state = State::Aborting(reason, permit.or(self.held.take()));
+        self.undo(now);
+    }
+
+    /// The next thing to undo, unless a step is still outstanding.
+    fn undo(&mut self, now: Instant) {
+        let State::Aborting(_, permit) = &mut self.state else { return };
+        if self.endpoint.outstanding().is_some() {
+            return;
+        }
+        if let Some(permit) = permit.take() {
+            self.endpoint.act(GuestAction::Run(permit));
+        } else if self.throttle != 0 {
+            self.throttle_wanted = 0;
+            self.endpoint.act(GuestAction::Throttle(0));
+        } else if self.log_is_on {
+            self.endpoint.act(GuestAction::StopDirtyLog);
+        } else {
+            self.finish(now);
+        }
+    }
+
+    /// A step that was outstanding at the abort, or one of the undoing, is done or has failed.
+    pub(super) fn on_undone(&mut self, now: Instant, event: GuestEvent) {
+        match event {
+            GuestEvent::Paused(paused) => {
+                self.marks.paused = Some(now);
+                if let State::Aborting(_, permit) = &mut self.state {
+                    *permit = Some(paused);
+                }
+            }
+            GuestEvent::Running => self.marks.ended = Some(now),
+            GuestEvent::RunFailed(permit, failure) => {
+                self.held = Some(permit);
+                self.endpoint.tell(Event::Held(failure));
+            }
+            GuestEvent::Failed(step @ (Step::Throttle | Step::StopDirtyLog), failure) => {
+                if step == Step::Throttle {
+                    self.throttle = 0;
+                } else {
+                    self.log_is_on = false;
+                }
+                if !Self::is_gone(&failure) {
+                    self.endpoint.tell(Event::CleanupFailed(step, failure));
+                }
+            }
+            _ => {}
+        }
+        self.undo(now);
+    }
+
+    fn finish(&mut self, now: Instant) {
+        self.ended_at = Some(now);
+        if let State::Aborting(reason, _) = core::mem::replace(&mut self.state, State::Finished) {
+            self.sender = self.sender.take().map(super::sender::Sender::into_summary);
+            self.endpoint.enter(Phase::Aborted);
+            self.last_word = Some(Event::Aborted(reason, self.report(now)));
+        }
+    }
+}

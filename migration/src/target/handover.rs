@@ -1,0 +1,222 @@
+//! From "everything is here" to "it runs here", and back to "it never will".
+
+use super::{State, Target, permit_after_commit};
+use crate::io::{Event, GuestAction, Step};
+use crate::permit::{MigrationId, RunPermit};
+use crate::reason::{AbortReason, GuestFailure, StreamFault};
+use crate::status::Phase;
+use crate::time::Instant;
+use crate::wire::control::{Commit, Committed, Control, Fate, Outcome, Verified};
+use crate::wire::reasons::AbortBody;
+
+impl Target {
+    pub(super) fn on_restored(&mut self, now: Instant) {
+        self.state = State::Prepared;
+        self.endpoint.enter(Phase::Committing);
+        let restore_ns = u64::try_from(now.since(self.restore_began_at).as_nanos()).unwrap_or(u64::MAX);
+        self.endpoint.say(Control::Verified(Verified { restore_ns }));
+    }
+
+    /// The source gives the guest up: from here on it is ours, if it can be run.
+    pub(super) fn on_commit(&mut self, now: Instant, commit: &Commit) -> Result<(), AbortReason> {
+        let Some(guest) = &self.guest else { return Err(AbortReason::Contract) };
+        if commit.generation != guest.generation.next().0 {
+            return Err(AbortReason::Stream(StreamFault::Value));
+        }
+        self.run(now);
+        Ok(())
+    }
+
+    /// A person declares the source dead.
+    pub(super) fn take_over(&mut self, now: Instant) {
+        if matches!(self.state, State::Held(_)) {
+            self.run(now);
+        }
+    }
+
+    fn run(&mut self, now: Instant) {
+        let Some(guest) = &self.guest else { return };
+        let permit = permit_after_commit(guest);
+        self.state = State::Starting { began_at: now };
+        self.endpoint.act(GuestAction::Run(permit));
+    }
+
+    pub(super) fn on_running(&mut self, now: Instant, began_at: Instant) {
+        let run_ns = u64::try_from(now.since(began_at).as_nanos()).unwrap_or(u64::MAX);
+        self.state = State::Owner;
+        self.ended_at = Some(now);
+        self.endpoint.enter(Phase::Completed);
+        if let Some(guest) = &self.guest {
+            self.endpoint.tell(Event::Arrived(guest.generation.next()));
+        }
+        self.say_committed(run_ns);
+    }
+
+    fn say_committed(&mut self, run_ns: u64) {
+        if let Some(guest) = &self.guest {
+            let generation = guest.generation.next().0;
+            self.endpoint.say(Control::Committed(Committed { generation, run_ns }));
+        }
+    }
+
+    /// It cannot be run here: the right to run it goes back.
+    pub(super) fn on_run_failed(&mut self, now: Instant, permit: RunPermit, failure: GuestFailure) {
+        permit.revoke();
+        self.endpoint.say(Control::Returned(AbortBody::step_to_wire(Step::Run, &failure)));
+        self.endpoint.close();
+        self.unwind(now, AbortReason::Guest(Step::Run, failure));
+    }
+
+    /// The source has let go of its copy.
+    pub(super) fn released(&mut self, now: Instant) {
+        self.state = State::Released;
+        self.endpoint.close();
+        let report = self.report(now);
+        self.receiver = None;
+        self.last_word = Some(Event::Completed(report));
+    }
+
+    /// The source asks what became of a migration.
+    pub(super) fn answer(&mut self, now: Instant, migration: MigrationId) {
+        if self.migration != Some(migration) {
+            self.say_outcome(Fate::Unknown);
+            self.endpoint.close();
+            if matches!(self.state, State::Opening) {
+                self.state = State::Stranger;
+            }
+            return;
+        }
+        match &self.state {
+            State::Prepared | State::Held(_) => {
+                self.hold(now);
+                self.say_outcome(Fate::Prepared);
+            }
+            State::Starting { .. } => self.say_outcome(Fate::Starting),
+            State::Owner | State::Released => self.say_outcome(Fate::Owned),
+            State::Aborting(reason) | State::Disowned(reason) => {
+                let body = AbortBody::to_wire(reason);
+                self.endpoint.say(Control::Abort(body));
+                self.endpoint.close();
+            }
+            // It cannot be asked about before it is complete.
+            State::Opening
+            | State::Hello
+            | State::Building
+            | State::Receiving
+            | State::Restoring
+            | State::Stranger => self.endpoint.hang_up(),
+        }
+    }
+
+    fn say_outcome(&mut self, fate: Fate) {
+        self.endpoint.say(Control::Outcome(Outcome { fate, incarnation: self.host.incarnation }));
+    }
+
+    /// Complete, and the source is lost: it may come back and commit.
+    pub(super) fn hold(&mut self, now: Instant) {
+        if matches!(self.state, State::Prepared) {
+            self.state = State::Held(now);
+            self.endpoint.enter(Phase::CommitUnknown);
+            self.endpoint.tell(Event::CommitUnknown);
+        }
+    }
+
+    pub(super) fn on_link_down(&mut self, now: Instant) {
+        self.endpoint.forget_link();
+        match self.state {
+            State::Opening | State::Hello | State::Building | State::Receiving | State::Restoring => {
+                self.abort(now, AbortReason::LinkLost);
+            }
+            State::Prepared => self.hold(now),
+            State::Held(_)
+            | State::Starting { .. }
+            | State::Owner
+            | State::Aborting(_)
+            | State::Disowned(_)
+            | State::Released
+            | State::Stranger => {}
+        }
+    }
+
+    /// What came is not the protocol: as long as nothing is complete that ends the attempt, then only the
+    /// connection.
+    pub(super) fn on_bad_stream(&mut self, now: Instant, reason: AbortReason) {
+        match self.state {
+            State::Opening | State::Hello | State::Building | State::Receiving | State::Restoring => {
+                self.abort(now, reason);
+            }
+            _ => {
+                self.endpoint.hang_up();
+                self.on_link_down(now);
+            }
+        }
+    }
+
+    pub(super) fn cancel(&mut self, now: Instant) {
+        match self.state {
+            State::Starting { .. } | State::Owner | State::Released => {
+                self.endpoint.tell(Event::CancelTooLate);
+            }
+            _ => self.abort(now, AbortReason::Cancelled),
+        }
+    }
+
+    /// Ends the attempt before the commit has come.
+    pub(super) fn abort(&mut self, now: Instant, reason: AbortReason) {
+        match self.state {
+            State::Starting { .. }
+            | State::Owner
+            | State::Aborting(_)
+            | State::Disowned(_)
+            | State::Released
+            | State::Stranger => return,
+            _ => {}
+        }
+        self.endpoint.say(Control::Abort(AbortBody::to_wire(&reason)));
+        self.endpoint.close();
+        self.unwind(now, reason);
+    }
+
+    /// The source ends it: only while it has not committed, so the guest is the source's.
+    pub(super) fn on_peer_abort(&mut self, now: Instant, body: &AbortBody) {
+        match self.state {
+            State::Starting { .. }
+            | State::Owner
+            | State::Aborting(_)
+            | State::Disowned(_)
+            | State::Released
+            | State::Stranger => self.endpoint.hang_up(),
+            _ => {
+                self.endpoint.hang_up();
+                self.unwind(now, body.reason());
+            }
+        }
+    }
+
+    /// Undoes what was done here.
+    pub(super) fn unwind(&mut self, now: Instant, reason: AbortReason) {
+        self.endpoint.withdraw();
+        self.endpoint.enter(Phase::Aborting);
+        self.state = State::Aborting(reason);
+        self.undo(now);
+    }
+
+    pub(super) fn undo(&mut self, now: Instant) {
+        if self.endpoint.outstanding().is_some() {
+            return;
+        }
+        if self.is_built {
+            self.endpoint.act(GuestAction::Discard);
+            return;
+        }
+        if let State::Aborting(reason) = &self.state {
+            let reason = reason.clone();
+            self.ended_at = Some(now);
+            self.endpoint.enter(Phase::Aborted);
+            let report = self.report(now);
+            self.last_word = Some(Event::Aborted(reason.clone(), report));
+            self.receiver = None;
+            self.state = State::Disowned(reason);
+        }
+    }
+}

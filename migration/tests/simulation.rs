@@ -1,0 +1,195 @@
+//! The engine in a seeded world of faults. `SEED=n` replays one seed and prints what happened.
+
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use godwit_migration::{AbortReason, Event};
+use world::World;
+use world::plan::{Fault, Plan};
+
+const SEEDS: u64 = 10_000;
+
+/// One attempt in the world of `plan`; afterwards everything must be in order, and a second attempt in peace
+/// must succeed if there is still a guest to move.
+fn live(plan: Plan) -> World {
+    let (is_calm, pages) = (plan.is_calm(), plan.pages);
+    let mut world = World::new(plan);
+    world.migrate(1);
+    in_order(&world);
+    if is_calm {
+        assert!(matches!(world.verdict(), Some(Event::Completed(_))), "a calm world: {}", world.state());
+    }
+    let is_here =
+        world.source.guest.as_ref().is_some_and(|guest| guest.permit.is_some()) && !world.guest_ended;
+    if is_here && world.source.is_alive && pages < 64 {
+        world.plan.faults.clear();
+        world.is_peaceful = true;
+        world.plan.policy.impatience = godwit_migration::Impatience::StopAnyway;
+        world.target.is_alive = true;
+        world.frozen_until = world.now;
+        world.partitioned_until = world.now;
+        world.migrate(2);
+        in_order(&world);
+        assert!(matches!(world.verdict(), Some(Event::Completed(_))), "the retry: {}", world.state());
+    }
+    world
+}
+
+/// What must hold when an attempt is over.
+fn in_order(world: &World) {
+    let here = world.source.guest.as_ref();
+    let there = world.target.guest.as_ref();
+    let runs_here = here.is_some_and(|guest| guest.permit.is_some());
+    let runs_there = there.is_some_and(|guest| guest.permit.is_some());
+    match world.verdict() {
+        Some(Event::Completed(_)) => {
+            assert!(here.is_none() && !runs_here, "completed, but still here: {}", world.state());
+        }
+        Some(Event::Aborted(..)) => {
+            let guest = here.expect("an abort leaves the guest");
+            assert!(runs_here || world.source.is_held, "aborted, but it does not run: {}", world.state());
+            assert!(
+                !runs_there && there.is_none(),
+                "aborted, but something is left there: {}",
+                world.state()
+            );
+            assert!(!guest.ram.log_is_on() || step_failed(world), "the log is still on: {}", world.state());
+            assert!(guest.throttle == 0 || world.guest_ended || step_failed(world), "still throttled");
+        }
+        // The source has died.
+        None => assert!(here.is_none(), "no last word: {}", world.state()),
+        Some(event) => panic!("not a last word: {event:?}"),
+    }
+}
+
+/// Whether the trace says that a cleanup step failed as planned.
+fn step_failed(world: &World) -> bool {
+    world.trace.iter().any(|line| line.contains("CleanupFailed"))
+}
+
+fn run_seed(seed: u64, plan: fn(u64) -> Plan) -> Result<World, String> {
+    catch_unwind(AssertUnwindSafe(|| live(plan(seed)))).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string())).unwrap_or_default()
+    })
+}
+
+fn plan_of(seed: u64) -> Plan {
+    if seed.is_multiple_of(5) { Plan::calm(seed) } else { Plan::wild(seed) }
+}
+
+#[test]
+fn ten_thousand_worlds_keep_the_invariants() {
+    if let Ok(seed) = std::env::var("SEED") {
+        let seed = seed.parse().expect("SEED is a number");
+        let plan = plan_of(seed);
+        println!("{plan:#?}");
+        println!("{}", live(plan).state());
+        return;
+    }
+    let seeds = std::env::var("SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("SEEDS is a number"));
+    let workers = std::thread::available_parallelism().map_or(2, usize::from) as u64;
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+        let handles: Vec<_> =
+            (0..workers).map(|worker| scope.spawn(move || tally(worker, workers, seeds))).collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().expect("a worker reports, it does not panic"))
+            .collect()
+    });
+    let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
+    let (completed, aborted, died) = (sum(|it| it.completed), sum(|it| it.aborted), sum(|it| it.died));
+    println!("{completed} completed, {aborted} aborted, {died} without a source; {:?}", tallies[0].reasons);
+    let failures: Vec<_> = tallies.iter().flat_map(|tally| &tally.failures).collect();
+    assert!(failures.is_empty(), "{} seeds fail; the first: {:?}", failures.len(), failures.first());
+    // A simulation in which nothing ever goes wrong, or right, would prove nothing.
+    assert!(completed > seeds / 4 && aborted > seeds / 10 && died > seeds / 100);
+}
+
+#[derive(Default)]
+struct Tally {
+    completed: u64,
+    aborted: u64,
+    died: u64,
+    reasons: std::collections::BTreeMap<String, u64>,
+    failures: Vec<String>,
+}
+
+fn tally(worker: u64, workers: u64, seeds: u64) -> Tally {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut tally = Tally::default();
+    for seed in (worker..seeds).step_by(workers as usize) {
+        match run_seed(seed, plan_of) {
+            Ok(world) => match world.verdict() {
+                Some(Event::Completed(_)) => tally.completed += 1,
+                Some(Event::Aborted(reason, _)) => {
+                    tally.aborted += 1;
+                    *tally.reasons.entry(name(reason)).or_default() += 1;
+                }
+                _ => tally.died += 1,
+            },
+            Err(text) => tally.failures.push(format!("SEED={seed}: {}", text.lines().next().unwrap_or(""))),
+        }
+    }
+    tally
+}
+
+fn name(reason: &AbortReason) -> String {
+    let text = format!("{reason:?}");
+    text.split(['(', ' ', '{']).next().unwrap_or("").to_string()
+}
+
+/// Each fault after every single message of a migration.
+#[test]
+fn every_fault_after_every_message_is_survived() {
+    let time = std::time::Duration::from_secs(1);
+    let faults = [
+        Fault::Cut,
+        Fault::Partition(time * 5),
+        Fault::Freeze(time * 9),
+        Fault::CrashSource(time),
+        Fault::CrashTarget(time),
+        Fault::CancelAtSource,
+        Fault::CancelAtTarget,
+        Fault::GuestEnds,
+    ];
+    for seed in 0..6 {
+        let mut plan = Plan::calm(seed);
+        plan.pages = plan.pages.min(40);
+        plan.working_set = plan.working_set.min(plan.pages.into());
+        let messages = live(plan.clone()).messages;
+        for at in 1..=messages {
+            for fault in faults {
+                let faults = vec![(at, fault)];
+                live(Plan { faults, ..plan.clone() });
+            }
+        }
+    }
+}
+
+/// Two faults, the second while the first is being dealt with.
+#[test]
+fn two_faults_around_the_commit_are_survived() {
+    let time = std::time::Duration::from_millis(1500);
+    let faults = [
+        Fault::Cut,
+        Fault::Partition(time),
+        Fault::CrashSource(time),
+        Fault::CrashTarget(time),
+        Fault::CancelAtTarget,
+    ];
+    let mut plan = Plan::calm(3);
+    plan.pages = 12;
+    plan.working_set = 3;
+    let messages = live(plan.clone()).messages;
+    for first in messages.saturating_sub(8)..=messages {
+        for second in first..=first + 6 {
+            for one in faults {
+                for other in faults {
+                    live(Plan { faults: vec![(first, one), (second, other)], ..plan.clone() });
+                }
+            }
+        }
+    }
+}

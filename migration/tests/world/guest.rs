@@ -1,0 +1,171 @@
+//! A guest at one host: RAM with a dirty log, a life cycle, and a program that keeps writing.
+
+use godwit_migration::{
+    GuestRam, Necessity, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, RunPermit, Section, is_zero,
+};
+
+use super::random::Random;
+
+/// RAM and dirty log of one host's instance of the guest.
+pub(crate) struct Ram {
+    pub(crate) pages: Vec<Box<PageBytes>>,
+    log: Option<PageBitmap>,
+    published: PageBitmap,
+    /// Pages that can still be written for the first time before memory runs out.
+    pub(crate) free_pages: u32,
+    touched: PageBitmap,
+}
+
+impl Ram {
+    pub(crate) fn new(count: u32, free_pages: u32) -> Self {
+        Self {
+            pages: (0..count).map(|_| Box::new([0; PAGE_BYTES])).collect(),
+            log: None,
+            published: PageBitmap::empty(count),
+            free_pages,
+            touched: PageBitmap::empty(count),
+        }
+    }
+
+    pub(crate) fn start_log(&mut self) {
+        self.log = Some(PageBitmap::empty(self.pages.len() as u32));
+    }
+
+    pub(crate) fn stop_log(&mut self) {
+        self.log = None;
+        self.published.clear();
+    }
+
+    pub(crate) fn log_is_on(&self) -> bool {
+        self.log.is_some()
+    }
+
+    pub(crate) fn harvest(&mut self) {
+        let count = self.pages.len() as u32;
+        let log = self.log.as_mut().expect("a harvest is asked for only while the log is on");
+        self.published.merge(&std::mem::replace(log, PageBitmap::empty(count)));
+    }
+
+    /// A write by the guest itself.
+    pub(crate) fn guest_writes(&mut self, page: u32, content: &PageBytes) {
+        *self.pages[page as usize] = *content;
+        if let Some(log) = &mut self.log {
+            log.insert(Page(page));
+        }
+    }
+}
+
+impl GuestRam for Ram {
+    fn page_count(&self) -> u32 {
+        self.pages.len() as u32
+    }
+
+    fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {
+        let content = self.pages.get(page.0 as usize).ok_or(RamFailure::OutOfRange(page))?;
+        *into = **content;
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: Page, from: &PageBytes) -> Result<(), RamFailure> {
+        let content = self.pages.get_mut(page.0 as usize).ok_or(RamFailure::OutOfRange(page))?;
+        if !self.touched.contains(page) {
+            self.touched.insert(page);
+            self.free_pages = self.free_pages.checked_sub(1).ok_or(RamFailure::OutOfMemory(page))?;
+        }
+        **content = *from;
+        Ok(())
+    }
+
+    fn is_zero(&self, page: Page) -> Result<bool, RamFailure> {
+        self.pages.get(page.0 as usize).map(|content| is_zero(content)).ok_or(RamFailure::OutOfRange(page))
+    }
+
+    fn take_dirty(&mut self, into: &mut PageBitmap) {
+        into.merge(&self.published);
+        self.published.clear();
+    }
+}
+
+/// One host's instance of the guest.
+pub(crate) struct Instance {
+    pub(crate) ram: Ram,
+    /// Present exactly while the guest runs here.
+    pub(crate) permit: Option<RunPermit>,
+    pub(crate) throttle: u8,
+    pub(crate) restored: Option<Vec<Section>>,
+}
+
+/// What the guest has written so far, wherever it ran: what its RAM must be when it runs.
+pub(crate) struct Truth {
+    pub(crate) pages: Vec<Box<PageBytes>>,
+    pub(crate) writes: u64,
+    working_set: u64,
+}
+
+impl Truth {
+    pub(crate) fn new(count: u32, working_set: u64) -> Self {
+        let pages = (0..count).map(|_| Box::new([0; PAGE_BYTES])).collect();
+        Self { pages, writes: 0, working_set: working_set.clamp(1, count.into()) }
+    }
+
+    /// Fills RAM as after a boot.
+    pub(crate) fn boot(&mut self, random: &mut Random) {
+        for page in 0..self.pages.len() as u32 {
+            let content = self.invent(random, page);
+            *self.pages[page as usize] = content;
+        }
+    }
+
+    /// The next write of the guest's program: a page and its new content.
+    pub(crate) fn write(&mut self, random: &mut Random) -> (u32, PageBytes) {
+        let page = random.below(self.working_set) as u32;
+        let content = self.invent(random, page);
+        *self.pages[page as usize] = content;
+        (page, content)
+    }
+
+    fn invent(&mut self, random: &mut Random, page: u32) -> PageBytes {
+        self.writes += 1;
+        let mut content = [0; PAGE_BYTES];
+        match random.below(8) {
+            0 | 1 => return content,
+            2 | 3 => {
+                content.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = random.next().to_le_bytes())
+            }
+            4 | 5 => {
+                let line = format!(
+                    "{:08} page {page} is written, generation {} of many\n",
+                    self.writes, self.writes
+                );
+                content.iter_mut().zip(line.bytes().cycle()).for_each(|(to, from)| *to = from);
+            }
+            6 => {
+                content = **random.pick(&self.pages);
+                for _ in 0..random.below(12) {
+                    content[random.below(PAGE_BYTES as u64) as usize] ^= random.next() as u8;
+                }
+            }
+            _ => content = *self.pages[page as usize],
+        }
+        // A mark that makes each write differ from every other.
+        content[64..72].copy_from_slice(&self.writes.to_le_bytes());
+        content
+    }
+
+    /// The device state of a guest that has come so far.
+    pub(crate) fn devices(&self) -> Vec<Section> {
+        let section = |id: u32, length: usize, necessity| Section {
+            id,
+            instance: id % 3,
+            version: 1,
+            necessity,
+            bytes: (0..length).map(|at| (self.writes as usize + at * id as usize) as u8).collect(),
+        };
+        let length = (self.writes % 5) as usize * 9000;
+        vec![
+            section(1, 300, Necessity::Mandatory),
+            section(2, length, Necessity::Mandatory),
+            section(3, 0, Necessity::Optional),
+        ]
+    }
+}

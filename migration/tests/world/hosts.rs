@@ -1,0 +1,492 @@
+//! The two hosts: sessions around the engines, and the life cycle of the guest.
+
+use std::time::Duration;
+
+use godwit_migration::guest::{CpuFeatures, CpuidRegister};
+use godwit_migration::{
+    Command, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam,
+    HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Phase, RamLayout, RamRange,
+    Refusal, Source, SourceConfig, Step, Target, TargetConfig, TscScaling,
+};
+
+use super::guest::{Instance, Ram};
+use super::link::Connection;
+use super::plan::Plan;
+use super::{GUEST, Happening, Who, World};
+
+/// Most outputs that one input may lead to.
+const OUTPUTS_MAX: usize = 10_000;
+
+pub(crate) struct SourceHost {
+    pub(crate) is_alive: bool,
+    pub(crate) incarnation: u64,
+    pub(crate) guest: Option<Instance>,
+    pub(crate) engine: Option<Source>,
+    pub(crate) connection: Option<usize>,
+    pub(crate) connecting: Option<usize>,
+    pub(crate) wake: Instant,
+    pub(crate) verdict: Option<Event>,
+    pub(crate) target_forgot: bool,
+    pub(crate) is_held: bool,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) events: Vec<GuestEvent>,
+    /// Whether the guest was given away and its memory freed.
+    pub(crate) is_discarded: bool,
+}
+
+pub(crate) struct Slot {
+    pub(crate) engine: Option<Target>,
+    pub(crate) connection: Option<usize>,
+    pub(crate) wake: Instant,
+}
+
+impl Slot {
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        self.engine.as_ref().map(|engine| engine.status(Instant::ORIGIN).phase)
+    }
+}
+
+pub(crate) struct TargetHost {
+    pub(crate) is_alive: bool,
+    pub(crate) incarnation: u64,
+    pub(crate) guest: Option<Instance>,
+    /// The engine whose guest it is.
+    pub(crate) guest_of: Option<usize>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) cancel_is_due: bool,
+}
+
+fn features(bits: u32) -> CpuFeatures {
+    CpuFeatures { leaf: 1, subleaf: 0, register: CpuidRegister::Ecx, bits }
+}
+
+impl SourceHost {
+    pub(crate) fn new(guest: Instance) -> Self {
+        Self {
+            is_alive: true,
+            incarnation: 1,
+            guest: Some(guest),
+            engine: None,
+            connection: None,
+            connecting: None,
+            wake: Instant::NEVER,
+            verdict: None,
+            target_forgot: false,
+            is_held: false,
+            commands: Vec::new(),
+            events: Vec::new(),
+            is_discarded: false,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, attempt: u8, plan: &Plan) {
+        let guest = GuestDescription {
+            id: GUEST,
+            generation: Generation::FIRST,
+            name: "linux".into(),
+            layout: RamLayout::new(&[RamRange { first_frame: 16, frames: plan.pages.into() }]).unwrap(),
+            vcpus: 1,
+            features: vec![features(0b101)],
+            tsc_hz: 1_000_000_000,
+            configuration: vec![1, 2, 3],
+        };
+        let migration = MigrationId([attempt; 16]);
+        self.engine = Some(Source::new(SourceConfig { migration, guest, policy: plan.policy }));
+        self.connection = None;
+        self.connecting = None;
+        self.verdict = None;
+        self.target_forgot = false;
+    }
+}
+
+impl TargetHost {
+    pub(crate) fn new() -> Self {
+        Self {
+            is_alive: true,
+            incarnation: 1,
+            guest: None,
+            guest_of: None,
+            slots: Vec::new(),
+            cancel_is_due: false,
+        }
+    }
+
+    fn engine(&self, plan: &Plan) -> Target {
+        let host = HostCapabilities {
+            name: "b".into(),
+            incarnation: self.incarnation,
+            features: vec![features(0b111)],
+            tsc_hz: 1_000_000_000,
+            tsc_scaling: TscScaling::Unavailable,
+            tsc_tolerance_ppm: 100,
+            memory_free_bytes: 1 << 40,
+            vcpus_max: 1,
+        };
+        Target::new(TargetConfig { host, policy: plan.target_policy })
+    }
+}
+
+impl World {
+    pub(crate) fn give_source(&mut self, input: Input<'_>) {
+        let Some(mut engine) = self.source.engine.take() else { return };
+        let (now, mut none) = (self.now, NoRam);
+        let ram: &mut dyn GuestRam = match &mut self.source.guest {
+            Some(guest) => &mut guest.ram,
+            None => &mut none,
+        };
+        engine.handle_input(now, input, ram);
+        self.source.engine = Some(engine);
+        self.drain_source();
+    }
+
+    pub(crate) fn drain_source(&mut self) {
+        for _ in 0..OUTPUTS_MAX {
+            if self.socket_is_full(self.source.connection, true) {
+                return;
+            }
+            let Some(mut engine) = self.source.engine.take() else { return };
+            let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
+            let ram: &mut dyn GuestRam = match &mut self.source.guest {
+                Some(guest) => &mut guest.ram,
+                None => &mut none,
+            };
+            let output = engine.poll_output(now, &mut buffer, ram);
+            self.source.engine = Some(engine);
+            self.return_buffer(buffer);
+            match output {
+                Output::Transmit { len, .. } => self.transmit(self.source.connection, true, len),
+                Output::Connect => self.connect(),
+                Output::Disconnect => {
+                    if let Some(connection) = self.source.connection.take() {
+                        self.close(connection, false);
+                    }
+                    self.source.connecting = None;
+                }
+                Output::Guest(action) => self.begin_step(Who::Source, action),
+                Output::Event(event) => self.on_source_event(event),
+                Output::Timeout(at) => {
+                    self.source.wake = at;
+                    self.wake(Who::Source, at);
+                    return self.give_what_waits();
+                }
+            }
+        }
+        panic!("the source never comes to rest: {}", self.state());
+    }
+
+    /// Gives what came up while an engine was polled.
+    fn give_what_waits(&mut self) {
+        if let Some(command) = self.source.commands.pop() {
+            self.note(format!("command {command:?}"));
+            self.give_source(Input::Command(command));
+        }
+        if let Some(event) = self.source.events.pop() {
+            self.give_source(Input::Guest(event));
+        }
+        if std::mem::take(&mut self.target.cancel_is_due) {
+            for engine in 0..self.target.slots.len() {
+                self.give_target(engine, Input::Command(Command::Cancel));
+            }
+        }
+    }
+
+    fn on_source_event(&mut self, event: Event) {
+        self.note(format!("source: {event:?}"));
+        match event {
+            Event::TargetForgot => self.source.target_forgot = true,
+            Event::Held(_) => self.source.is_held = true,
+            Event::Completed(_) | Event::Aborted(..) => {
+                assert!(self.source.verdict.is_none(), "two last words: {}", self.state());
+                self.source.verdict = Some(event);
+            }
+            _ => {}
+        }
+    }
+
+    fn connect(&mut self) {
+        let delay = self.plan.wire.latency * 2;
+        if !self.target.is_alive || self.now < self.partitioned_until {
+            return self.after(delay, Happening::Refused);
+        }
+        self.connections.push(Connection::new());
+        let connection = self.connections.len() - 1;
+        self.source.connecting = Some(connection);
+        self.after(delay, Happening::Connected(connection));
+    }
+
+    /// The session's work at a new connection, once its opening has come.
+    pub(crate) fn route(&mut self, connection: usize, opening: &Opening) {
+        let known = self.target.slots.iter().position(|slot| {
+            slot.engine.as_ref().is_some_and(|engine| engine.migration() == Some(opening.migration()))
+        });
+        if let Opening::Begin { .. } = opening {
+            // By beginning anew the source says that the guest is its own.
+            for engine in 0..self.target.slots.len() {
+                if self.target.slots[engine].phase() == Some(Phase::CommitUnknown) {
+                    self.give_target(engine, Input::Command(Command::Cancel));
+                }
+            }
+        }
+        let engine = known.unwrap_or_else(|| {
+            let engine = Some(self.target.engine(&self.plan));
+            self.target.slots.push(Slot { engine, connection: None, wake: Instant::NEVER });
+            self.target.slots.len() - 1
+        });
+        self.target.slots[engine].connection = Some(connection);
+        self.connections[connection].engine = Some(engine);
+        self.give_target(engine, Input::LinkUp);
+        let early = std::mem::take(&mut self.connections[connection].early);
+        self.give_target(engine, Input::Bytes(godwit_migration::Channel::MAIN, &early));
+    }
+
+    pub(crate) fn give_target(&mut self, index: usize, input: Input<'_>) {
+        let Some(mut engine) = self.target.slots[index].engine.take() else { return };
+        let (now, mut none) = (self.now, NoRam);
+        let ram: &mut dyn GuestRam = match &mut self.target.guest {
+            Some(guest) if self.target.guest_of == Some(index) => &mut guest.ram,
+            _ => &mut none,
+        };
+        engine.handle_input(now, input, ram);
+        self.target.slots[index].engine = Some(engine);
+        self.drain_target(index);
+    }
+
+    pub(crate) fn drain_target(&mut self, index: usize) {
+        for _ in 0..OUTPUTS_MAX {
+            let connection = self.target.slots[index].connection;
+            if self.socket_is_full(connection, false) {
+                return;
+            }
+            let Some(mut engine) = self.target.slots[index].engine.take() else { return };
+            let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
+            let ram: &mut dyn GuestRam = match &mut self.target.guest {
+                Some(guest) if self.target.guest_of == Some(index) => &mut guest.ram,
+                _ => &mut none,
+            };
+            let output = engine.poll_output(now, &mut buffer, ram);
+            self.target.slots[index].engine = Some(engine);
+            self.return_buffer(buffer);
+            match output {
+                Output::Transmit { len, .. } => self.transmit(connection, false, len),
+                Output::Connect => panic!("a target does not connect"),
+                Output::Disconnect => {
+                    if let Some(connection) = self.target.slots[index].connection.take() {
+                        self.connections[connection].target_thinks_up = false;
+                        self.close(connection, true);
+                    }
+                }
+                Output::Guest(action) => self.begin_step(Who::Target(index), action),
+                Output::Event(event) => self.note(format!("target {index}: {event:?}")),
+                Output::Timeout(at) => {
+                    self.target.slots[index].wake = at;
+                    return self.wake(Who::Target(index), at);
+                }
+            }
+        }
+        panic!("target {index} never comes to rest: {}", self.state());
+    }
+
+    fn begin_step(&mut self, who: Who, action: GuestAction) {
+        let latency = self.random.micros(0, self.plan.step_latency_us);
+        let incarnation = if who == Who::Source { self.source.incarnation } else { self.target.incarnation };
+        self.note(format!("{who:?} asks for {:?}", action.step()));
+        self.after(latency, Happening::Step { who, incarnation, action });
+    }
+
+    pub(crate) fn step(&mut self, who: Who, incarnation: u64, action: GuestAction) {
+        let now_is = if who == Who::Source { self.source.incarnation } else { self.target.incarnation };
+        if incarnation != now_is {
+            return;
+        }
+        let step = action.step();
+        let failing = self.plan.failing_steps.iter().position(|failing| *failing == step);
+        if let Some(index) = failing
+            && !self.is_peaceful
+        {
+            self.plan.failing_steps.remove(index);
+            self.note(format!("{who:?} fails {step:?}"));
+            let failure = GuestFailure::Host("as planned".into());
+            let event = match action {
+                GuestAction::Run(permit) => GuestEvent::RunFailed(permit, failure),
+                _ => GuestEvent::Failed(step, failure),
+            };
+            return self.give(who, event);
+        }
+        match who {
+            Who::Source => self.source_step(action),
+            Who::Target(index) => self.target_step(index, action),
+        }
+    }
+
+    fn give(&mut self, who: Who, event: GuestEvent) {
+        match who {
+            Who::Source => self.give_source(Input::Guest(event)),
+            Who::Target(index) => self.give_target(index, Input::Guest(event)),
+        }
+    }
+
+    fn source_step(&mut self, action: GuestAction) {
+        let devices = self.truth.devices();
+        let is_gone = self.guest_ended;
+        let guest = self.source.guest.as_mut().expect("only a discard takes the guest away");
+        let step = action.step();
+        let event = match action {
+            _ if is_gone && matches!(step, Step::Pause | Step::Throttle) => {
+                GuestEvent::Failed(step, GuestFailure::Gone)
+            }
+            GuestAction::StartDirtyLog => {
+                guest.ram.start_log();
+                GuestEvent::DirtyLogStarted
+            }
+            GuestAction::HarvestDirtyLog => {
+                guest.ram.harvest();
+                GuestEvent::DirtyLogHarvested
+            }
+            GuestAction::StopDirtyLog => {
+                guest.ram.stop_log();
+                GuestEvent::DirtyLogStopped
+            }
+            GuestAction::Throttle(percent) => {
+                guest.throttle = percent;
+                GuestEvent::Throttled
+            }
+            GuestAction::Pause => {
+                GuestEvent::Paused(guest.permit.take().expect("it is paused once, while it runs"))
+            }
+            GuestAction::SaveState => {
+                assert!(guest.permit.is_none(), "devices are saved of a guest that stands still");
+                GuestEvent::StateSaved(devices)
+            }
+            GuestAction::Run(permit) => {
+                guest.permit = Some(permit);
+                self.check_guest(true);
+                GuestEvent::Running
+            }
+            GuestAction::Discard => {
+                assert!(guest.permit.is_none(), "a running guest is not discarded");
+                self.source.guest = None;
+                self.source.is_discarded = true;
+                GuestEvent::Discarded
+            }
+            GuestAction::Build(_) | GuestAction::RestoreState(_) => panic!("not the source's"),
+        };
+        self.give_source(Input::Guest(event));
+    }
+
+    fn target_step(&mut self, index: usize, action: GuestAction) {
+        let event = match action {
+            GuestAction::Build(_) if self.target.guest.is_some() => {
+                if self.target.guest_of != Some(index) && !self.target_guest_runs() {
+                    // It is about to be discarded: a host waits for that.
+                    let incarnation = self.target.incarnation;
+                    let who = Who::Target(index);
+                    return self
+                        .after(Duration::from_millis(5), Happening::Step { who, incarnation, action });
+                }
+                GuestEvent::Failed(Step::Build, GuestFailure::Refused(vec![Refusal::AlreadyThere]))
+            }
+            GuestAction::Build(guest) => {
+                let free = if self.is_peaceful { u32::MAX } else { self.plan.target_pages };
+                let ram = Ram::new(guest.layout.page_count(), free);
+                self.target.guest = Some(Instance { ram, permit: None, throttle: 0, restored: None });
+                self.target.guest_of = Some(index);
+                GuestEvent::Built
+            }
+            GuestAction::RestoreState(state) => {
+                self.target_guest().restored = Some(state);
+                GuestEvent::StateRestored
+            }
+            GuestAction::Run(permit) => {
+                assert_eq!(permit.generation(), Generation::FIRST.next());
+                self.target_guest().permit = Some(permit);
+                self.check_guest(false);
+                GuestEvent::Running
+            }
+            GuestAction::Discard => {
+                assert!(self.target_guest().permit.is_none(), "a running guest is not discarded");
+                self.target.guest = None;
+                self.target.guest_of = None;
+                GuestEvent::Discarded
+            }
+            action => panic!("not the target's: {action:?}"),
+        };
+        self.give_target(index, Input::Guest(event));
+    }
+
+    fn target_guest(&mut self) -> &mut Instance {
+        self.target.guest.as_mut().expect("it was built")
+    }
+
+    fn target_guest_runs(&self) -> bool {
+        self.target.guest.as_ref().is_some_and(|guest| guest.permit.is_some())
+    }
+
+    pub(crate) fn timer(&mut self, who: Who) {
+        match who {
+            Who::Source if self.source.wake <= self.now => {
+                self.source.wake = Instant::NEVER;
+                self.give_source(Input::Timeout);
+            }
+            Who::Target(index) if self.target.slots.get(index).is_some_and(|slot| slot.wake <= self.now) => {
+                self.target.slots[index].wake = Instant::NEVER;
+                self.give_target(index, Input::Timeout);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn crash_source(&mut self, back_after: Duration) {
+        self.source.is_alive = false;
+        self.source.incarnation += 1;
+        self.source.guest = None;
+        self.source.engine = None;
+        self.source.verdict = None;
+        if let Some(connection) = self.source.connection.take() {
+            self.close(connection, false);
+        }
+        self.after(back_after, Happening::Reboot { is_source: true });
+    }
+
+    pub(crate) fn crash_target(&mut self, back_after: Duration) {
+        self.target.is_alive = false;
+        self.target.incarnation += 1;
+        self.target.guest = None;
+        self.target.guest_of = None;
+        for index in 0..self.target.slots.len() {
+            self.target.slots[index].engine = None;
+            if let Some(connection) = self.target.slots[index].connection.take() {
+                self.connections[connection].target_thinks_up = false;
+                self.close(connection, true);
+            }
+        }
+        self.after(back_after, Happening::Reboot { is_source: false });
+    }
+
+    pub(crate) fn reboot(&mut self, is_source: bool) {
+        if is_source {
+            self.source.is_alive = true;
+        } else {
+            self.target.is_alive = true;
+        }
+    }
+
+    /// A person looks after what only a person can decide.
+    pub(crate) fn operate(&mut self) {
+        if self.source.target_forgot {
+            let runs_there = self.target_guest_runs();
+            let command = if runs_there { Command::Release } else { Command::Reclaim };
+            self.note(format!("a person decides {command:?}"));
+            self.give_source(Input::Command(command));
+        }
+        if self.source.engine.is_none() {
+            for index in 0..self.target.slots.len() {
+                if self.target.slots[index].phase() == Some(Phase::CommitUnknown) {
+                    let command = if self.random.one_in(2) { Command::TakeOver } else { Command::Cancel };
+                    self.note(format!("a person decides {command:?}"));
+                    self.give_target(index, Input::Command(command));
+                }
+            }
+        }
+        self.after(Duration::from_secs(10), Happening::Operator);
+    }
+}

@@ -1,0 +1,155 @@
+//! What happens in one run of the world: all of it follows from the seed.
+
+use std::time::Duration;
+
+use godwit_migration::{Compression, Impatience, Policy, Step, TargetPolicy};
+
+use super::link::{Noise, Wire};
+use super::random::Random;
+
+/// Something that befalls the world after so many transmitted messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The connection breaks.
+    Cut,
+    /// Nothing arrives for so long, in both directions.
+    Freeze(Duration),
+    /// The source's host dies; after so long it is back without memory.
+    CrashSource(Duration),
+    /// The target's host dies.
+    CrashTarget(Duration),
+    /// A person cancels at the source, or at the target.
+    CancelAtSource,
+    CancelAtTarget,
+    /// The guest stops by itself.
+    GuestEnds,
+    /// The target becomes unreachable for so long.
+    Partition(Duration),
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) pages: u32,
+    pub(crate) working_set: u64,
+    pub(crate) write_period: Duration,
+    pub(crate) wire: Wire,
+    pub(crate) policy: Policy,
+    pub(crate) target_policy: TargetPolicy,
+    pub(crate) buffer_bytes: usize,
+    /// In ascending order of messages.
+    pub(crate) faults: Vec<(u64, Fault)>,
+    /// Steps that fail, each once.
+    pub(crate) failing_steps: Vec<Step>,
+    pub(crate) step_latency_us: u64,
+    /// Pages that the target has memory for.
+    pub(crate) target_pages: u32,
+}
+
+impl Plan {
+    /// A world without faults.
+    pub(crate) fn calm(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0xca1f);
+        let pages = random.between(1, 120) as u32;
+        let wire = Wire {
+            latency: random.micros(20, 20_000),
+            ns_per_byte: random.between(10, 400),
+            noise: Noise::default(),
+        };
+        let policy = Policy {
+            downtime_limit: Duration::from_millis(random.between(20, 400)),
+            bandwidth_bytes_per_second: random.one_in(3).then(|| random.between(2_000_000, 20_000_000)),
+            impatience: Impatience::StopAnyway,
+            compression: if random.one_in(4) { Compression::Off } else { Compression::Adaptive },
+            peer_timeout: Duration::from_secs(2),
+            rounds_max: 20,
+            ..Policy::default()
+        };
+        Self {
+            seed,
+            pages,
+            working_set: random.between(1, pages.into()),
+            write_period: random.micros(100, 20_000),
+            wire,
+            policy,
+            target_policy: TargetPolicy {
+                peer_timeout: Duration::from_secs(3),
+                hold: Duration::from_secs(40),
+            },
+            buffer_bytes: *random.pick(&[16 * 1024, 20_000, 64 * 1024, 256 * 1024]),
+            faults: Vec::new(),
+            failing_steps: Vec::new(),
+            step_latency_us: random.between(1, 20_000),
+            target_pages: u32::MAX,
+        }
+    }
+
+    /// A world in which much goes wrong.
+    pub(crate) fn wild(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x317d);
+        let mut plan = Self::calm(seed);
+        for _ in 0..random.below(3) {
+            let fault = Self::fault(&mut random);
+            plan.faults.push((random.between(1, 40), fault));
+        }
+        plan.faults.sort_by_key(|(at, _)| *at);
+        if random.one_in(4) {
+            let times = random.between(5, 60);
+            let noise = &mut plan.wire.noise;
+            match random.below(5) {
+                0 => noise.corrupt = times,
+                1 => noise.drop = times,
+                2 => noise.repeat = times,
+                3 => noise.swap = times,
+                _ => *noise = Noise { corrupt: times, drop: times, repeat: times, swap: times },
+            }
+        }
+        const STEPS: [Step; 10] = [
+            Step::Build,
+            Step::StartDirtyLog,
+            Step::HarvestDirtyLog,
+            Step::StopDirtyLog,
+            Step::Throttle,
+            Step::Pause,
+            Step::SaveState,
+            Step::RestoreState,
+            Step::Run,
+            Step::Discard,
+        ];
+        if random.one_in(3) {
+            plan.failing_steps.push(*random.pick(&STEPS));
+        }
+        if random.one_in(10) {
+            plan.target_pages = random.below(plan.pages.into()) as u32;
+        }
+        if random.one_in(3) {
+            plan.policy.impatience = Impatience::GiveUp;
+        }
+        plan
+    }
+
+    fn fault(random: &mut Random) -> Fault {
+        let time = random.micros(1000, 8_000_000);
+        match random.below(10) {
+            0..=2 => Fault::Cut,
+            3 => Fault::Freeze(time),
+            4 => Fault::CrashSource(time),
+            5 => Fault::CrashTarget(time),
+            6 => Fault::CancelAtSource,
+            7 => Fault::CancelAtTarget,
+            8 => Fault::GuestEnds,
+            _ => Fault::Partition(time),
+        }
+    }
+
+    /// Whether anything may keep the guest from moving.
+    pub(crate) fn is_calm(&self) -> bool {
+        let Noise { corrupt, drop, repeat, swap } = self.wire.noise;
+        self.faults.is_empty()
+            && self.failing_steps.is_empty()
+            && corrupt + drop + repeat + swap == 0
+            && self.target_pages >= self.pages
+            && self.policy.impatience == Impatience::StopAnyway
+    }
+}
