@@ -200,7 +200,8 @@ impl Endpoint {
         if let Some(output) = self.poll_controls(now, buffer) {
             return Some(output);
         }
-        if self.disconnect_is_due {
+        let is_said = self.controls.is_empty() && self.greeting.is_none();
+        if self.disconnect_is_due && is_said {
             self.forget_link();
             return Some(Output::Disconnect);
         }
@@ -208,7 +209,7 @@ impl Endpoint {
     }
 
     fn poll_controls(&mut self, now: Instant, buffer: &mut [u8]) -> Option<Output> {
-        let link = self.link.as_mut()?;
+        let link = self.link.as_mut().filter(|_| !buffer.is_empty())?;
         let mut length = 0;
         if let Some(greeting) = self.greeting.take() {
             buffer[..OPENING_BYTES].copy_from_slice(&greeting.encode());
@@ -229,13 +230,9 @@ impl Endpoint {
         Output::Transmit { channel: Channel::MAIN, len }
     }
 
-    /// Says that we are alive if it is time; when it will be.
+    /// Says that we are alive if it is time.
     pub(crate) fn keep_alive(&mut self, now: Instant) {
-        if let Some(link) = &self.link
-            && now >= link.said_at.after(link.keepalive)
-            && self.controls.is_empty()
-            && !self.disconnect_is_due
-        {
+        if now >= self.ping_at() {
             self.say(Control::Ping);
         }
     }
@@ -245,9 +242,14 @@ impl Endpoint {
         self.link.as_ref().map_or(Instant::NEVER, |link| link.heard_at.after(patience))
     }
 
-    /// When we have to say something again.
+    /// When we have to say something again; never if something is waiting to be said.
     pub(crate) fn ping_at(&self) -> Instant {
-        self.link.as_ref().map_or(Instant::NEVER, |link| link.said_at.after(link.keepalive))
+        match &self.link {
+            Some(link) if !self.disconnect_is_due && self.controls.is_empty() => {
+                link.said_at.after(link.keepalive)
+            }
+            _ => Instant::NEVER,
+        }
     }
 }
 

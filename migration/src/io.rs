@@ -4,8 +4,8 @@
 //! - After every [`crate::Source::handle_input`] or [`crate::Target::handle_input`] drain `poll_output` until it
 //!   returns [`Output::Timeout`]; call again at that moment with [`Input::Timeout`], or earlier with other input.
 //! - [`Output::Transmit`] says that the first `len` bytes of the buffer are to be sent whole and in order on that
-//!   channel. Do not ask for more output until the network has taken them: that is the back-pressure. Between a
-//!   `Transmit` that is still unsent and the next `poll_output`, input may be given as usual.
+//!   channel. Until the network has taken them, poll with an empty buffer: then everything but `Transmit` comes.
+//!   That is the back-pressure, and neither timeouts nor a cancellation can get stuck behind it.
 //! - Each [`GuestAction`] is answered by exactly one [`GuestEvent`]: its own, or a failure. At most one action is
 //!   outstanding.
 //! - A new connection is told with [`Input::LinkUp`]; bytes of an earlier one that were not yet sent are dropped.
@@ -20,7 +20,7 @@ use crate::reason::{AbortReason, GuestFailure};
 use crate::status::{Phase, Report};
 use crate::time::Instant;
 
-/// Least length of the buffer passed to `poll_output`. 64 KiB or more is faster.
+/// Least length of the buffer passed to `poll_output`, unless it is empty. 64 KiB or more is faster.
 pub const OUTPUT_BYTES_MIN: usize = 16 * 1024;
 
 /// One ordered byte stream between the two hosts (one TCP connection).

@@ -165,15 +165,22 @@ impl Source {
         }
     }
 
-    /// The next thing to do. `buffer` holds the bytes of [`Output::Transmit`].
+    /// The next thing to do. `buffer` holds the bytes of [`Output::Transmit`]; with an empty one nothing is
+    /// transmitted.
     ///
     /// # Panics
-    /// If `buffer` is shorter than [`OUTPUT_BYTES_MIN`].
+    /// If `buffer` is neither empty nor [`OUTPUT_BYTES_MIN`] long.
     pub fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
-        assert!(buffer.len() >= OUTPUT_BYTES_MIN, "the contract asks for a longer buffer");
+        assert!(
+            buffer.is_empty() || buffer.len() >= OUTPUT_BYTES_MIN,
+            "the contract asks for a longer buffer"
+        );
         loop {
             if let Some(output) = self.endpoint.poll(now, buffer) {
                 return output;
+            }
+            if buffer.is_empty() {
+                return Output::Timeout(self.deadline());
             }
             match self.stream(now, buffer, ram) {
                 Streamed::Transmit(len) => return self.endpoint.transmitted(now, len),
@@ -339,8 +346,10 @@ impl Source {
             _ => {}
         }
         let patience = self.policy.peer_timeout;
-        if now >= self.endpoint.silent_at(patience) && !self.endpoint.is_closing() {
+        if now >= self.endpoint.silent_at(patience) {
             match self.state {
+                // The goodbye cannot be said.
+                _ if self.endpoint.is_closing() => self.endpoint.hang_up(),
                 State::Committing(_) | State::Unknown(..) => {
                     self.endpoint.hang_up();
                     self.on_link_down(now);
@@ -358,10 +367,8 @@ impl Source {
             State::Sending => self.harvest_due_at(),
             _ => Instant::NEVER,
         };
-        if self.endpoint.is_closing() || matches!(self.state, State::Finished | State::Aborting(..)) {
-            return own;
-        }
-        own.min(self.endpoint.ping_at()).min(self.endpoint.silent_at(self.policy.peer_timeout))
+        let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
+        own.min(silent_at).min(self.endpoint.ping_at())
     }
 
     fn on_guest(&mut self, now: Instant, event: GuestEvent, ram: &mut dyn GuestRam) {

@@ -145,12 +145,16 @@ impl Target {
         }
     }
 
-    /// The next thing to do. `buffer` holds the bytes of [`Output::Transmit`].
+    /// The next thing to do. `buffer` holds the bytes of [`Output::Transmit`]; with an empty one nothing is
+    /// transmitted.
     ///
     /// # Panics
-    /// If `buffer` is shorter than [`OUTPUT_BYTES_MIN`].
+    /// If `buffer` is neither empty nor [`OUTPUT_BYTES_MIN`] long.
     pub fn poll_output(&mut self, now: Instant, buffer: &mut [u8], _ram: &mut dyn GuestRam) -> Output {
-        assert!(buffer.len() >= OUTPUT_BYTES_MIN, "the contract asks for a longer buffer");
+        assert!(
+            buffer.is_empty() || buffer.len() >= OUTPUT_BYTES_MIN,
+            "the contract asks for a longer buffer"
+        );
         if let Some(output) = self.endpoint.poll(now, buffer) {
             return output;
         }
@@ -454,8 +458,10 @@ impl Target {
     fn on_time(&mut self, now: Instant) {
         self.endpoint.keep_alive(now);
         let patience = self.policy.peer_timeout;
-        if now >= self.endpoint.silent_at(patience) && !self.endpoint.is_closing() {
+        if now >= self.endpoint.silent_at(patience) {
             match self.state {
+                // The goodbye cannot be said.
+                _ if self.endpoint.is_closing() => self.endpoint.hang_up(),
                 State::Opening | State::Hello | State::Building | State::Receiving | State::Restoring => {
                     self.abort(now, AbortReason::PeerSilent(patience));
                 }
@@ -478,10 +484,8 @@ impl Target {
             State::Held(since) => since.after(self.policy.hold),
             _ => Instant::NEVER,
         };
-        if self.endpoint.is_closing() {
-            return own;
-        }
-        own.min(self.endpoint.ping_at()).min(self.endpoint.silent_at(self.policy.peer_timeout))
+        let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
+        own.min(silent_at).min(self.endpoint.ping_at())
     }
 }
 

@@ -30,8 +30,7 @@ pub(crate) struct SourceHost {
     pub(crate) is_held: bool,
     pub(crate) commands: Vec<Command>,
     pub(crate) events: Vec<GuestEvent>,
-    /// Whether the guest was given away and its memory freed.
-    pub(crate) is_discarded: bool,
+    pub(crate) attempt: u8,
 }
 
 pub(crate) struct Slot {
@@ -75,7 +74,7 @@ impl SourceHost {
             is_held: false,
             commands: Vec::new(),
             events: Vec::new(),
-            is_discarded: false,
+            attempt: 0,
         }
     }
 
@@ -84,7 +83,8 @@ impl SourceHost {
             id: GUEST,
             generation: Generation::FIRST,
             name: "linux".into(),
-            layout: RamLayout::new(&[RamRange { first_frame: 16, frames: plan.pages.into() }]).unwrap(),
+            layout: RamLayout::new(&[RamRange { first_frame: 16, frames: plan.pages.into() }])
+                .expect("a plan has pages"),
             vcpus: 1,
             features: vec![features(0b101)],
             tsc_hz: 1_000_000_000,
@@ -96,6 +96,9 @@ impl SourceHost {
         self.connecting = None;
         self.verdict = None;
         self.target_forgot = false;
+        self.commands.clear();
+        self.events.clear();
+        self.attempt = attempt;
     }
 }
 
@@ -141,16 +144,15 @@ impl World {
 
     pub(crate) fn drain_source(&mut self) {
         for _ in 0..OUTPUTS_MAX {
-            if self.socket_is_full(self.source.connection, true) {
-                return;
-            }
+            let is_full = self.socket_is_full(self.source.connection, true);
             let Some(mut engine) = self.source.engine.take() else { return };
             let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
+            let room = if is_full { &mut [] } else { &mut buffer[..] };
             let ram: &mut dyn GuestRam = match &mut self.source.guest {
                 Some(guest) => &mut guest.ram,
                 None => &mut none,
             };
-            let output = engine.poll_output(now, &mut buffer, ram);
+            let output = engine.poll_output(now, room, ram);
             self.source.engine = Some(engine);
             self.return_buffer(buffer);
             match output {
@@ -206,7 +208,7 @@ impl World {
     fn connect(&mut self) {
         let delay = self.plan.wire.latency * 2;
         if !self.target.is_alive || self.now < self.partitioned_until {
-            return self.after(delay, Happening::Refused);
+            return self.after(delay, Happening::Refused(self.source.attempt));
         }
         self.connections.push(Connection::new());
         let connection = self.connections.len() - 1;
@@ -254,16 +256,15 @@ impl World {
     pub(crate) fn drain_target(&mut self, index: usize) {
         for _ in 0..OUTPUTS_MAX {
             let connection = self.target.slots[index].connection;
-            if self.socket_is_full(connection, false) {
-                return;
-            }
+            let is_full = self.socket_is_full(connection, false);
             let Some(mut engine) = self.target.slots[index].engine.take() else { return };
             let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
+            let room = if is_full { &mut [] } else { &mut buffer[..] };
             let ram: &mut dyn GuestRam = match &mut self.target.guest {
                 Some(guest) if self.target.guest_of == Some(index) => &mut guest.ram,
                 _ => &mut none,
             };
-            let output = engine.poll_output(now, &mut buffer, ram);
+            let output = engine.poll_output(now, room, ram);
             self.target.slots[index].engine = Some(engine);
             self.return_buffer(buffer);
             match output {
@@ -365,7 +366,6 @@ impl World {
             GuestAction::Discard => {
                 assert!(guest.permit.is_none(), "a running guest is not discarded");
                 self.source.guest = None;
-                self.source.is_discarded = true;
                 GuestEvent::Discarded
             }
             GuestAction::Build(_) | GuestAction::RestoreState(_) => panic!("not the source's"),
@@ -476,6 +476,10 @@ impl World {
             let runs_there = self.target_guest_runs();
             let command = if runs_there { Command::Release } else { Command::Reclaim };
             self.note(format!("a person decides {command:?}"));
+            if let (Command::Reclaim, Some(guest)) = (command, &self.source.guest) {
+                // What the guest did at a target that died with it is gone: a person knows that and decides.
+                self.truth.pages.clone_from(&guest.ram.pages);
+            }
             self.give_source(Input::Command(command));
         }
         if self.source.engine.is_none() {

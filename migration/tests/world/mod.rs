@@ -38,14 +38,27 @@ pub(crate) enum Who {
 
 /// What happens.
 pub(crate) enum Happening {
-    Deliver { connection: usize, to_target: bool },
+    Deliver {
+        connection: usize,
+        to_target: bool,
+    },
     Connected(usize),
-    Refused,
-    LinkDown { connection: usize, at_target: bool },
-    Step { who: Who, incarnation: u64, action: GuestAction },
+    /// The connection that this attempt asked for.
+    Refused(u8),
+    LinkDown {
+        connection: usize,
+        at_target: bool,
+    },
+    Step {
+        who: Who,
+        incarnation: u64,
+        action: GuestAction,
+    },
     Timer(Who),
     Write,
-    Reboot { is_source: bool },
+    Reboot {
+        is_source: bool,
+    },
     Operator,
 }
 
@@ -200,7 +213,10 @@ impl World {
             Happening::Write => self.write(),
             Happening::Deliver { connection, to_target } => self.deliver(connection, to_target),
             Happening::Connected(connection) => self.connected(connection),
-            Happening::Refused => self.give_source(Input::LinkDown),
+            Happening::Refused(attempt) if attempt == self.source.attempt => {
+                self.give_source(Input::LinkDown)
+            }
+            Happening::Refused(_) => {}
             Happening::LinkDown { connection, at_target } => self.link_down(connection, at_target),
             Happening::Step { who, incarnation, action } => self.step(who, incarnation, action),
             Happening::Timer(who) => self.timer(who),
