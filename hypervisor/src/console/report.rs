@@ -44,7 +44,7 @@ struct Causes<'a>(&'a Downtime);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Downtime { pause, harvest, pages, save, verify, commit, total } = *self.0;
+        let Downtime { pause, harvest, pages, save, verify, commit, total, restore: _, start: _ } = *self.0;
         write!(f, "downtime: {} = pause {} + dirty log {}", Span(total), Span(pause), Span(harvest))?;
         writeln!(f, " + last pages {}", Span(pages))?;
         writeln!(f, "  + devices {} + verify {} + commit {}", Span(save), Span(verify), Span(commit))

@@ -1,6 +1,6 @@
 //! From "everything is here" to "it runs here", and back to "it never will".
 
-use super::{State, Target, permit_after_commit};
+use super::{Decider, State, Target, permit_after_commit};
 use crate::io::{Event, GuestAction, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::reason::{AbortReason, GuestFailure, StreamFault};
@@ -23,21 +23,21 @@ impl Target {
         if commit.generation != guest.generation.next().0 {
             return Err(AbortReason::Stream(StreamFault::Value));
         }
-        self.run(now);
+        self.run(now, Decider::Source);
         Ok(())
     }
 
     /// A person declares the source dead.
     pub(super) fn take_over(&mut self, now: Instant) {
         if matches!(self.state, State::Held(_)) {
-            self.run(now);
+            self.run(now, Decider::Person);
         }
     }
 
-    fn run(&mut self, now: Instant) {
+    fn run(&mut self, now: Instant, by: Decider) {
         let Some(guest) = &self.guest else { return };
         let permit = permit_after_commit(guest);
-        self.state = State::Starting { began_at: now };
+        self.state = State::Starting { began_at: now, by };
         self.endpoint.act(GuestAction::Run(permit));
     }
 
@@ -59,9 +59,21 @@ impl Target {
         }
     }
 
-    /// It cannot be run here: the right to run it goes back.
-    pub(super) fn on_run_failed(&mut self, now: Instant, permit: RunPermit, failure: GuestFailure) {
+    /// It cannot be run here: the right to run it goes back to the source. If that is dead, this is the last copy:
+    /// it is held.
+    pub(super) fn on_run_failed(
+        &mut self,
+        now: Instant,
+        permit: RunPermit,
+        failure: GuestFailure,
+        by: Decider,
+    ) {
         permit.revoke();
+        if by == Decider::Person {
+            self.state = State::Held(now);
+            self.endpoint.tell(Event::Held(failure));
+            return;
+        }
         self.endpoint.say(Control::Returned(AbortBody::step_to_wire(Step::Run, &failure)));
         self.endpoint.close();
         self.unwind(now, AbortReason::Guest(Step::Run, failure));

@@ -93,6 +93,15 @@ enum State {
     Stranger,
 }
 
+/// Who decided that the guest is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decider {
+    /// The source, by its commit.
+    Source,
+    /// A person, who declared the source dead.
+    Person,
+}
+
 impl Target {
     /// An engine for a connection that was just accepted: give it [`Input::LinkUp`], then what arrives.
     #[must_use]
@@ -170,6 +179,12 @@ impl Target {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         matches!(self.state, State::Disowned(_) | State::Released | State::Stranger)
+    }
+
+    /// As [`crate::Source::take_permit`]; always `None`, since a target that cannot run the guest gives the right
+    /// to run it back.
+    pub const fn take_permit(&mut self) -> Option<RunPermit> {
+        None
     }
 
     /// Where it stands.
@@ -422,12 +437,13 @@ impl Target {
             (GuestEvent::Failed(Step::RestoreState, failure), State::Restoring) => {
                 self.abort(now, AbortReason::Guest(Step::RestoreState, failure));
             }
-            (GuestEvent::Running, State::Starting { began_at }) => {
+            (GuestEvent::Running, State::Starting { began_at, .. }) => {
                 let began_at = *began_at;
                 self.on_running(now, began_at);
             }
-            (GuestEvent::RunFailed(permit, failure), State::Starting { .. }) => {
-                self.on_run_failed(now, permit, failure);
+            (GuestEvent::RunFailed(permit, failure), State::Starting { by, .. }) => {
+                let by = *by;
+                self.on_run_failed(now, permit, failure, by);
             }
             (GuestEvent::Discarded, State::Aborting(_)) => {
                 self.is_built = false;

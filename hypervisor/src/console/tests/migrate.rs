@@ -19,6 +19,7 @@ fn moved(side: Side) -> Notice {
         verify: ms(20),
         commit: ms(5),
         total: ms(41),
+        ..Downtime::default()
     };
     let report = Report {
         total: ms(12_300),
