@@ -80,7 +80,7 @@ enum State {
     /// Complete, but the source was lost before its commit came; held until then.
     Held(Instant),
     /// The commit has come, the guest is being started.
-    Starting { began_at: Instant },
+    Starting { began_at: Instant, by: Decider },
     /// The guest runs here; the source has not yet let go.
     Owner,
     /// The guest is being discarded.
