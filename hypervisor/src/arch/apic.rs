@@ -112,6 +112,13 @@ pub fn has_x2apic() -> bool {
 /// Local APIC id of the running CPU, from CPUID: works before [`enable`].
 #[must_use]
 pub fn initial_id() -> u32 {
+    // Leaf 0xb gives all 32 bits; where it is not supported its level type (ECX, bits 8 to 15) is 0.
+    if cpuid(0, 0).eax >= 0xb {
+        let topology = cpuid(0xb, 0);
+        if topology.ecx >> 8 & 0xff != 0 {
+            return topology.edx;
+        }
+    }
     cpuid(1, 0).ebx >> 24
 }
 

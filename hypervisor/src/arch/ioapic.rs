@@ -67,14 +67,18 @@ pub struct IoApic<M> {
 
 impl<M: Mmio> IoApic<M> {
     /// Takes the I/O APIC with registers in `window`, whose first line is global interrupt `first`, and masks
-    /// all its lines.
-    pub fn new(window: M, first: u32) -> Self {
+    /// all its lines. `None` if nobody answers there.
+    pub fn new(window: M, first: u32) -> Option<Self> {
         let mut this = Self { window, first, lines: 0 };
-        this.lines = (this.read(VERSION) >> 16 & 0xff) + 1;
+        let version = this.read(VERSION);
+        if version == u32::MAX || version == 0 {
+            return None;
+        }
+        this.lines = (version >> 16 & 0xff) + 1;
         for line in 0..this.lines {
             this.write(REDIRECTION + 2 * line, MASKED);
         }
-        this
+        Some(this)
     }
 
     /// Whether global interrupt `number` is one of this controller's lines.
@@ -175,15 +179,20 @@ mod tests {
     #[test]
     fn all_lines_start_masked() {
         let fake = fake();
-        let apic = IoApic::new(&fake, 0);
+        let apic = IoApic::new(&fake, 0).unwrap();
         assert!(apic.has(23) && !apic.has(24));
         assert!((0..24).all(|line| fake.registers.borrow()[&(REDIRECTION + 2 * line)] == MASKED));
     }
 
     #[test]
+    fn where_nobody_answers_there_is_none() {
+        assert!(IoApic::new(&Fake::default(), 0).is_none());
+    }
+
+    #[test]
     fn a_route_names_vector_signal_and_target() {
         let fake = fake();
-        let apic = IoApic::new(&fake, 0);
+        let apic = IoApic::new(&fake, 0).unwrap();
         assert!(apic.route(17, Signal::PCI, 0x40, 1));
         assert_eq!(fake.registers.borrow()[&(REDIRECTION + 34)], LEVEL | ACTIVE_LOW | 0x40);
         assert_eq!(fake.registers.borrow()[&(REDIRECTION + 35)], 1 << 24);

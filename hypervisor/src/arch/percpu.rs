@@ -47,6 +47,11 @@ impl PerCpu {
         self.apic_id.load(Ordering::Relaxed)
     }
 
+    /// Notes the local APIC id, known for certain only to the CPU itself.
+    pub fn set_apic_id(&self, id: u32) {
+        self.apic_id.store(id, Ordering::Relaxed);
+    }
+
     /// Raises `events` (bits with a meaning of the loop's own).
     pub fn raise(&self, events: u32) {
         self.pending.fetch_or(events, Ordering::Release);

@@ -21,6 +21,9 @@ pub struct Parameters {
     pub entry: u64,
     /// First argument of `entry`.
     pub argument: u64,
+    /// 0; the first processor to come makes it 1, and any other that finds it so halts. A processor that was given
+    /// up and comes late thus takes the place of the next one, and never shares its stack.
+    pub claimed: u64,
 }
 
 unsafe extern "C" {
@@ -44,6 +47,14 @@ godwit_trampoline:
     cld
     mov ax, cs
     mov ds, ax
+    mov eax, 1
+    xchg [godwit_trampoline_claimed_offset], eax
+    test eax, eax
+    jz 3f
+2:
+    hlt
+    jmp 2b
+3:
     mov eax, 0x20
     mov cr4, eax
     mov eax, [godwit_trampoline_parameters_offset]
@@ -95,14 +106,26 @@ godwit_trampoline_long:
     .balign 8
     .global godwit_trampoline_parameters
 godwit_trampoline_parameters:
-    .quad 0, 0, 0, 0
+    .quad 0, 0, 0, 0, 0
     .global godwit_trampoline_end
 godwit_trampoline_end:
     .set godwit_trampoline_parameters_offset, godwit_trampoline_parameters - godwit_trampoline
+    .set godwit_trampoline_claimed_offset, godwit_trampoline_parameters_offset + 32
     .set godwit_trampoline_gdt_offset, godwit_trampoline_gdt_pointer - godwit_trampoline
     .popsection
     "#
 );
+
+/// Makes a processor that comes late halt at its first instruction. To be called before the page is unmapped.
+///
+/// # Safety
+/// As for [`place`], which was called for this page.
+pub unsafe fn retire(at: VirtAddr) {
+    /// CLI; HLT; a jump back to HLT: the same in all modes.
+    const HALT: u32 = u32::from_le_bytes([0xfa, 0xf4, 0xeb, 0xfd]);
+    // SAFETY: by the contract, the page holds the trampoline, which nobody needs any more.
+    unsafe { at.as_mut_ptr::<u32>().write_volatile(HALT) };
+}
 
 fn offset(label: &u8) -> usize {
     core::ptr::from_ref(label) as usize - core::ptr::from_ref(&godwit_trampoline) as usize

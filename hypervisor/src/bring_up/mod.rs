@@ -46,8 +46,8 @@ pub unsafe fn start(info: &'static BootInfo) -> ! {
 fn continue_on_guarded_stack(info: &'static BootInfo) -> ! {
     // SAFETY: the loader took the root pointer from the firmware; tables lie in RAM, which is mapped.
     let firmware = unsafe { Firmware::read(info.rsdp) }.unwrap_or_else(|error| {
-        log::error!("{error}: one CPU is used, and devices are polled");
-        Firmware::default()
+        log::warn!("{error}: assuming what every PC has");
+        Firmware::assumed()
     });
     let reference = time::initialise(info.handoff_tsc, firmware.pm_timer);
     let clock = *time::clock().expect("the clock was just set up");

@@ -39,9 +39,11 @@ pub fn start(apic_ids: &[u32], run: fn() -> !, pause: impl Fn(u64)) -> usize {
     let others = apic_ids.iter().copied().filter(|&id| id != own);
     for (position, id) in others.take(CPUS_MAX - 1).enumerate() {
         if !start_one(page, position + 1, id, run, &pause) {
-            log::warn!("the CPU with local APIC id {id} does not start and is left alone");
+            log::debug!("the CPU with local APIC id {id} does not start and is left alone");
         }
     }
+    // SAFETY: the trampoline is there, and its page stays allocated.
+    unsafe { smp::retire(direct::at(page)) };
     mmio::unmap_trampoline(page);
     RUNNING.load(Ordering::Acquire)
 }
@@ -56,6 +58,7 @@ fn start_one(page: PhysAddr, index: usize, id: u32, run: fn() -> !, pause: &impl
         stack: top.as_u64(),
         entry: enter as *const () as u64,
         argument: core::ptr::from_ref(start) as u64,
+        claimed: 0,
     };
     // SAFETY: the page was allocated for this, and one processor at a time uses it.
     unsafe { smp::place(page, direct::at(page), &parameters) };
@@ -78,6 +81,7 @@ fn start_one(page: PhysAddr, index: usize, id: u32, run: fn() -> !, pause: &impl
 extern "C" fn enter(start: &'static Start) -> ! {
     // SAFETY: the first thing that this processor does, with a block of its own.
     unsafe { percpu::install(start.block) };
+    start.block.set_apic_id(apic::initial_id());
     let tables = Box::leak(Box::new(gdt::Tables::new()));
     // SAFETY: this processor's own tables, with interrupts off.
     unsafe { tables.load(alloc::vec![0; gdt::STACK_WORDS].leak()) };

@@ -24,6 +24,11 @@ const MADT_ENTRIES_MAX: usize = 4096;
 /// A processor that is there (MADT local APIC flags, bit 0).
 const PROCESSOR_ENABLED: u32 = 1;
 
+/// Where a PC's first I/O APIC is.
+const IO_APIC: u64 = 0xfec0_0000;
+/// Processors that are tried if the firmware names none.
+const PROCESSORS_ASSUMED: u32 = 4;
+
 /// What the firmware says about the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firmware {
@@ -148,6 +153,18 @@ impl Default for Firmware {
 }
 
 impl Firmware {
+    /// What a PC is taken to have if its firmware says nothing, as some emulators' does: one I/O APIC where it
+    /// always is, and a few processors. Those that are not there do not start.
+    #[must_use]
+    pub fn assumed() -> Self {
+        Self {
+            processors: (0..PROCESSORS_ASSUMED).collect(),
+            io_apics: Vec::from([IoApic { address: IO_APIC, first_interrupt: 0 }]),
+            overrides: Vec::from([Override { isa: 0, interrupt: 2, signal: Signal::ISA }]),
+            ..Self::default()
+        }
+    }
+
     /// Reads the tables under the root pointer at physical address `rsdp` through the direct map.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ pub fn initialise(firmware: &Firmware) -> bool {
     }
     let open = |io_apic: &super::acpi::IoApic| {
         let window = Window::map(PhysAddr::new_truncate(io_apic.address), ioapic::WINDOW_LENGTH).ok()?;
-        Some(IoApic::new(window, io_apic.first_interrupt))
+        IoApic::new(window, io_apic.first_interrupt)
     };
     let io_apics = firmware.io_apics.iter().filter_map(open).collect();
     CONTROLLERS.lock().io_apics = io_apics;
