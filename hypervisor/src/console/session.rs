@@ -61,6 +61,8 @@ enum Mode {
     Watch(Box<Watch>),
     /// It sends echo requests.
     Ping(Ping),
+    /// It restarts the machine as soon as all is shown.
+    Reboot,
 }
 
 /// A move that is watched.
@@ -124,6 +126,10 @@ impl Console {
             self.row.paint(&mut self.out, text.as_bytes(), cursor);
         }
         self.out.drain(sink);
+        if matches!(self.mode, Mode::Reboot) && self.out.waiting() == 0 {
+            host.reboot();
+            self.mode = Mode::Prompt;
+        }
         let is_owed = self.out.waiting() > 0 || matches!(self.mode, Mode::Prompt) && !self.typed.is_empty();
         if is_owed { Some(now) } else { next }
     }
@@ -224,6 +230,7 @@ impl Console {
             }
             Mode::Attached(_) => self.keys_attached(),
             Mode::Prompt => self.keys_prompt(now, host),
+            Mode::Reboot => {}
         }
     }
 
@@ -275,6 +282,7 @@ impl Console {
         };
         match done {
             Ok(Next::Prompt) => {}
+            Ok(Next::Reboot) => self.mode = Mode::Reboot,
             Ok(Next::Clear) => self.clear_screen(),
             Ok(Next::Attach(guest)) => self.attach(guest, host),
             Ok(Next::Ping(address)) => match Ping::begin(address, host) {
@@ -329,14 +337,14 @@ impl Console {
                 );
             }
             Mode::Ping(ping) => ping.stop(host, &mut self.out),
-            mode @ (Mode::Prompt | Mode::Attached(_)) => self.mode = mode,
+            mode @ (Mode::Prompt | Mode::Attached(_) | Mode::Reboot) => self.mode = mode,
         }
     }
 
     /// Goes on with what is being done; when it wants to be asked again.
     fn proceed(&mut self, now: Duration, host: &mut dyn Host) -> Option<Duration> {
         match &mut self.mode {
-            Mode::Prompt => None,
+            Mode::Prompt | Mode::Reboot => None,
             Mode::Attached(attachment) => {
                 attachment.pass(host, &mut self.screens, &mut self.out);
                 None

@@ -42,7 +42,7 @@ pub(super) fn cpus(host: &dyn Host, out: &mut Output) -> fmt::Result {
         printable(&machine.brand).collect::<String>()
     )?;
     match &machine.vmx {
-        VmxView::Ready(features) => writeln!(out, "VMX is on: {}", features.join(", "))?,
+        VmxView::Ready(features) => writeln!(out, "guests can run here, with {}", features.join(", "))?,
         VmxView::Unavailable(why) => writeln!(out, "guests cannot run here: {why}")?,
     }
     let mut table = Table::new([

@@ -30,6 +30,8 @@ pub(super) enum Next {
     Ping(Ipv4Addr),
     /// Clear the screen.
     Clear,
+    /// Restart the machine, once this has been said.
+    Reboot,
 }
 
 /// Why a command was not carried out.
@@ -110,14 +112,14 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::Pci => inspect::pci(host, out)?,
         Command::Log { lines, level } => inspect::log(lines, level, host, out)?,
         Command::Version => inspect::version(host, out)?,
-        Command::Reboot(when) => reboot(when, host, out)?,
+        Command::Reboot(when) => return reboot(when, host, out),
         Command::Clear => return Ok(Next::Clear),
     }
     Ok(Next::Prompt)
 }
 
 /// Restarts the machine, unless guests would be lost.
-fn reboot(when: RebootWhen, host: &mut dyn Host, out: &mut Output) -> Result<(), CommandError> {
+fn reboot(when: RebootWhen, host: &dyn Host, out: &mut Output) -> Result<Next, CommandError> {
     let is_alive = |state| matches!(state, GuestState::Running | GuestState::Paused | GuestState::Arriving);
     let alive: Vec<String> =
         host.guests().into_iter().filter(|guest| is_alive(guest.state)).map(|guest| guest.name).collect();
@@ -125,8 +127,7 @@ fn reboot(when: RebootWhen, host: &mut dyn Host, out: &mut Output) -> Result<(),
         return Err(CommandError::GuestsRun(alive));
     }
     writeln!(out, "restarting")?;
-    host.reboot();
-    Ok(())
+    Ok(Next::Reboot)
 }
 
 /// The guest's name, if there is such a guest.

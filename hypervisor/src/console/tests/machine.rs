@@ -26,7 +26,7 @@ a>"
         person.asks("cpu"),
         "a> cpu
 Example CPU, time-stamp counter at 3500 MHz
-VMX is on: EPT, PML
+guests can run here, with EPT, PML
 CPU  APIC  STATE   BUSY  GUESTS
   0     0  online   7 %
   1     2  online   7 %  linux
