@@ -9,11 +9,11 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Two hosts with their prompts shown; or what is missing, by name.
 fn hosts() -> Option<Cluster> {
-    if let Availability::Missing(why) = Kind::Tcg.availability() {
+    if let Availability::Missing(why) = Kind::QemuTcg.availability() {
         eprintln!("MISSING: {why}: the console was not tried");
         return None;
     }
-    let mut cluster = Plan::new("console", Kind::Tcg, 2).start().unwrap();
+    let mut cluster = Plan::new("console", Kind::QemuTcg, 2).start().unwrap();
     cluster.wait_for_prompts().unwrap();
     Some(cluster)
 }
