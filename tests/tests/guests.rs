@@ -1,5 +1,6 @@
 //! The guests run directly on an emulated machine without VMX, before any hypervisor of ours is under them: what they
 //! print and find is then theirs alone.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 use std::time::Duration;
