@@ -49,6 +49,11 @@ impl Row {
         self.shown.extend_from_slice(text);
     }
 
+    /// Whether it shows nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.shown.is_empty()
+    }
+
     /// Whether it shows this.
     pub(super) fn shows(&self, text: &str) -> bool {
         self.shown == text.as_bytes()

@@ -119,9 +119,11 @@ impl Console {
         self.screens.collect(attached, host);
         self.notices(host);
         self.log_lines(host);
+        let has_keys = !self.typed.is_empty();
         self.keys(now, host);
         let next = self.proceed(now, host);
-        if matches!(self.mode, Mode::Prompt) {
+        // Whatever else was shown has left the row empty: an idle console costs its host nothing.
+        if matches!(self.mode, Mode::Prompt) && (has_keys || self.row.is_empty()) {
             let (text, cursor) = window(&self.prompt, self.editor.line(), self.editor.cursor());
             self.row.paint(&mut self.out, text.as_bytes(), cursor);
         }

@@ -8,7 +8,7 @@ const FILE_LINES_MAX: usize = 600;
 /// Lines of a function, from its name to its closing brace.
 const FUNCTION_LINES_MAX: usize = 70;
 /// Columns of a line. The formatter keeps code below 110; this is for what it leaves alone.
-const COLUMNS_MAX: usize = 130;
+const COLUMNS_MAX: usize = 140;
 
 /// No file is too long.
 pub(crate) fn files(source: &Source) -> Vec<Violation> {
