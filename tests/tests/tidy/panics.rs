@@ -5,7 +5,7 @@ use super::source::{Source, Tree};
 
 /// Where `expect` may stand, and why it can be nobody's fault but the programmer's, or the machine's before
 /// anything else runs.
-const EXPECTS: [(&str, &str); 5] = [
+const EXPECTS: [(&str, &str); 7] = [
     ("hypervisor/src/bring_up/", "nothing can go on without it, and no guest or peer exists yet"),
     ("hypervisor/src/arch/", "bring-up has set it up before its first use, once per CPU"),
     ("hypervisor/src/mm/", "bring-up has set it up before its first use"),
@@ -13,6 +13,8 @@ const EXPECTS: [(&str, &str); 5] = [
         "hypervisor/src/drivers/net/virtio_net/hal.rs",
         "addresses of memory that this driver has allocated itself",
     ),
+    ("migration/src/source/batch.rs", "the caller made sure of the room"),
+    ("migration/src/wire/", "lengths within bounds that were checked before, or are the code's own"),
     ("hypervisor/src/platform/acpi.rs", "the direct map is not at address 0"),
 ];
 

@@ -30,7 +30,7 @@ pub enum VmxView {
 pub enum CpuState {
     /// Its loop runs.
     Online,
-    /// Firmware lists it, and it did not start or was not started.
+    /// It was listed, or assumed, and did not start.
     Offline,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for CpuState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Online => "online",
-            Self::Offline => "offline",
+            Self::Offline => "absent",
         })
     }
 }
