@@ -200,8 +200,8 @@ pub fn kick_hard(index: usize) {
     }
 }
 
-/// Measures the timer against the TSC, where the timer takes no TSC deadlines. Takes 2^20 TSC ticks.
-pub fn calibrate_timer() {
+/// Measures the timer against the TSC for `ticks` TSC ticks, where the timer takes no TSC deadlines.
+pub fn calibrate_timer(ticks: u64) {
     if HAS_DEADLINE.load(Ordering::Relaxed) != 0 {
         return;
     }
@@ -209,13 +209,14 @@ pub fn calibrate_timer() {
     apic.write(register::TIMER, MASKED);
     apic.write(register::TIMER_INITIAL, u32::MAX);
     let start = super::tsc::read();
-    while super::tsc::read().wrapping_sub(start) < 1 << 20 {
+    while super::tsc::read().wrapping_sub(start) < ticks {
         core::hint::spin_loop();
     }
     let passed = u32::MAX - apic.read(register::TIMER_CURRENT);
     apic.write(register::TIMER_INITIAL, 0);
     apic.write(register::TIMER, u32::from(vector::TIMER));
-    TIMER_RATIO.store(u64::from(passed.max(1)), Ordering::Relaxed);
+    let ratio = (u64::from(passed) << 20) / ticks.max(1);
+    TIMER_RATIO.store(ratio.max(1), Ordering::Relaxed);
 }
 
 /// Makes the timer interrupt the running CPU once the TSC reaches `deadline`, in ticks. Replaces what was armed.

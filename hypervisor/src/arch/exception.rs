@@ -2,7 +2,8 @@
 //! What happens when the processor interrupts the hypervisor itself.
 //!
 //! One stub per vector pushes the vector (and a zero where the processor pushes no error code) and joins
-//! [`godwit_trap_common`], which saves the general registers as a [`TrapFrame`]. Exceptions of the hypervisor are
+//! `godwit_trap_common`, which saves the general registers as a [`TrapFrame`] and leaves RBP as it was, so that a
+//! backtrace leads from the handler to what was interrupted. Exceptions of the hypervisor are
 //! fatal, but for reads and writes of model-specific registers that may not exist (see [`super::cpu`]).
 
 use core::arch::global_asm;
@@ -153,11 +154,11 @@ godwit_trap_common:
     pushq %r14
     pushq %r15
     movq %rsp, %rdi
-    movq %rsp, %rbp
+    movq %rsp, %rbx
     andq $-16, %rsp
     cld
     call {trap}
-    movq %rbp, %rsp
+    movq %rbx, %rsp
     popq %r15
     popq %r14
     popq %r13

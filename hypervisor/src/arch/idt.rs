@@ -57,7 +57,12 @@ pub fn unexpected_count() -> u64 {
     UNEXPECTED.load(Ordering::Relaxed)
 }
 
-pub(super) fn dispatch(vector: u8) {
+/// Handles the interrupt `vector`, as its gate does; also for interrupts that made a guest exit and were
+/// acknowledged by that. To be called with interrupts off.
+///
+/// # Panics
+/// If `vector` is that of an exception.
+pub fn dispatch(vector: u8) {
     match HANDLERS[usize::from(vector - FIRST_INTERRUPT)].get() {
         Some(handler) => handler(vector),
         None => {
@@ -69,7 +74,8 @@ pub(super) fn dispatch(vector: u8) {
     }
 }
 
-pub(super) fn dispatch_non_maskable() {
+/// Handles a non-maskable interrupt; also one that made a guest exit.
+pub fn dispatch_non_maskable() {
     NON_MASKABLE.fetch_add(1, Ordering::Relaxed);
     if STOPPING.load(Ordering::Relaxed) {
         super::cpu::halt();

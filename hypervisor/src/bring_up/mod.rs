@@ -20,6 +20,9 @@ pub mod memory;
 pub mod panic;
 pub mod processors;
 
+/// The local APIC's timer is measured for this part of a second.
+const TIMER_MEASUREMENTS_PER_SECOND: u64 = 100;
+
 /// Brings the host up on the boot CPU and enters its loop.
 ///
 /// # Safety
@@ -57,7 +60,7 @@ fn continue_on_guarded_stack(info: &'static BootInfo) -> ! {
         Window::map(PhysAddr::new_truncate(firmware.local_apic), apic::WINDOW_LENGTH)
             .expect("a host that cannot spare a page for its interrupt controller cannot do anything")
     });
-    apic::calibrate_timer();
+    apic::calibrate_timer(clock.frequency_hz() / TIMER_MEASUREMENTS_PER_SECOND);
     if !interrupts::initialise(&firmware) {
         log::warn!("the serial port has no interrupt: it is polled");
     }

@@ -60,8 +60,8 @@ fn backtrace(pointer: u64, read: impl Fn(u64) -> Option<u64>) -> impl Iterator<I
         if address == 0 {
             return None;
         }
-        // Frames lie at ascending addresses; anything else would be a loop or garbage: the last one.
-        pointer = if next > pointer { next } else { u64::MAX };
+        // The next frame may lie on another stack, above or below. Each stack's outermost has none.
+        pointer = if next != pointer && next != 0 { next } else { u64::MAX };
         Some(address)
     })
     .take(FRAMES_MAX)
@@ -82,7 +82,9 @@ mod tests {
 
     #[test]
     fn a_loop_of_frames_ends() {
-        let found = backtrace(0, |address| Some(if address == 8 { 0x111 } else { 0 })).count();
-        assert_eq!(found, 1);
+        let own_next = backtrace(16, |address| Some(if address == 24 { 0x111 } else { 16 })).count();
+        assert_eq!(own_next, 1);
+        let in_a_circle = backtrace(16, |address| Some(if address == 16 { 32 } else { 16 })).count();
+        assert_eq!(in_a_circle, FRAMES_MAX);
     }
 }
