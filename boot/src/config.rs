@@ -33,6 +33,8 @@ pub const PEERS_MAX: usize = 32;
 pub const MIGRATION_PORT: u16 = 7100;
 /// Downtime aimed at unless the configuration says otherwise, in milliseconds.
 pub const DOWNTIME_LIMIT_MS: u32 = 300;
+/// Silence of a peer after which a link counts as lost unless the configuration says otherwise, in seconds.
+pub const LINK_TIMEOUT_S: u8 = 8;
 
 /// Everything `godwit.toml` can say. [`Configuration::DEFAULT`] is that of an empty file.
 #[repr(C)]
@@ -63,7 +65,7 @@ struct RawNetwork {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RawMigration {
     listen: u8,
-    reserved: u8,
+    link_timeout_s: u8,
     port: u16,
     bandwidth_mbit: u32,
     downtime_limit_ms: u32,
@@ -96,6 +98,8 @@ pub struct Migration {
     pub bandwidth_mbit: Option<u32>,
     /// Downtime to aim at, in milliseconds.
     pub downtime_limit_ms: u32,
+    /// Silence of a peer after which the link to it counts as lost, in seconds.
+    pub link_timeout_s: u8,
 }
 
 /// Another host.
@@ -142,7 +146,7 @@ impl Configuration {
         },
         migration: RawMigration {
             listen: 0,
-            reserved: 0,
+            link_timeout_s: LINK_TIMEOUT_S,
             port: MIGRATION_PORT,
             bandwidth_mbit: 0,
             downtime_limit_ms: DOWNTIME_LIMIT_MS,
@@ -192,6 +196,7 @@ impl Configuration {
             port: raw.port,
             bandwidth_mbit: (raw.bandwidth_mbit != 0).then_some(raw.bandwidth_mbit),
             downtime_limit_ms: raw.downtime_limit_ms,
+            link_timeout_s: raw.link_timeout_s,
         }
     }
 
@@ -199,7 +204,7 @@ impl Configuration {
     pub fn set_migration(&mut self, migration: Migration) {
         self.migration = RawMigration {
             listen: u8::from(migration.listen),
-            reserved: 0,
+            link_timeout_s: migration.link_timeout_s,
             port: migration.port,
             bandwidth_mbit: migration.bandwidth_mbit.unwrap_or(0),
             downtime_limit_ms: migration.downtime_limit_ms,

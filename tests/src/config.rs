@@ -26,6 +26,9 @@ pub struct MigrationConfig {
     pub bandwidth_mbit: u64,
     /// The longest acceptable stun.
     pub downtime_limit_ms: u64,
+    /// Silence of a peer after which the link counts as lost, by the host's own clock: an emulated host's runs
+    /// many times too fast while it idles, so that this must be long there.
+    pub link_timeout_s: u64,
 }
 
 /// A `[[guest]]` table.
@@ -47,7 +50,7 @@ pub struct GuestConfig {
 
 impl Default for MigrationConfig {
     fn default() -> Self {
-        Self { listen: true, bandwidth_mbit: 0, downtime_limit_ms: 300 }
+        Self { listen: true, bandwidth_mbit: 0, downtime_limit_ms: 300, link_timeout_s: 120 }
     }
 }
 
@@ -88,6 +91,7 @@ impl HostConfig {
             put(&mut text, format_args!("\n[migration]\nlisten = {}\n", m.listen));
             put(&mut text, format_args!("bandwidth_mbit = {}\n", m.bandwidth_mbit));
             put(&mut text, format_args!("downtime_limit_ms = {}\n", m.downtime_limit_ms));
+            put(&mut text, format_args!("link_timeout_s = {}\n", m.link_timeout_s));
         }
         for (name, address) in &self.peers {
             let (name, address) = (quoted(name), quoted(address));
@@ -144,6 +148,7 @@ address = "10.0.0.1/24"
 listen = true
 bandwidth_mbit = 0
 downtime_limit_ms = 300
+link_timeout_s = 120
 
 [[peer]]
 name = "b"

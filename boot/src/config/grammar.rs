@@ -25,6 +25,7 @@ const PEER_ADDRESS: &str = "an IPv4 address like \"10.0.0.2\" or \"10.0.0.2:7100
 const PORT: &str = "a port from 1 to 65535";
 const BANDWIDTH: &str = "10^6 bits per second from 0 (no cap) to 1000000";
 const DOWNTIME: &str = "milliseconds from 1 to 60000";
+const LINK_TIMEOUT: &str = "seconds from 1 to 255";
 const MEMORY: &str = "MiB from 16 to 1048576";
 const VCPUS: &str = "1: guests have one virtual CPU for now";
 
@@ -52,7 +53,7 @@ pub fn parse(file: &str, text: &str) -> Result<Configuration, ConfigError> {
     if let Some(section) = root.table("network", &["address", "gateway"])? {
         configuration.set_network(Some(network(&section)?));
     }
-    let known = &["listen", "port", "bandwidth_mbit", "downtime_limit_ms"];
+    let known = &["listen", "port", "bandwidth_mbit", "downtime_limit_ms", "link_timeout_s"];
     if let Some(section) = root.table("migration", known)? {
         let migration = migration(&section, configuration.migration())?;
         configuration.set_migration(migration);
@@ -127,11 +128,15 @@ fn migration(section: &Section<'_>, default: Migration) -> Result<Migration, Con
     let port = section.number("port", 1..=65535, PORT)?;
     let bandwidth_mbit = section.number("bandwidth_mbit", 0..=1_000_000, BANDWIDTH)?;
     let downtime = section.number("downtime_limit_ms", 1..=60_000, DOWNTIME)?;
+    let link_timeout = section.number("link_timeout_s", 1..=255, LINK_TIMEOUT)?;
     Ok(Migration {
         listen: section.flag("listen")?.unwrap_or(default.listen),
         port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default.port),
         bandwidth_mbit: bandwidth_mbit.filter(|&limit| limit != 0),
         downtime_limit_ms: downtime.unwrap_or(default.downtime_limit_ms),
+        link_timeout_s: link_timeout
+            .and_then(|time| u8::try_from(time).ok())
+            .unwrap_or(default.link_timeout_s),
     })
 }
 

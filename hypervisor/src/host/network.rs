@@ -40,7 +40,9 @@ pub(super) fn connect(platform: &'static Platform, now: Instant) -> Result<Conne
         log::warn!("the network card has no interrupt: it is polled");
     }
     let named = (card.function, card.nic.model());
-    let network = Network::new(card, Settings::new(address, tsc::read()), now);
+    let mut settings = Settings::new(address, tsc::read());
+    settings.set_link_timeout(platform.info.configuration.migration().link_timeout_s);
+    let network = Network::new(card, settings, now);
     Ok(Connected { network, source, card: named })
 }
 

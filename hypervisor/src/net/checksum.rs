@@ -5,24 +5,21 @@
 /// padded with zero.
 pub(super) fn sum(bytes: &[u8]) -> u16 {
     // The sum is the same in either byte order, up to swapping the result (RFC 1071, 2 (B)).
-    let mut total = 0u64;
-    let mut carry = false;
-    let mut blocks = bytes.chunks_exact(64);
-    for block in &mut blocks {
+    let mut total = 0u128;
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    for block in blocks {
         let (words, _) = block.as_chunks::<8>();
         for word in words {
-            (total, carry) = total.carrying_add(u64::from_le_bytes(*word), carry);
+            total += u128::from(u64::from_le_bytes(*word));
         }
     }
-    let (words, rest) = blocks.remainder().as_chunks::<8>();
+    let (words, rest) = rest.as_chunks::<8>();
     for word in words {
-        (total, carry) = total.carrying_add(u64::from_le_bytes(*word), carry);
+        total += u128::from(u64::from_le_bytes(*word));
     }
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    (total, carry) = total.carrying_add(u64::from_le_bytes(last), carry);
-    // A carry out of the very last addition leaves a total that cannot overflow again.
-    fold(u128::from(total) + u128::from(carry)).swap_bytes()
+    fold(total + u128::from(u64::from_le_bytes(last))).swap_bytes()
 }
 
 /// The ones' complement sum of two such sums.

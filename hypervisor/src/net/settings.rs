@@ -47,6 +47,14 @@ impl Settings {
             random_seed,
         }
     }
+
+    /// Gives a link up after `seconds` of silence, and everything else that waits for a peer not much sooner:
+    /// where the host's clock runs ahead while it idles, as emulators' do, all of them must be long.
+    pub fn set_link_timeout(&mut self, seconds: u8) {
+        self.link_timeout = Duration::from_secs(u64::from(seconds.max(1)));
+        self.connect_timeout = self.link_timeout * 5 / 8;
+        self.ping_timeout = self.link_timeout / 4;
+    }
 }
 
 impl From<godwit_boot::config::Network> for Address {

@@ -13,6 +13,7 @@ listen = true
 port = 7101
 bandwidth_mbit = 100
 downtime_limit_ms = 200
+link_timeout_s = 60
 [[peer]]
 name = "b"
 address = "10.0.0.2"
@@ -51,7 +52,13 @@ fn everything_that_can_be_said_is_understood() {
     );
     assert_eq!(
         configuration.migration(),
-        Migration { listen: true, port: 7101, bandwidth_mbit: Some(100), downtime_limit_ms: 200 }
+        Migration {
+            listen: true,
+            port: 7101,
+            bandwidth_mbit: Some(100),
+            downtime_limit_ms: 200,
+            link_timeout_s: 60
+        }
     );
     let [b, c] = configuration.peers() else { panic!("two peers") };
     assert_eq!((b.name.as_str(), b.address(), b.port), ("b", Ipv4Addr::new(10, 0, 0, 2), 7100));
@@ -69,7 +76,13 @@ fn an_empty_file_is_the_default() {
     assert_eq!(configuration.network(), None);
     assert_eq!(
         configuration.migration(),
-        Migration { listen: false, port: 7100, bandwidth_mbit: None, downtime_limit_ms: 300 }
+        Migration {
+            listen: false,
+            port: 7100,
+            bandwidth_mbit: None,
+            downtime_limit_ms: 300,
+            link_timeout_s: 8
+        }
     );
     assert!(configuration.guests().is_empty() && configuration.peers().is_empty());
 }
@@ -79,7 +92,7 @@ fn an_error_names_file_line_key_and_what_is_expected() {
     assert_eq!(
         complaint("[host]\nname = \"a\"\n[migration]\nbandwith_mbit = 3\n"),
         "godwit.toml:4: migration.bandwith_mbit: unknown key; expected one of \
-         listen, port, bandwidth_mbit, downtime_limit_ms"
+         listen, port, bandwidth_mbit, downtime_limit_ms, link_timeout_s"
     );
     assert_eq!(
         complaint("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = \"lots\"\n"),
