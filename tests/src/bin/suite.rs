@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     println!();
     for kind in Kind::ALL {
         match kind.availability() {
-            Availability::Available => println!("machine {kind}: used"),
+            Availability::Available => println!("machine {kind}: available"),
             Availability::Missing(reason) => {
                 println!("machine {kind}: MISSING, nothing was tested on it: {reason}")
             }
