@@ -176,6 +176,8 @@ impl Switch {
 impl Drop for Switch {
     fn drop(&mut self) {
         self.inner.stopping.store(true, Ordering::Relaxed);
+        // Finishes the file, though threads may hold the switch a moment longer.
+        lock(&self.inner.capture).take();
         for port in lock(&self.inner.ports).iter() {
             port.queue.close();
         }
@@ -191,6 +193,16 @@ impl Endpoint {
     /// The next frame, waiting at most `timeout`.
     pub fn receive(&self, timeout: Duration) -> Option<Vec<u8>> {
         self.frames.recv_timeout(timeout).ok()
+    }
+}
+
+impl Drop for Endpoint {
+    /// The plug is pulled: addresses behind it may turn up elsewhere.
+    fn drop(&mut self) {
+        lock(&self.inner.table).forget(self.id);
+        if let Some(port) = self.inner.port(self.id) {
+            port.queue.close();
+        }
     }
 }
 

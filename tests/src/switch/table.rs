@@ -28,6 +28,11 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Forgets every address seen on `port`.
+    pub(super) fn forget(&mut self, port: PortId) {
+        self.seen.retain(|_, (seen_on, _)| *seen_on != port);
+    }
+
     /// Learns the sender of `frame` and says where it goes.
     pub(super) fn route(&mut self, frame: &[u8], from: PortId, now: Instant) -> Route {
         let (Some(target), Some(source)) = (address(frame, 0), address(frame, 6)) else {
@@ -80,6 +85,14 @@ mod tests {
         table.route(&frame(ALL, A), 0, now);
         table.route(&frame(ALL, A), 2, now);
         assert_eq!(table.route(&frame(A, B), 1, now), Route::Port(2));
+    }
+
+    #[test]
+    fn addresses_of_an_unplugged_port_are_flooded_again() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        table.route(&frame(ALL, A), 0, now);
+        table.forget(0);
+        assert_eq!(table.route(&frame(A, B), 1, now), Route::Flood);
     }
 
     #[test]
