@@ -190,6 +190,17 @@ impl BootInfo {
         Ok(())
     }
 
+    /// Appends to the memory map; a neighbour of the same kind grows instead. A map with more entries than fit
+    /// loses its highest addresses: less memory, nothing wrong.
+    pub fn add_region(&mut self, range: PhysicalRange, kind: RegionKind) {
+        match self.memory_map.as_mut_slice().last_mut() {
+            Some(last) if last.kind == kind && last.range.end() == range.start => {
+                last.range.length += range.length;
+            }
+            _ => drop(self.memory_map.push(Region::new(range, kind))),
+        }
+    }
+
     /// Where the content of the file that the configuration calls `path` lies.
     #[must_use]
     pub fn file(&self, path: &str) -> Option<PhysicalRange> {
@@ -237,6 +248,25 @@ mod tests {
         assert_eq!(BootInfo::EMPTY.check(), Ok(()));
         let foreign = BootInfo { version: 9, ..BootInfo::EMPTY };
         assert_eq!(foreign.check(), Err(Mismatch::Version { found: 9 }));
+    }
+
+    #[test]
+    fn neighbours_of_one_kind_are_one_region() {
+        let mut info = BootInfo::EMPTY;
+        let page = |number: u64| PhysicalRange { start: number * 4096, length: 4096 };
+        info.add_region(page(1), RegionKind::USABLE);
+        info.add_region(page(2), RegionKind::USABLE);
+        info.add_region(page(3), RegionKind::LOADER);
+        info.add_region(page(5), RegionKind::LOADER);
+        let map: std::vec::Vec<_> = info
+            .memory_map
+            .as_slice()
+            .iter()
+            .map(|region| (region.range.start, region.range.length))
+            .collect();
+        assert_eq!(map, [(0x1000, 0x2000), (0x3000, 0x1000), (0x5000, 0x1000)]);
+        (0..REGIONS_MAX as u64).for_each(|number| info.add_region(page(8 + 2 * number), RegionKind::USABLE));
+        assert_eq!(info.memory_map.as_slice().len(), REGIONS_MAX);
     }
 
     #[test]

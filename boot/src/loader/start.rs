@@ -4,7 +4,7 @@
 use core::{arch::asm, mem};
 
 use godwit_boot::{
-    handoff::{BootInfo, DIRECT_MAP, PhysicalRange, Region, RegionKind},
+    handoff::{BootInfo, DIRECT_MAP, PhysicalRange, RegionKind},
     paging::{Access, AddressSpace, Caching, LARGE_PAGE, PAGE, TableMemory},
 };
 use uefi::{
@@ -121,17 +121,10 @@ fn map_image(preparation: &mut Preparation, space: AddressSpace) -> Result<(), L
     Ok(())
 }
 
-/// Puts the firmware's map, sorted, into the handoff; neighbours of one kind become one.
+/// Puts the firmware's map, sorted, into the handoff.
 fn describe_memory(info: &mut BootInfo, map: &impl MemoryMap) {
     for entry in map.entries() {
         let range = PhysicalRange { start: entry.phys_start, length: entry.page_count * PAGE };
-        let kind = region_kind(entry.ty);
-        match info.memory_map.as_mut_slice().last_mut() {
-            Some(last) if last.kind == kind && last.range.end() == range.start => {
-                last.range.length += range.length;
-            }
-            // A map with more entries than fit loses its highest addresses: less memory, nothing wrong.
-            _ => drop(info.memory_map.push(Region::new(range, kind))),
-        }
+        info.add_region(range, region_kind(entry.ty));
     }
 }

@@ -26,6 +26,8 @@ const OUTPUT_MAX: usize = 16 << 10;
 const INPUT_MAX: usize = 4 << 10;
 /// Causes served in one interrupt: a port that reports more is broken, and polling does the rest.
 const CAUSES_MAX: usize = 64;
+/// Polls of a port that takes nothing before output is dropped: seconds on hardware, where one takes 1 µs.
+const POLLS_MAX: u32 = 2_000_000;
 
 static PORT: Once<Lock<Option<Port>>> = Once::new();
 
@@ -35,6 +37,8 @@ struct Port {
     input: Deque<u8, INPUT_MAX>,
     /// Whether the port's interrupt is connected.
     connected: bool,
+    /// Whether the port took nothing for a long time: nobody waits for it then.
+    stuck: bool,
     lost: u64,
 }
 
@@ -53,7 +57,14 @@ impl Port {
             ..Config::default()
         };
         uart.init(config).ok()?;
-        Some(Self { uart, output: Deque::new(), input: Deque::new(), connected: false, lost: 0 })
+        Some(Self {
+            uart,
+            output: Deque::new(),
+            input: Deque::new(),
+            connected: false,
+            stuck: false,
+            lost: 0,
+        })
     }
 
     /// Moves what the port takes out of the queue and what it has got into the other; asks for the
@@ -77,9 +88,11 @@ impl Port {
             *slot = byte;
             count += 1;
         }
-        for _ in 0..self.uart.send_bytes(&bytes[..count]) {
+        let sent = self.uart.send_bytes(&bytes[..count]);
+        for _ in 0..sent {
             let _ = self.output.pop_front();
         }
+        self.stuck &= sent == 0;
         self.ask_for_interrupt();
     }
 
@@ -96,9 +109,11 @@ impl Port {
 
     fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            while self.output.push_back(byte).is_err() {
-                self.pump();
+            if self.output.is_full() {
+                self.drain(OUTPUT_MAX - FIFO_SIZE);
             }
+            // What a port that is stuck does not take is dropped.
+            let _ = self.output.push_back(byte);
         }
         self.pump();
         if !self.connected {
@@ -107,8 +122,18 @@ impl Port {
     }
 
     fn flush(&mut self) {
-        while !self.output.is_empty() {
+        self.drain(0);
+    }
+
+    /// Waits until at most `rest` bytes are queued, or the port turns out to be stuck.
+    fn drain(&mut self, rest: usize) {
+        let mut polls = 0;
+        self.pump();
+        while self.output.len() > rest && !self.stuck {
+            let before = self.output.len();
             self.pump();
+            polls = if self.output.len() < before { 0 } else { polls + 1 };
+            self.stuck = polls > POLLS_MAX;
         }
     }
 

@@ -31,6 +31,9 @@ impl Chunk {
     /// A block without a free frame.
     pub const NONE: Self = Self { free: 0, bits: [0; WORDS] };
 
+    /// A block with all its frames free.
+    const WHOLE: Self = Self { free: FRAMES_PER_BLOCK as u16, bits: [u64::MAX; WORDS] };
+
     fn is_free(&self, frame: usize) -> bool {
         self.bits[frame / 64] & (1 << (frame % 64)) != 0
     }
@@ -86,9 +89,11 @@ impl Frames {
     pub fn add(&mut self, start: PhysAddr, end: PhysAddr) {
         let first = start.as_u64().div_ceil(FRAME_SIZE).max(1);
         let last = (end.as_u64() / FRAME_SIZE).min((self.chunks.len() * FRAMES_PER_BLOCK) as u64);
-        for frame in first..last {
-            self.put(frame);
-            self.total += 1;
+        let mut frame = first;
+        while frame < last {
+            let count = self.put_some(frame, last);
+            self.total += count;
+            frame += count;
         }
     }
 
@@ -154,7 +159,11 @@ impl Frames {
     /// If one of them is free already or was never added: the owner has lost track.
     pub fn free(&mut self, start: PhysAddr, count: usize) {
         let first = start.as_u64() / FRAME_SIZE;
-        (first..first + count as u64).for_each(|frame| self.put(frame));
+        let end = first + count as u64;
+        let mut frame = first;
+        while frame < end {
+            frame += self.put_some(frame, end);
+        }
     }
 
     /// How much there is and how much of it is free.
@@ -164,11 +173,32 @@ impl Frames {
         Statistics { total: self.total, free: self.free, free_blocks: whole.count() as u64 }
     }
 
-    fn put(&mut self, frame: u64) {
+    /// Gives the block from `frame` on back if it ends at or before `end`, else `frame` alone; returns how many.
+    fn put_some(&mut self, frame: u64, end: u64) -> u64 {
+        let block = FRAMES_PER_BLOCK as u64;
+        if frame.is_multiple_of(block) && end - frame >= block {
+            self.put_block(frame)
+        } else {
+            self.put(frame)
+        }
+    }
+
+    /// Gives the block from `frame` on back, and returns its number of frames.
+    fn put_block(&mut self, frame: u64) -> u64 {
+        let chunk = &mut self.chunks[frame as usize / FRAMES_PER_BLOCK];
+        assert_eq!(chunk.free, 0, "frame freed twice");
+        *chunk = Chunk::WHOLE;
+        self.free += FRAMES_PER_BLOCK as u64;
+        FRAMES_PER_BLOCK as u64
+    }
+
+    /// Gives `frame` back, and returns 1.
+    fn put(&mut self, frame: u64) -> u64 {
         let chunk = frame as usize / FRAMES_PER_BLOCK;
         self.chunks[chunk].set_free(frame as usize % FRAMES_PER_BLOCK);
         self.broken_hint = self.broken_hint.min(chunk);
         self.free += 1;
+        1
     }
 
     fn take(&mut self, frame: usize) {

@@ -149,6 +149,12 @@ impl Window {
         self.start
     }
 
+    /// Where the window is mapped.
+    #[must_use]
+    pub const fn start(&self) -> VirtAddr {
+        self.start
+    }
+
     fn pointer<T>(&self, offset: usize) -> *mut T {
         let size = size_of::<T>();
         let end = offset.checked_add(size);

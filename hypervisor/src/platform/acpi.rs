@@ -18,6 +18,7 @@ use x86_64::PhysAddr;
 use crate::arch::apic;
 use crate::arch::ioapic::{Polarity, Signal, Trigger};
 use crate::mm::direct;
+use crate::mm::mmio::{self, Window};
 
 /// Entries of the MADT that are looked at: a bound against a broken table.
 const MADT_ENTRIES_MAX: usize = 4096;
@@ -279,15 +280,20 @@ fn reset(fadt: &Fadt) -> Option<Reset> {
     Some(Reset { register, value: fadt.reset_value })
 }
 
-/// Tables seen through the direct map.
+/// Tables seen through the direct map, or through a window of their own.
 #[derive(Clone, Copy, Debug)]
 struct DirectMap;
 
 impl AcpiHandler for DirectMap {
     unsafe fn map_physical_region<T>(&self, physical: usize, size: usize) -> PhysicalMapping<Self, T> {
-        let at = direct::at(PhysAddr::new_truncate(physical as u64));
-        let at = NonNull::new(at.as_mut_ptr()).expect("the direct map is not at 0");
-        // SAFETY: the direct map covers the firmware's tables and stays for good.
+        let physical_address = PhysAddr::new_truncate(physical as u64);
+        let mut at = direct::at(physical_address);
+        if !(mmio::is_mapped(at) && mmio::is_mapped(at + size as u64 - 1)) {
+            // Firmware may keep tables in memory that it does not call RAM.
+            at = Window::map(physical_address, size).map_or(at, |window| window.start());
+        }
+        let at = NonNull::new(at.as_mut_ptr()).expect("neither map is at 0");
+        // SAFETY: both maps stay for good.
         unsafe { PhysicalMapping::new(physical, at, size, size, Self) }
     }
 
