@@ -22,6 +22,7 @@ pub mod emulate;
 pub mod exits;
 pub mod guest;
 pub mod guest_memory;
+pub mod guests;
 pub mod host;
 pub mod migrate;
 pub mod mm;

@@ -14,6 +14,7 @@ pub mod interrupts;
 pub mod ioapic;
 pub mod percpu;
 pub mod port;
+pub mod random;
 pub mod serial;
 pub mod smp;
 pub mod tsc;

@@ -57,6 +57,11 @@ impl PerCpu {
         self.pending.fetch_or(events, Ordering::Release);
     }
 
+    /// Whether events are raised.
+    pub fn has_events(&self) -> bool {
+        self.pending.load(Ordering::Acquire) != 0
+    }
+
     /// Takes the events raised so far.
     pub fn take_events(&self) -> u32 {
         self.pending.swap(0, Ordering::Acquire)

@@ -3,18 +3,22 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
-use core::time::Duration;
 
 use log::LevelFilter;
+
+use godwit_migration::Command;
 
 use super::inspect;
 use super::log_reader::{self, LogReader};
 use super::network::{self, Connected};
+use super::{guest_view, machines, migration_view};
 use crate::console::view::{
-    Decision, GuestState, GuestView, LogLine, MachineView, MemView, MigrationView, NetView, PciView,
-    PeerView, VersionView, VmxView,
+    Decision, GuestView, LogLine, MachineView, MemView, MigrationView, NetView, PciView, PeerView,
+    VersionView, VmxView,
 };
 use crate::console::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
+use crate::guests::{Guests, Key};
+use crate::migrate::{Migrations, StartError, Wakeup};
 use crate::net::PingEvent as Echo;
 use crate::platform::Platform;
 use crate::platform::time::Instant;
@@ -28,6 +32,8 @@ const SHOWN: LevelFilter = LevelFilter::Warn;
 pub(super) struct Machine {
     platform: &'static Platform,
     network: Result<Connected, String>,
+    guests: Guests,
+    migrations: Migrations<Key>,
     log: LogReader,
     name: String,
 }
@@ -35,12 +41,22 @@ pub(super) struct Machine {
 impl Machine {
     /// Brings up what CPU 0 owns.
     pub(super) fn new(platform: &'static Platform, now: Instant) -> Self {
-        let network = network::connect(platform, now);
+        let mut network = network::connect(platform, now);
+        let configuration = &platform.info.configuration;
+        let settings = migration_view::settings(configuration);
+        if let (Ok(connected), Some(port)) = (&mut network, settings.port)
+            && let Err(error) = connected.network.listen(port)
+        {
+            log::error!("the migration port {port} is not open: {error}");
+        }
+        let mut guests = Guests::new(platform, machines::get());
+        guests.start_configured();
         let name = match platform.info.configuration.host_name.as_str() {
             "" => NAMELESS.to_string(),
             name => name.to_string(),
         };
-        Self { platform, network, log: LogReader::from_now(), name }
+        let migrations = Migrations::new(settings);
+        Self { platform, network, guests, migrations, log: LogReader::from_now(), name }
     }
 
     /// The host's name.
@@ -50,11 +66,20 @@ impl Machine {
 
     /// Serves what is due; when it wants to be polled again.
     pub(super) fn poll(&mut self, now: Instant) -> Instant {
-        let never = now + Duration::from_secs(1);
-        match &mut self.network {
-            Ok(connected) => connected.poll(now).unwrap_or(never),
-            Err(_) => never,
+        let mut due = self.guests.poll(now);
+        if let Ok(connected) = &mut self.network {
+            let moment = migration_time(now);
+            let wakeup = self.migrations.poll(moment, &mut connected.network, &mut self.guests);
+            due = due.min(match wakeup {
+                Wakeup::Now => now,
+                Wakeup::At(moment) => Instant::from_nanos(moment.as_nanos()),
+            });
+            // Last, so that what was just queued leaves at once.
+            if let Some(wanted) = connected.poll(now) {
+                due = due.min(wanted);
+            }
         }
+        due
     }
 
     /// Whether a device waits to be served.
@@ -62,20 +87,23 @@ impl Machine {
         self.network.as_ref().is_ok_and(Connected::is_called)
     }
 
+    fn command(&mut self, guest: &str, command: Command) -> Result<(), ActionError> {
+        let now = migration_time(Instant::now());
+        self.migrations
+            .command(now, &mut self.guests, guest, command)
+            .map_err(|error| ActionError::NotMigrating(error.0))
+    }
+
     fn connected(&mut self) -> Result<&mut Connected, ActionError> {
         self.network
             .as_mut()
             .map_err(|why| ActionError::Unavailable { capability: Capability::Network, why: why.clone() })
     }
+}
 
-    /// Why no guest can run, whatever is asked of it.
-    fn no_guests(&self) -> ActionError {
-        let why = match inspect::vmx() {
-            VmxView::Unavailable(why) => why,
-            VmxView::Ready(_) => "this image has no part that runs them".to_string(),
-        };
-        ActionError::Unavailable { capability: Capability::Guests, why }
-    }
+/// A moment as migrations count them.
+const fn migration_time(now: Instant) -> godwit_migration::Instant {
+    godwit_migration::Instant::from_nanos(now.as_nanos())
 }
 
 impl Host for Machine {
@@ -104,75 +132,82 @@ impl Host for Machine {
     }
 
     fn guests(&self) -> Vec<GuestView> {
-        let configured = self.platform.info.configuration.guests().iter();
-        configured
-            .map(|guest| GuestView {
-                name: guest.name.as_str().to_string(),
-                state: GuestState::Stopped,
-                reason: None,
-                memory_bytes: u64::from(guest.memory_mib) << 20,
-                vcpus: guest.vcpus,
-                cpu: None,
-                uptime: Duration::ZERO,
-                exits: 0,
-                exits_by_cause: Vec::new(),
-                kernel: guest.kernel.as_str().to_string(),
-                command_line: guest.command_line.as_str().to_string(),
-                arrived_from: None,
-            })
-            .collect()
+        guest_view::all(&self.guests, self.platform)
     }
 
-    fn start(&mut self, _guest: &str) -> Result<(), ActionError> {
-        Err(self.no_guests())
+    fn start(&mut self, guest: &str) -> Result<(), ActionError> {
+        self.guests.start(guest).map_err(guest_view::error)
     }
 
-    fn stop(&mut self, _guest: &str) -> Result<(), ActionError> {
-        Err(self.no_guests())
+    fn stop(&mut self, guest: &str) -> Result<(), ActionError> {
+        self.guests.stop(guest).map_err(guest_view::error)
     }
 
-    fn pause(&mut self, _guest: &str) -> Result<(), ActionError> {
-        Err(self.no_guests())
+    fn pause(&mut self, guest: &str) -> Result<(), ActionError> {
+        self.guests.pause(guest).map_err(guest_view::error)
     }
 
-    fn resume(&mut self, _guest: &str) -> Result<(), ActionError> {
-        Err(self.no_guests())
+    fn resume(&mut self, guest: &str) -> Result<(), ActionError> {
+        self.guests.resume(guest).map_err(guest_view::error)
     }
 
-    fn guest_output(&mut self, _guest: &str, _into: &mut [u8]) -> usize {
-        0
+    fn guest_output(&mut self, guest: &str, into: &mut [u8]) -> usize {
+        self.guests.output(guest, into)
     }
 
-    fn next_guest_output(&mut self, _except: Option<&str>, _into: &mut [u8]) -> Option<(String, usize)> {
-        None
+    fn next_guest_output(&mut self, except: Option<&str>, into: &mut [u8]) -> Option<(String, usize)> {
+        self.guests.next_output(except, into)
     }
 
-    fn guest_input(&mut self, _guest: &str, _bytes: &[u8]) -> usize {
-        0
+    fn guest_input(&mut self, guest: &str, bytes: &[u8]) -> usize {
+        self.guests.input(guest, bytes)
     }
 
     fn peers(&self) -> Vec<PeerView> {
         self.platform.info.configuration.peers().iter().map(network::peer).collect()
     }
 
-    fn migrate(&mut self, _guest: &str, _peer: &str) -> Result<(), ActionError> {
-        Err(self.no_guests())
+    fn migrate(&mut self, guest: &str, peer: &str) -> Result<(), ActionError> {
+        self.connected()?;
+        let peers = self.platform.info.configuration.peers().iter();
+        let known = peers.map(network::peer).find(|known| known.name == peer);
+        let known = known.ok_or_else(|| ActionError::NoSuchPeer(peer.to_string()))?;
+        let now = migration_time(Instant::now());
+        let to = (peer, known.address);
+        self.migrations.start(now, &mut self.guests, guest, to).map_err(|error| match error {
+            StartError::AlreadyMigrating(guest) => ActionError::AlreadyMigrating(guest),
+            other => ActionError::Refused(other.to_string()),
+        })
     }
 
     fn migrations(&self) -> Vec<MigrationView> {
-        Vec::new()
+        let now = migration_time(Instant::now());
+        migration_view::all(&self.migrations, &self.guests, now, &self.platform.info.configuration)
     }
 
     fn cancel(&mut self, guest: &str) -> Result<(), ActionError> {
-        Err(ActionError::NotMigrating(guest.to_string()))
+        self.command(guest, Command::Cancel)
     }
 
-    fn decide(&mut self, guest: &str, _decision: Decision) -> Result<(), ActionError> {
-        Err(ActionError::NotMigrating(guest.to_string()))
+    fn decide(&mut self, guest: &str, decision: Decision) -> Result<(), ActionError> {
+        self.command(
+            guest,
+            match decision {
+                Decision::Reclaim => Command::Reclaim,
+                Decision::Release => Command::Release,
+            },
+        )
     }
 
-    fn tune(&mut self, _guest: Option<&str>, _tuning: Tuning) -> Result<(), ActionError> {
-        Err(self.no_guests())
+    fn tune(&mut self, guest: Option<&str>, tuning: Tuning) -> Result<(), ActionError> {
+        let Some(guest) = guest else {
+            let policy = self.migrations.policy_mut();
+            *policy = migration_view::tuned(*policy, tuning);
+            return Ok(());
+        };
+        let policy = self.migrations.policy_of(guest);
+        let policy = policy.ok_or_else(|| ActionError::NotMigrating(guest.to_string()))?;
+        self.command(guest, Command::Tune(migration_view::tuned(policy, tuning)))
     }
 
     fn network(&mut self) -> Result<NetView, ActionError> {
@@ -200,7 +235,7 @@ impl Host for Machine {
     }
 
     fn memory(&self) -> MemView {
-        inspect::memory(self.platform, 0)
+        inspect::memory(self.platform, self.guests.memory_bytes())
     }
 
     fn machine(&self) -> MachineView {
@@ -220,7 +255,12 @@ impl Host for Machine {
     }
 
     fn next_notice(&mut self) -> Option<Notice> {
-        None
+        if let Some(ended) = self.guests.next_ended() {
+            return Some(Notice::GuestEnded { guest: ended.guest, reason: ended.reason.to_string() });
+        }
+        let configuration = &self.platform.info.configuration;
+        core::iter::from_fn(|| self.migrations.next_occurrence())
+            .find_map(|occurrence| migration_view::notice(occurrence, configuration))
     }
 
     fn reboot(&mut self) {

@@ -4,9 +4,12 @@
 //! A loop runs with interrupts on, so that input is queued and output flows while it works. Before it waits it
 //! turns them off, looks whether anything has become due, and only then waits: [`interrupts::wait`].
 
+mod guest_view;
 mod inspect;
 mod log_reader;
 mod machine;
+mod machines;
+mod migration_view;
 mod network;
 mod terminal;
 
@@ -16,6 +19,7 @@ use crate::arch::{interrupts, percpu, serial};
 use crate::console::Console;
 use crate::platform::time::{self, Instant};
 use crate::platform::{Platform, log};
+use crate::sched::{self, CpuLoop, Turn};
 
 use machine::Machine;
 use terminal::Terminal;
@@ -32,14 +36,35 @@ pub fn run(platform: &'static Platform) -> ! {
     let mut console = Console::new(machine.host_name());
     // From here on the console shows what is grave, above the line that is being typed.
     log::set_echo(::log::LevelFilter::Off);
+    let mut guests = guest_loop();
+    let mut due = Instant::ZERO;
     loop {
+        // Guests first: what they sent is then shown in the same turn.
+        let turn = match &mut guests {
+            Some(guests) => guests.turn(platform.clock.ticks(due)),
+            None => Turn::Idle(u64::MAX),
+        };
         let now = Instant::now();
-        let mut due = machine.poll(now);
+        due = machine.poll(now).min(now + WAIT_MAX);
         type_in(&mut console);
         if let Some(wanted) = console.poll(now.since(Instant::ZERO), &mut machine, &mut Terminal) {
             due = due.min(Instant::ZERO + wanted);
         }
-        rest(due.min(now + WAIT_MAX), &machine);
+        if let Turn::Idle(ticks) = turn {
+            rest(due.min(platform.clock.instant(ticks)), &machine);
+        }
+    }
+}
+
+/// The part of a CPU's loop that runs guests, if guests can run here.
+fn guest_loop() -> Option<CpuLoop> {
+    let platform = machines::get().ok()?;
+    match CpuLoop::new(platform) {
+        Ok(guests) => Some(guests),
+        Err(error) => {
+            ::log::error!("CPU {} runs no guests: {error}", percpu::index());
+            None
+        }
     }
 }
 
@@ -53,17 +78,25 @@ fn type_in(console: &mut Console) {
 /// Waits until `due` or an interrupt, unless something has come up already.
 fn rest(due: Instant, machine: &Machine) {
     interrupts::disable();
-    if due > Instant::now() && !serial::has_input() && !machine.is_called() {
+    if due > Instant::now() && !serial::has_input() && !machine.is_called() && !is_raised() {
         time::arm_wakeup(due);
         interrupts::wait();
     }
     interrupts::enable();
 }
 
+/// Whether another CPU has something for this one.
+fn is_raised() -> bool {
+    percpu::current().is_some_and(percpu::PerCpu::has_events)
+}
+
 /// The loop of every other CPU.
 pub fn run_other() -> ! {
     ::log::info!("CPU {} runs", percpu::index());
-    loop {
-        interrupts::wait();
+    match machines::get() {
+        Ok(platform) => sched::run_guests(platform),
+        Err(_) => loop {
+            interrupts::wait();
+        },
     }
 }

@@ -1,41 +1,43 @@
-//! What a migration asks of guests.
+//! What migrations ask of this host's guests.
 
 use alloc::string::String;
 use core::fmt;
 
-use godwit_migration::{GuestAction, GuestDescription, GuestEvent, GuestRam, HostCapabilities, RunPermit};
+use godwit_migration::{
+    GuestAction, GuestDescription, GuestEvent, GuestRam, HostCapabilities, MigrationId, RunPermit,
+};
 
-/// One guest, driven through its life cycle one step at a time by a session.
-pub trait MigratingGuest {
-    /// Begins `action`. The session begins no other before its event was polled.
-    fn begin(&mut self, action: GuestAction);
-    /// The event that answers the action begun, once; or that the guest ended by itself.
-    fn poll(&mut self) -> Option<GuestEvent>;
-    /// The guest's RAM; [`godwit_migration::NoRam`] before it is built and after it is discarded.
-    fn ram(&mut self) -> &mut dyn GuestRam;
-    /// Takes a guest back that stands still here although its migration is over, whole and paused: a person
-    /// decides about it.
-    fn hold(&mut self, permit: RunPermit);
-    /// The migration has let go of the guest for good: at the source after it moved.
-    fn departed(&mut self, peer: &str);
-    /// The guest's name, once it is known.
-    fn name(&self) -> Option<&str>;
-}
-
-/// Where guests live.
+/// Where guests live. Each guest that migrates has a key for as long as its session lasts.
 pub trait GuestHouse {
-    /// A guest as a session drives it.
-    type Guest: MigratingGuest;
+    /// Names a guest for its session.
+    type Key: Copy + fmt::Debug;
 
     /// Hands a running or paused guest to a session.
     ///
     /// # Errors
     /// [`NotMovable`] says why it cannot be moved now.
-    fn leaving(&mut self, name: &str) -> Result<(Self::Guest, GuestDescription), NotMovable>;
+    fn leaving(&mut self, name: &str) -> Result<(Self::Key, GuestDescription), NotMovable>;
     /// A place for a guest that is about to come from `peer`; it takes memory only when it is built.
-    fn arriving(&mut self, peer: &str) -> Self::Guest;
+    fn arriving(&mut self, peer: &str) -> Self::Key;
+    /// The session is over: what was not released or held by it goes on as it is.
+    fn done(&mut self, key: Self::Key);
     /// What this host offers right now.
     fn capabilities(&self) -> HostCapabilities;
+    /// An identity that was never used before.
+    fn new_migration(&mut self) -> MigrationId;
+
+    /// The guest's name; empty while it is not known.
+    fn name(&self, key: Self::Key) -> &str;
+    /// Begins `action`. The session begins no other before its event was polled.
+    fn begin(&mut self, key: Self::Key, action: GuestAction);
+    /// The event that answers the action begun, once; or that the guest ended by itself.
+    fn poll(&mut self, key: Self::Key) -> Option<GuestEvent>;
+    /// The guest's RAM; no pages before it is built and after it is discarded.
+    fn ram(&mut self, key: Self::Key) -> &mut dyn GuestRam;
+    /// Takes a guest back that stands still here although its migration is over: a person decides about it.
+    fn hold(&mut self, key: Self::Key, permit: RunPermit);
+    /// The guest has moved to `peer` and is gone here.
+    fn departed(&mut self, key: Self::Key, peer: &str);
 }
 
 /// Why a guest cannot be moved.
@@ -43,15 +45,20 @@ pub trait GuestHouse {
 pub enum NotMovable {
     /// There is none of that name.
     NoSuchGuest(String),
-    /// It neither runs nor is paused; what it is, for a person.
+    /// It does not run; what it is, for a person.
     WrongState(String, &'static str),
+    /// This host cannot run guests.
+    NoGuests(String),
 }
 
 impl fmt::Display for NotMovable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSuchGuest(name) => write!(f, "no guest named '{name}'"),
-            Self::WrongState(name, state) => write!(f, "{name} is {state}: start it first"),
+            Self::WrongState(name, state) => {
+                write!(f, "{name} is {state}: only a guest that runs can be moved")
+            }
+            Self::NoGuests(why) => f.write_str(why),
         }
     }
 }

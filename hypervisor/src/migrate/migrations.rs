@@ -9,12 +9,12 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Command, Event, Instant, MigrationId, Policy, Source, SourceConfig, Status, Target, TargetConfig,
-    TargetPolicy,
+    Command, Event, Instant, Policy, Source, SourceConfig, Status, Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
-use super::guest::{GuestHouse, MigratingGuest, NotMovable};
+use super::engine::Engine;
+use super::guest::{GuestHouse, NotMovable};
 use super::occurrence::{Occurrence, Side, What};
 use super::session::{Session, Wakeup};
 use super::streams::Streams;
@@ -88,23 +88,23 @@ pub struct View {
 }
 
 #[derive(Debug)]
-struct Outgoing<G> {
-    session: Session<Source, G>,
+struct Outgoing<K> {
+    session: Session<Source, K>,
     guest: String,
     policy: Policy,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Migrations<G> {
+pub struct Migrations<K> {
     settings: Settings,
-    outgoing: Vec<Outgoing<G>>,
-    incoming: Vec<Session<Target, G>>,
+    outgoing: Vec<Outgoing<K>>,
+    incoming: Vec<Session<Target, K>>,
     arrivals: Arrivals,
     occurrences: VecDeque<Occurrence>,
 }
 
-impl<G: MigratingGuest> Migrations<G> {
+impl<K: Copy> Migrations<K> {
     /// No migrations yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
@@ -128,17 +128,16 @@ impl<G: MigratingGuest> Migrations<G> {
         &self.settings
     }
 
-    /// Begins to move `guest` to the host `peer` at `address`. `id` is random and was never used.
+    /// Begins to move `guest` to the host `peer` at `address`.
     ///
     /// # Errors
     /// [`StartError`]; nothing has changed.
-    pub fn start<H: GuestHouse<Guest = G>>(
+    pub fn start<H: GuestHouse<Key = K>>(
         &mut self,
         now: Instant,
         house: &mut H,
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
-        id: MigrationId,
     ) -> Result<(), StartError> {
         if self.outgoing.iter().any(|outgoing| outgoing.guest == guest) {
             return Err(StartError::AlreadyMigrating(guest.to_string()));
@@ -146,11 +145,11 @@ impl<G: MigratingGuest> Migrations<G> {
         if self.outgoing.len() >= SESSIONS_MAX {
             return Err(StartError::TooMany);
         }
-        let (hand, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
-        let policy = self.settings.policy;
+        let (key, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
+        let (policy, id) = (self.settings.policy, house.new_migration());
         let engine = Source::new(SourceConfig { migration: id, guest: description, policy });
-        let mut session = Session::new(engine, hand, id, peer.to_string(), Some(address));
-        session.command(now, Command::Start);
+        let mut session = Session::new(engine, key, id, peer.to_string(), Some(address));
+        session.command(now, house, Command::Start);
         self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });
         Ok(())
     }
@@ -159,16 +158,22 @@ impl<G: MigratingGuest> Migrations<G> {
     ///
     /// # Errors
     /// [`NotMigrating`] if there is none.
-    pub fn command(&mut self, now: Instant, guest: &str, command: Command) -> Result<(), NotMigrating> {
+    pub fn command<H: GuestHouse<Key = K>>(
+        &mut self,
+        now: Instant,
+        house: &mut H,
+        guest: &str,
+        command: Command,
+    ) -> Result<(), NotMigrating> {
         if let Some(outgoing) = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest) {
             if let Command::Tune(policy) = command {
                 outgoing.policy = policy;
             }
-            outgoing.session.command(now, command);
+            outgoing.session.command(now, house, command);
             return Ok(());
         }
-        let incoming = self.incoming.iter_mut().find(|session| session.guest().name() == Some(guest));
-        incoming.ok_or_else(|| NotMigrating(guest.to_string()))?.command(now, command);
+        let incoming = self.incoming.iter_mut().find(|session| house.name(session.guest()) == guest);
+        incoming.ok_or_else(|| NotMigrating(guest.to_string()))?.command(now, house, command);
         Ok(())
     }
 
@@ -179,7 +184,7 @@ impl<G: MigratingGuest> Migrations<G> {
     }
 
     /// Does what can be done now.
-    pub fn poll<H: GuestHouse<Guest = G>>(
+    pub fn poll<H: GuestHouse<Key = K>>(
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
@@ -188,18 +193,18 @@ impl<G: MigratingGuest> Migrations<G> {
         self.welcome(now, streams, house);
         let mut wakeup = Wakeup::At(self.arrivals.deadline());
         for outgoing in &mut self.outgoing {
-            wakeup = wakeup.min(outgoing.session.poll(now, streams));
+            wakeup = wakeup.min(outgoing.session.poll(now, streams, house));
         }
         for session in &mut self.incoming {
-            wakeup = wakeup.min(session.poll(now, streams));
+            wakeup = wakeup.min(session.poll(now, streams, house));
         }
-        self.collect();
+        self.collect(house);
         wakeup
     }
 
     /// All migrations, out then in.
     #[must_use]
-    pub fn views(&self, now: Instant) -> Vec<View> {
+    pub fn views<H: GuestHouse<Key = K>>(&self, now: Instant, house: &H) -> Vec<View> {
         let out = self.outgoing.iter().map(|outgoing| View {
             guest: outgoing.guest.clone(),
             peer: outgoing.session.peer().to_string(),
@@ -208,7 +213,7 @@ impl<G: MigratingGuest> Migrations<G> {
             policy: Some(outgoing.policy),
         });
         let arriving = self.incoming.iter().map(|session| View {
-            guest: session.guest().name().unwrap_or_default().to_string(),
+            guest: house.name(session.guest()).to_string(),
             peer: session.peer().to_string(),
             side: Side::Target,
             status: session.status(now),
@@ -222,7 +227,7 @@ impl<G: MigratingGuest> Migrations<G> {
         self.occurrences.pop_front()
     }
 
-    fn welcome<H: GuestHouse<Guest = G>>(&mut self, now: Instant, streams: &mut impl Streams, house: &mut H) {
+    fn welcome<H: GuestHouse<Key = K>>(&mut self, now: Instant, streams: &mut impl Streams, house: &mut H) {
         let Some(port) = self.settings.port else {
             return;
         };
@@ -239,7 +244,7 @@ impl<G: MigratingGuest> Migrations<G> {
         }
     }
 
-    fn admit<H: GuestHouse<Guest = G>>(
+    fn admit<H: GuestHouse<Key = K>>(
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
@@ -263,18 +268,18 @@ impl<G: MigratingGuest> Migrations<G> {
             }
         };
         let session = &mut self.incoming[index];
-        session.accept(now, streams, arrival.stream, &arrival.received);
+        session.accept(now, streams, house, (arrival.stream, &arrival.received));
     }
 
     /// Takes what the sessions tell, and drops those that are over.
-    fn collect(&mut self) {
+    fn collect<H: GuestHouse<Key = K>>(&mut self, house: &mut H) {
         let mut told = Vec::new();
         for outgoing in &mut self.outgoing {
             for event in outgoing.session.take_events() {
-                if matches!(event, Event::Completed(_)) {
-                    outgoing.session.depart();
-                }
                 let peer = outgoing.session.peer().to_string();
+                if matches!(event, Event::Completed(_)) {
+                    house.departed(outgoing.session.guest(), &peer);
+                }
                 told.push(Occurrence {
                     guest: outgoing.guest.clone(),
                     peer,
@@ -285,14 +290,14 @@ impl<G: MigratingGuest> Migrations<G> {
         }
         for session in &mut self.incoming {
             for event in session.take_events() {
-                let guest = session.guest().name().unwrap_or_default().to_string();
+                let guest = house.name(session.guest()).to_string();
                 let peer = session.peer().to_string();
                 told.push(Occurrence { guest, peer, side: Side::Target, what: What::Event(Box::new(event)) });
             }
         }
         told.into_iter().for_each(|occurrence| self.tell(occurrence));
-        self.outgoing.retain(|outgoing| !outgoing.session.is_finished());
-        self.incoming.retain(|session| !session.is_finished());
+        self.outgoing.retain(|outgoing| keep(&outgoing.session, house));
+        self.incoming.retain(|session| keep(session, house));
     }
 
     fn tell(&mut self, occurrence: Occurrence) {
@@ -301,4 +306,12 @@ impl<G: MigratingGuest> Migrations<G> {
         }
         self.occurrences.push_back(occurrence);
     }
+}
+
+/// Whether a session goes on; lets go of its guest if not.
+fn keep<E: Engine, H: GuestHouse>(session: &Session<E, H::Key>, house: &mut H) -> bool {
+    if session.is_finished() {
+        house.done(session.guest());
+    }
+    !session.is_finished()
 }

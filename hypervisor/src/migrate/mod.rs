@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Migrations (all of this host's) ── Session (one, either side) ── Engine (godwit_migration::{Source, Target})
-//!                                        │        └── MigratingGuest (the guest, one step at a time)
+//!                                        │        └── GuestHouse (the guest, one step at a time)
 //!                                        └── Wire (one TCP connection of Streams, and what it has not taken yet)
 //! ```
 //!
@@ -22,7 +22,7 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use guest::{GuestHouse, MigratingGuest};
+pub use guest::{GuestHouse, NotMovable};
 pub use migrations::{Migrations, Settings, StartError};
 pub use occurrence::{Occurrence, Side, What};
 pub use session::Wakeup;

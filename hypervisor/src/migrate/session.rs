@@ -9,7 +9,7 @@ use godwit_migration::{
 };
 
 use super::engine::Engine;
-use super::guest::MigratingGuest;
+use super::guest::GuestHouse;
 use super::streams::Streams;
 use super::wire::{Change, OUTPUT_BYTES, Wire};
 use crate::net::stream::StreamId;
@@ -28,9 +28,9 @@ pub enum Wakeup {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Session<E, G> {
+pub struct Session<E, K> {
     engine: E,
-    guest: G,
+    guest: K,
     wire: Wire,
     /// The name or address of the other host.
     peer: alloc::string::String,
@@ -44,12 +44,12 @@ pub struct Session<E, G> {
     events: Vec<Event>,
 }
 
-impl<E: Engine, G: MigratingGuest> Session<E, G> {
+impl<E: Engine, K: Copy> Session<E, K> {
     /// A session that connects to `address` when its engine asks for it, if there is one.
     #[must_use]
     pub fn new(
         engine: E,
-        guest: G,
+        guest: K,
         migration: MigrationId,
         peer: alloc::string::String,
         address: Option<SocketAddrV4>,
@@ -82,8 +82,8 @@ impl<E: Engine, G: MigratingGuest> Session<E, G> {
 
     /// The guest.
     #[must_use]
-    pub const fn guest(&self) -> &G {
-        &self.guest
+    pub const fn guest(&self) -> K {
+        self.guest
     }
 
     /// Where the engine stands.
@@ -107,32 +107,43 @@ impl<E: Engine, G: MigratingGuest> Session<E, G> {
     }
 
     /// A person wants something.
-    pub fn command(&mut self, now: Instant, command: Command) {
-        self.engine.handle_input(now, Input::Command(command), self.guest.ram());
+    pub fn command(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, command: Command) {
+        self.engine.handle_input(now, Input::Command(command), house.ram(self.guest));
     }
 
     /// Uses `stream`, which was accepted and whose first bytes, `received`, were already taken.
-    pub fn accept(&mut self, now: Instant, streams: &mut impl Streams, stream: StreamId, received: &[u8]) {
+    pub fn accept(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+        (stream, received): (StreamId, &[u8]),
+    ) {
         self.wire.attach(streams, stream);
         if self.wire.change(streams) == Some(Change::Up) {
-            self.engine.handle_input(now, Input::LinkUp, self.guest.ram());
-            self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), self.guest.ram());
+            self.engine.handle_input(now, Input::LinkUp, house.ram(self.guest));
+            self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
         }
     }
 
     /// Does what can be done now.
-    pub fn poll(&mut self, now: Instant, streams: &mut impl Streams) -> Wakeup {
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+    ) -> Wakeup {
         for _ in 0..STEPS_MAX {
             let mut busy = self.wire.flush(streams);
-            busy |= self.take_input(now, streams);
+            busy |= self.take_input(now, streams, house);
             if now >= self.deadline {
                 self.deadline = Instant::NEVER;
-                self.engine.handle_input(now, Input::Timeout, self.guest.ram());
+                self.engine.handle_input(now, Input::Timeout, house.ram(self.guest));
                 busy = true;
             }
-            busy |= self.drain(now, streams);
+            busy |= self.drain(now, streams, house);
             if !busy {
-                self.finish(streams);
+                self.finish(streams, house);
                 return Wakeup::At(self.deadline);
             }
         }
@@ -140,18 +151,23 @@ impl<E: Engine, G: MigratingGuest> Session<E, G> {
     }
 
     /// Gives the engine what has come from the guest and from the connection; whether there was anything.
-    fn take_input(&mut self, now: Instant, streams: &mut impl Streams) -> bool {
-        if let Some(event) = self.guest.poll() {
+    fn take_input(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+    ) -> bool {
+        if let Some(event) = house.poll(self.guest) {
             if !matches!(event, GuestEvent::Ended) {
                 self.outstanding = None;
             }
-            self.engine.handle_input(now, Input::Guest(event), self.guest.ram());
+            self.engine.handle_input(now, Input::Guest(event), house.ram(self.guest));
             return true;
         }
         let count = self.wire.receive(streams, &mut self.buffer);
         if count > 0 {
             let input = Input::Bytes(Channel::MAIN, &self.buffer[..count]);
-            self.engine.handle_input(now, input, self.guest.ram());
+            self.engine.handle_input(now, input, house.ram(self.guest));
             return true;
         }
         let input = match self.wire.change(streams) {
@@ -159,26 +175,31 @@ impl<E: Engine, G: MigratingGuest> Session<E, G> {
             Some(Change::Down) => Input::LinkDown,
             None => return false,
         };
-        self.engine.handle_input(now, input, self.guest.ram());
+        self.engine.handle_input(now, input, house.ram(self.guest));
         true
     }
 
     /// Carries out what the engine wants, until it wants nothing or the network is full; whether it wanted
     /// anything.
-    fn drain(&mut self, now: Instant, streams: &mut impl Streams) -> bool {
+    fn drain(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+    ) -> bool {
         let mut wanted = false;
         while self.wire.is_flushed() {
-            match self.engine.poll_output(now, &mut self.buffer, self.guest.ram()) {
+            match self.engine.poll_output(now, &mut self.buffer, house.ram(self.guest)) {
                 Output::Transmit { channel: _, len } => {
                     self.wire.queue(&self.buffer[..len]);
                     self.wire.flush(streams);
                 }
-                Output::Connect => self.connect(now, streams),
+                Output::Connect => self.connect(now, streams, house),
                 Output::Disconnect => {
                     self.wire.close();
                     self.wire.flush(streams);
                 }
-                Output::Guest(action) => self.begin(now, action),
+                Output::Guest(action) => self.begin(now, house, action),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(deadline) => {
                     self.deadline = deadline;
@@ -190,40 +211,39 @@ impl<E: Engine, G: MigratingGuest> Session<E, G> {
         wanted
     }
 
-    fn connect(&mut self, now: Instant, streams: &mut impl Streams) {
+    fn connect(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
         let stream = self.address.and_then(|address| streams.connect(address).ok());
         match stream {
             Some(stream) => self.wire.attach(streams, stream),
-            None => self.engine.handle_input(now, Input::LinkDown, self.guest.ram()),
+            None => self.engine.handle_input(now, Input::LinkDown, house.ram(self.guest)),
         }
     }
 
-    fn begin(&mut self, now: Instant, action: GuestAction) {
+    fn begin(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, action: GuestAction) {
         let step = action.step();
         if self.outstanding.is_some() {
             // The engine's contract forbids it; a guest in two steps at once would be worse than a refusal.
             let failure = GuestFailure::Host("two steps at once".into());
-            self.engine.handle_input(now, Input::Guest(GuestEvent::Failed(step, failure)), self.guest.ram());
+            self.engine.handle_input(
+                now,
+                Input::Guest(GuestEvent::Failed(step, failure)),
+                house.ram(self.guest),
+            );
             return;
         }
         self.outstanding = Some(step);
-        self.guest.begin(action);
+        house.begin(self.guest, action);
     }
 
     /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection.
-    fn finish(&mut self, streams: &mut impl Streams) {
+    fn finish(&mut self, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
         if !self.engine.is_finished() {
             return;
         }
         if let Some(permit) = self.engine.take_permit() {
-            self.guest.hold(permit);
+            house.hold(self.guest, permit);
         }
         self.wire.close();
         self.wire.flush(streams);
-    }
-
-    /// The guest has moved: lets go of it.
-    pub fn depart(&mut self) {
-        self.guest.departed(&self.peer);
     }
 }

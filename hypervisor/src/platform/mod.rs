@@ -10,12 +10,14 @@ use alloc::vec::Vec;
 use godwit_boot::handoff::BootInfo;
 
 pub mod acpi;
+pub mod files;
 pub mod interrupts;
 pub mod log;
 pub mod pci;
 pub mod processor;
 pub mod reset;
 pub mod time;
+pub mod wall_clock;
 
 /// What bring-up found.
 #[derive(Debug)]

@@ -1,0 +1,102 @@
+//! What this host tells another about a guest and about itself.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use godwit_migration::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
+use minicbor::{Decode, Encode};
+
+use super::record::{Origin, Record};
+use crate::exits::cpuid_features::{FEATURES, FeatureSet, Register};
+use crate::migrate::ram;
+use crate::mm::frames;
+use crate::vm;
+
+/// Difference of two hosts' TSC frequencies that is not worth scaling: what calibration gets wrong.
+const TSC_TOLERANCE_PPM: u32 = 250;
+
+/// The part of a guest's description that only hypervisors understand.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct Build {
+    #[n(0)]
+    memory_bytes: u64,
+    #[n(1)]
+    kernel: String,
+    #[n(2)]
+    command_line: String,
+}
+
+/// What a target learns about `record`'s guest; `None` if it has no machine.
+pub(super) fn of_guest(record: &Record, machines: &vm::platform::Platform) -> Option<GuestDescription> {
+    let ram = record.ram.0.as_ref()?;
+    let build = Build {
+        memory_bytes: record.origin().memory_bytes,
+        kernel: record.origin().kernel.clone(),
+        command_line: record.origin().command_line.clone(),
+    };
+    Some(GuestDescription {
+        id: record.id,
+        generation: record.generation,
+        name: record.name().to_string(),
+        layout: ram::layout(ram.pages()).ok()?,
+        vcpus: record.origin().vcpus,
+        features: features(&machines.features()),
+        tsc_hz: machines.tsc_hz,
+        // Encoding to memory cannot fail.
+        configuration: minicbor::to_vec(&build).unwrap_or_default(),
+    })
+}
+
+/// The origin of the guest that `description` describes, or `None` if its configuration is not understood.
+pub(super) fn origin(description: &GuestDescription, from: Option<String>) -> Option<Origin> {
+    let build: Build = minicbor::decode(&description.configuration).ok()?;
+    // The RAM that pages are sent for is the RAM that is built.
+    (build.memory_bytes == description.layout.bytes()).then_some(Origin {
+        memory_bytes: build.memory_bytes,
+        vcpus: description.vcpus,
+        kernel: build.kernel,
+        command_line: build.command_line,
+        arrived_from: from,
+    })
+}
+
+/// What this host offers.
+pub(super) fn of_host(
+    name: &str,
+    incarnation: u64,
+    machines: Option<&vm::platform::Platform>,
+) -> HostCapabilities {
+    let free = frames::get().statistics().free_blocks * frames::BLOCK_SIZE;
+    HostCapabilities {
+        name: name.to_string(),
+        incarnation,
+        features: machines.map_or_else(Vec::new, |machines| features(&machines.features())),
+        tsc_hz: machines.map_or(0, |machines| machines.tsc_hz),
+        tsc_scaling: match machines {
+            Some(machines) if machines.can_scale_tsc() => TscScaling::Available,
+            _ => TscScaling::Unavailable,
+        },
+        tsc_tolerance_ppm: TSC_TOLERANCE_PPM,
+        memory_free_bytes: if machines.is_some() { free } else { 0 },
+        vcpus_max: vm::builder::VCPUS_MAX,
+    }
+}
+
+fn features(set: &FeatureSet) -> Vec<CpuFeatures> {
+    let words = FEATURES.iter().zip(set.0);
+    words
+        .filter(|(_, bits)| *bits != 0)
+        .map(|(word, bits)| CpuFeatures {
+            leaf: word.leaf,
+            subleaf: word.subleaf,
+            register: match word.register {
+                Register::Eax => CpuidRegister::Eax,
+                Register::Ebx => CpuidRegister::Ebx,
+                Register::Ecx => CpuidRegister::Ecx,
+                Register::Edx => CpuidRegister::Edx,
+            },
+            bits,
+        })
+        .collect()
+}

@@ -1,0 +1,216 @@
+//! Guests as migrations see them: engine's actions become commands to machines, replies become events.
+
+use alloc::boxed::Box;
+use alloc::string::ToString;
+
+use godwit_migration::{
+    DeviceState, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam, HostCapabilities,
+    MigrationId, Refusal, RunPermit, Step,
+};
+
+use super::record::{Record, Standing};
+use super::saved::{self, SavedError};
+use super::{Guests, Key, description, start};
+use crate::arch::random;
+use crate::exits::StopReason;
+use crate::migrate::{GuestHouse, NotMovable};
+use crate::vm::handle::{self, Command, Reply};
+
+impl Guests {
+    fn record(&self, key: Key) -> Option<&Record> {
+        self.records.iter().find(|record| record.key() == key)
+    }
+
+    fn record_mut(&mut self, key: Key) -> Option<&mut Record> {
+        self.records.iter_mut().find(|record| record.key() == key)
+    }
+
+    /// Builds the machine of an arriving guest.
+    fn build(&mut self, key: Key, wanted: &GuestDescription) -> Result<(), GuestFailure> {
+        let machines = self.machines.clone().map_err(GuestFailure::Host)?;
+        let there = |record: &&Record| {
+            record.key() != key
+                && (record.is(wanted.id) || record.name() == wanted.name && record.standing().is_alive())
+        };
+        if self.records.iter().any(|record| there(&record)) {
+            return Err(GuestFailure::Refused([Refusal::AlreadyThere].into()));
+        }
+        let cpu = self.next_cpu();
+        let from = self.record(key).and_then(|record| record.origin().arrived_from.clone());
+        let origin = description::origin(wanted, from)
+            .ok_or_else(|| GuestFailure::Host("the guest's configuration is not understood here".into()))?;
+        let handle = start::receive(wanted, machines, cpu)?;
+        // A configured guest of that name that does not run is the same guest to people.
+        let namesake = |record: &Record| record.key() != key && record.name() == wanted.name;
+        let configured = self.records.iter().find(|record| namesake(record)).and_then(Record::configuration);
+        self.records.retain(|record| !namesake(record));
+        if let Some(record) = self.record_mut(key) {
+            record.set_configuration(configured);
+            record.set_name(&wanted.name);
+            record.origin = origin;
+            record.id = wanted.id;
+            record.generation = wanted.generation.next();
+            record.attach(handle);
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, key: Key, state: &DeviceState) {
+        let result = saved::from_sections(state);
+        let Some(record) = self.record_mut(key) else {
+            return;
+        };
+        match result {
+            Ok(machine) => record.order_step(Step::RestoreState, Command::Restore(Box::new(machine))),
+            Err(error) => record.events.push_back(GuestEvent::Failed(Step::RestoreState, unsaved(error))),
+        }
+    }
+}
+
+fn unsaved(error: SavedError) -> GuestFailure {
+    match error {
+        SavedError::Section(id, instance, version) => GuestFailure::Section { id, instance, version },
+        SavedError::Snapshot(error) => GuestFailure::Host(error.to_string()),
+    }
+}
+
+impl GuestHouse for Guests {
+    type Key = Key;
+
+    fn leaving(&mut self, name: &str) -> Result<(Key, GuestDescription), NotMovable> {
+        let machines = self.machines.clone().map_err(NotMovable::NoGuests)?;
+        let unknown = NotMovable::NoSuchGuest(name.to_string());
+        let record = self.records.iter_mut().find(|record| record.name() == name).ok_or(unknown)?;
+        let stopped = NotMovable::WrongState(name.to_string(), "stopped");
+        match record.standing() {
+            Standing::Running | Standing::Paused => {}
+            Standing::Stopped => return Err(stopped),
+            Standing::Arriving => return Err(NotMovable::WrongState(name.to_string(), "arriving")),
+        }
+        if record.is_migrating() {
+            return Err(NotMovable::WrongState(name.to_string(), "on its way already"));
+        }
+        let description = description::of_guest(record, machines).ok_or(stopped)?;
+        record.set_migrating(true);
+        record.events.clear();
+        Ok((record.key(), description))
+    }
+
+    fn arriving(&mut self, peer: &str) -> Key {
+        let key = self.new_key();
+        self.records.push(Record::arriving(key, peer));
+        key
+    }
+
+    fn done(&mut self, key: Key) {
+        if let Some(record) = self.record_mut(key) {
+            record.set_migrating(false);
+        }
+    }
+
+    fn capabilities(&self) -> HostCapabilities {
+        let name = self.platform.info.configuration.host_name.as_str();
+        description::of_host(name, self.incarnation, self.machines.as_ref().ok().copied())
+    }
+
+    fn new_migration(&mut self) -> MigrationId {
+        MigrationId(random::bytes())
+    }
+
+    fn name(&self, key: Key) -> &str {
+        self.record(key).map_or("", Record::name)
+    }
+
+    fn begin(&mut self, key: Key, action: GuestAction) {
+        let step = action.step();
+        let command = match action {
+            GuestAction::Build(description) => {
+                let event = match self.build(key, &description) {
+                    Ok(()) => GuestEvent::Built,
+                    Err(failure) => GuestEvent::Failed(step, failure),
+                };
+                if let Some(record) = self.record_mut(key) {
+                    record.events.push_back(event);
+                }
+                return;
+            }
+            GuestAction::RestoreState(state) => return self.restore(key, &state),
+            GuestAction::StartDirtyLog => Command::StartDirtyLog,
+            GuestAction::HarvestDirtyLog => Command::HarvestDirtyLog,
+            GuestAction::StopDirtyLog => Command::StopDirtyLog,
+            GuestAction::Throttle(percent) => Command::Throttle(percent),
+            GuestAction::Pause => Command::Stun,
+            GuestAction::SaveState => Command::Save,
+            GuestAction::Run(permit) => Command::Run(Some(permit)),
+            GuestAction::Discard => Command::Stop(StopReason::Migrated),
+        };
+        if let Some(record) = self.record_mut(key) {
+            record.order_step(step, command);
+        }
+    }
+
+    fn poll(&mut self, key: Key) -> Option<GuestEvent> {
+        let record = self.record_mut(key)?;
+        record.poll();
+        record.events.pop_front()
+    }
+
+    fn ram(&mut self, key: Key) -> &mut dyn GuestRam {
+        match self.records.iter_mut().find(|record| record.key() == key) {
+            Some(record) => record.ram_mut(),
+            None => &mut self.no_ram,
+        }
+    }
+
+    fn hold(&mut self, key: Key, permit: RunPermit) {
+        if let Some(record) = self.record_mut(key) {
+            record.hold_permit(permit);
+        }
+    }
+
+    fn departed(&mut self, key: Key, peer: &str) {
+        if let Some(record) = self.record_mut(key) {
+            log::info!("{} runs on {peer} now", record.name());
+        }
+    }
+}
+
+/// What a session is told of `reply` to the command of `step`.
+pub(super) fn event(step: Step, reply: Reply) -> GuestEvent {
+    match (step, reply) {
+        (Step::Pause, Reply::Stunned(permit)) => GuestEvent::Paused(permit),
+        (Step::SaveState, Reply::Saved(machine)) => match saved::to_sections(&machine) {
+            Ok(sections) => GuestEvent::StateSaved(sections),
+            Err(error) => GuestEvent::Failed(step, GuestFailure::Host(error.to_string())),
+        },
+        (Step::Run, Reply::Refused(why, Some(permit))) => GuestEvent::RunFailed(permit, failure(&why)),
+        (_, Reply::Refused(why, _)) => GuestEvent::Failed(step, failure(&why)),
+        (Step::Build, _) => GuestEvent::Built,
+        (Step::StartDirtyLog, _) => GuestEvent::DirtyLogStarted,
+        (Step::HarvestDirtyLog, _) => GuestEvent::DirtyLogHarvested,
+        (Step::StopDirtyLog, _) => GuestEvent::DirtyLogStopped,
+        (Step::Throttle, _) => GuestEvent::Throttled,
+        (Step::RestoreState, _) => GuestEvent::StateRestored,
+        (Step::Run, _) => GuestEvent::Running,
+        (Step::Discard, _) => GuestEvent::Discarded,
+        (Step::Pause | Step::SaveState, _) => {
+            GuestEvent::Failed(step, GuestFailure::Host("the machine gave another answer".into()))
+        }
+    }
+}
+
+/// What a session is told when the machine is gone. A command that never got there is returned with it.
+pub(super) fn event_of_the_gone(step: Step, command: Option<Command>) -> GuestEvent {
+    match (step, command) {
+        (Step::Discard, _) => GuestEvent::Discarded,
+        (Step::Run, Some(Command::Run(Some(permit)))) => GuestEvent::RunFailed(permit, GuestFailure::Gone),
+        _ => GuestEvent::Failed(step, GuestFailure::Gone),
+    }
+}
+
+fn failure(refusal: &handle::Refusal) -> GuestFailure {
+    match refusal {
+        handle::Refusal::Gone => GuestFailure::Gone,
+        other => GuestFailure::Host(other.to_string()),
+    }
+}

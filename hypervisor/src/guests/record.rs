@@ -1,0 +1,330 @@
+//! One guest as people know it, and the commands on their way to its machine.
+
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use godwit_boot::config;
+use godwit_migration::{Generation, GuestEvent, GuestId, RunPermit, Step};
+
+use super::Key;
+use super::house;
+use crate::exits::StopReason;
+use crate::migrate::ram::MachineRam;
+use crate::vm::handle::{Command, Figures, Reply, Ticket, VmHandle};
+use crate::vm::lifecycle::State;
+
+/// Commands that wait for a machine.
+const JOBS_MAX: usize = 8;
+
+/// Where a guest is, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does not run here.
+    Stopped,
+    /// It runs.
+    Running,
+    /// It stands still.
+    Paused,
+    /// It comes from another host.
+    Arriving,
+}
+
+impl Standing {
+    /// Whether it has a machine.
+    #[must_use]
+    pub const fn is_alive(self) -> bool {
+        !matches!(self, Self::Stopped)
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "stopped",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Arriving => "arriving",
+        })
+    }
+}
+
+/// What a guest was built from, for people and for building it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Bytes of RAM.
+    pub memory_bytes: u64,
+    /// Number of virtual processors.
+    pub vcpus: u32,
+    /// The kernel's file name.
+    pub kernel: String,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The host that it came from, if it was not started here.
+    pub arrived_from: Option<String>,
+}
+
+/// What a command on its way to a machine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A step of a migration: its answer is the session's.
+    Step(Step),
+    /// A person's wish.
+    Wish,
+    /// Figures for people.
+    Figures,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Record {
+    key: Key,
+    name: String,
+    pub(super) origin: Origin,
+    configured: Option<&'static config::Guest>,
+    pub(super) id: GuestId,
+    pub(super) generation: Generation,
+    handle: Option<VmHandle>,
+    /// Held while the guest stands still after a migration that could not run it again.
+    permit: Option<RunPermit>,
+    last_end: Option<StopReason>,
+    end_was_told: bool,
+    jobs: VecDeque<(Purpose, Command)>,
+    current: Option<(Ticket, Purpose)>,
+    pub(super) events: VecDeque<GuestEvent>,
+    migrating: bool,
+    pub(super) ram: MachineRam,
+    figures: Option<Figures>,
+}
+
+impl Record {
+    /// A guest that the configuration names.
+    pub(super) fn configured(key: Key, guest: &'static config::Guest) -> Self {
+        let origin = Origin {
+            memory_bytes: u64::from(guest.memory_mib) << 20,
+            vcpus: guest.vcpus,
+            kernel: guest.kernel.as_str().to_string(),
+            command_line: guest.command_line.as_str().to_string(),
+            arrived_from: None,
+        };
+        Self { configured: Some(guest), name: guest.name.as_str().to_string(), ..Self::empty(key, origin) }
+    }
+
+    /// A place for a guest that comes from `peer`.
+    pub(super) fn arriving(key: Key, peer: &str) -> Self {
+        let origin = Origin { arrived_from: Some(peer.to_string()), ..Origin::default() };
+        Self { migrating: true, ..Self::empty(key, origin) }
+    }
+
+    fn empty(key: Key, origin: Origin) -> Self {
+        Self {
+            key,
+            name: String::new(),
+            origin,
+            configured: None,
+            id: GuestId([0; 16]),
+            generation: Generation::FIRST,
+            handle: None,
+            permit: None,
+            last_end: None,
+            end_was_told: true,
+            jobs: VecDeque::new(),
+            current: None,
+            events: VecDeque::new(),
+            migrating: false,
+            ram: MachineRam::default(),
+            figures: None,
+        }
+    }
+
+    /// Its key.
+    #[must_use]
+    pub const fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Its name; empty for a guest that arrives and has not said it yet.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was built from.
+    #[must_use]
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Its machine, if it has one.
+    #[must_use]
+    pub const fn handle(&self) -> Option<&VmHandle> {
+        self.handle.as_ref()
+    }
+
+    /// How it ended last.
+    #[must_use]
+    pub const fn last_end(&self) -> Option<&StopReason> {
+        self.last_end.as_ref()
+    }
+
+    /// Its machine's figures, at most a second old.
+    #[must_use]
+    pub const fn figures(&self) -> Option<&Figures> {
+        self.figures.as_ref()
+    }
+
+    /// Whether a migration decides over it.
+    #[must_use]
+    pub const fn is_migrating(&self) -> bool {
+        self.migrating
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.handle.as_ref().map_or(Standing::Stopped, |handle| Standing::from(&handle.state()))
+    }
+
+    pub(super) const fn configuration(&self) -> Option<&'static config::Guest> {
+        self.configured
+    }
+
+    pub(super) const fn set_configuration(&mut self, configured: Option<&'static config::Guest>) {
+        self.configured = configured;
+    }
+
+    pub(super) fn set_name(&mut self, name: &str) {
+        self.name = name.to_string();
+    }
+
+    pub(super) fn set_migrating(&mut self, migrating: bool) {
+        self.migrating = migrating;
+    }
+
+    /// It has a machine from now on.
+    pub(super) fn attach(&mut self, handle: VmHandle) {
+        self.ram = MachineRam(handle.ram());
+        self.handle = Some(handle);
+        self.last_end = None;
+        self.end_was_told = false;
+        self.figures = None;
+    }
+
+    pub(super) fn hold_permit(&mut self, permit: RunPermit) {
+        self.permit = Some(permit);
+    }
+
+    pub(super) fn take_permit_if_still(&mut self) -> Option<RunPermit> {
+        if self.standing() == Standing::Paused { self.permit.take() } else { None }
+    }
+
+    pub(super) fn take_output(&self, into: &mut [u8]) -> usize {
+        self.handle.as_ref().map_or(0, |handle| handle.take_output(into))
+    }
+
+    /// A person's command: carried out when those before it are.
+    pub(super) fn order(&mut self, command: Command) {
+        if self.jobs.len() < JOBS_MAX {
+            self.jobs.push_back((Purpose::Wish, command));
+            self.poll();
+        }
+    }
+
+    /// A migration's command.
+    pub(super) fn order_step(&mut self, step: Step, command: Command) {
+        self.jobs.push_back((Purpose::Step(step), command));
+        self.poll();
+    }
+
+    pub(super) fn ask_for_figures(&mut self) {
+        if self.handle.is_some() && self.current.is_none() && self.jobs.is_empty() && !self.migrating {
+            self.jobs.push_back((Purpose::Figures, Command::Inspect));
+        }
+    }
+
+    /// Brings commands to the machine and answers back.
+    pub(super) fn poll(&mut self) {
+        let Some(handle) = self.handle.clone() else {
+            self.fail_all();
+            return;
+        };
+        if let Some((ticket, purpose)) = self.current {
+            match handle.poll(ticket) {
+                Some(reply) => {
+                    self.current = None;
+                    self.finish(purpose, reply);
+                }
+                // Its loop has let go of it: nobody will answer.
+                None if matches!(handle.state(), State::Stopped(_)) => self.fail_all(),
+                None => return,
+            }
+        }
+        if self.current.is_none()
+            && let Some((purpose, command)) = self.jobs.pop_front()
+        {
+            match handle.submit(command) {
+                Ok(ticket) => self.current = Some((ticket, purpose)),
+                Err(busy) => self.jobs.push_front((purpose, busy.0)),
+            }
+        }
+    }
+
+    fn finish(&mut self, purpose: Purpose, reply: Reply) {
+        match purpose {
+            Purpose::Step(step) => self.events.push_back(house::event(step, reply)),
+            Purpose::Figures => {
+                if let Reply::Figures(figures) = reply {
+                    self.figures = Some(*figures);
+                }
+            }
+            Purpose::Wish => {
+                if let Reply::Refused(why, permit) = reply {
+                    log::warn!("{}: {why}", self.name);
+                    self.permit = permit.or(self.permit.take());
+                }
+            }
+        }
+    }
+
+    /// The machine is gone: whoever waits for an answer gets one.
+    fn fail_all(&mut self) {
+        let current = self.current.take().map(|(_, purpose)| (purpose, None));
+        let waiting = self.jobs.drain(..).map(|(purpose, command)| (purpose, Some(command)));
+        for (purpose, command) in current.into_iter().chain(waiting) {
+            if let Purpose::Step(step) = purpose {
+                self.events.push_back(house::event_of_the_gone(step, command));
+            }
+        }
+    }
+
+    /// Lets go of a machine that has ended; why it ended, once.
+    pub(super) fn notice_end(&mut self) -> Option<StopReason> {
+        let State::Stopped(reason) = self.handle.as_ref()?.state() else {
+            return None;
+        };
+        self.poll();
+        self.handle = None;
+        self.ram = MachineRam(None);
+        self.permit = None;
+        self.last_end = Some(reason.clone());
+        if self.migrating && reason != StopReason::Migrated && reason != StopReason::Requested {
+            self.events.push_back(GuestEvent::Ended);
+        }
+        if core::mem::replace(&mut self.end_was_told, true) { None } else { Some(reason) }
+    }
+
+    /// Whether there is nothing left to know about it: it came from elsewhere and has ended or left.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.configured.is_none() && self.handle.is_none() && !self.migrating
+    }
+
+    /// The machine's RAM, for a migration.
+    pub(super) const fn ram_mut(&mut self) -> &mut MachineRam {
+        &mut self.ram
+    }
+
+    /// Whether this is the guest `id`, alive.
+    pub(super) fn is(&self, id: GuestId) -> bool {
+        self.id == id && self.handle.is_some()
+    }
+}

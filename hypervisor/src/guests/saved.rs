@@ -1,0 +1,98 @@
+//! A machine's saved state as the migration engine carries it.
+//!
+//! The engine's sections are opaque and bounded; a machine's state is one snapshot ([`crate::snapshot`]), cut
+//! into as many pieces as its size needs.
+
+use alloc::vec::Vec;
+
+use godwit_migration::device::SECTION_BYTES_MAX;
+use godwit_migration::{DeviceState, Necessity, Section};
+use minicbor::{Decode, Encode};
+
+use crate::snapshot::{self, Kind, Need, Sections, SnapshotError, Writer};
+use crate::vm::machine::MachineState;
+use crate::vm::state;
+
+/// The engine's section that holds a snapshot.
+const SNAPSHOT: u32 = 1;
+/// Version of the way snapshots are cut; what is in one carries versions of its own.
+const VERSION: u32 = 1;
+const MACHINE: Kind = Kind::new("machine", 1);
+const VCPU: Kind = Kind::new("vcpu", state::VERSION as u16);
+
+/// What belongs to no processor and no device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct Common {
+    #[n(0)]
+    tsc: u64,
+    #[n(1)]
+    tsc_hz: u64,
+    #[n(2)]
+    vcpus: u32,
+}
+
+/// `state` as sections.
+///
+/// # Errors
+/// [`SnapshotError`] if a part is too large.
+pub fn to_sections(machine: &MachineState) -> Result<DeviceState, SnapshotError> {
+    let MachineState { tsc, tsc_hz, vcpus, board } = machine;
+    let mut writer = Writer::new();
+    let common = Common { tsc: *tsc, tsc_hz: *tsc_hz, vcpus: vcpus.len() as u32 };
+    writer.section(MACHINE, 0, Need::Mandatory, &common)?;
+    for (instance, vcpu) in (0..).zip(vcpus) {
+        writer.section(VCPU, instance, Need::Mandatory, vcpu)?;
+    }
+    snapshot::board::write(&mut writer, board)?;
+    let bytes = writer.finish();
+    let pieces = bytes.chunks(SECTION_BYTES_MAX).zip(0..).map(|(bytes, instance)| Section {
+        id: SNAPSHOT,
+        instance,
+        version: VERSION,
+        necessity: Necessity::Mandatory,
+        bytes: bytes.to_vec(),
+    });
+    Ok(pieces.collect())
+}
+
+/// Why sections are no machine's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SavedError {
+    /// A section that must be understood is not known here, or out of order: its id, instance and version.
+    Section(u32, u32, u32),
+    /// The snapshot in them is not accepted.
+    Snapshot(SnapshotError),
+}
+
+/// The state in `sections`.
+///
+/// # Errors
+/// [`SavedError`]. What the state means is checked where it is restored.
+pub fn from_sections(sections: &[Section]) -> Result<MachineState, SavedError> {
+    let mut bytes = Vec::new();
+    let mut pieces = 0;
+    for section in sections {
+        let Section { id, instance, version, necessity, bytes: piece } = section;
+        if (*id, *instance, *version) == (SNAPSHOT, pieces, VERSION) {
+            bytes.extend_from_slice(piece);
+            pieces += 1;
+        } else if *necessity == Necessity::Mandatory {
+            return Err(SavedError::Section(*id, *instance, *version));
+        }
+    }
+    read(&bytes).map_err(SavedError::Snapshot)
+}
+
+fn read(bytes: &[u8]) -> Result<MachineState, SnapshotError> {
+    let mut sections = Sections::parse(bytes)?;
+    let Common { tsc, tsc_hz, vcpus } = sections.take(MACHINE, 0)?;
+    let count = u16::try_from(vcpus).map_err(|_| SnapshotError::Malformed(MACHINE.name))?;
+    let mut vcpus = Vec::new();
+    for instance in 0..count {
+        vcpus.push(sections.take(VCPU, instance)?);
+    }
+    let board = snapshot::board::read(&mut sections)?;
+    sections.finish()?;
+    Ok(MachineState { tsc, tsc_hz, vcpus, board })
+}

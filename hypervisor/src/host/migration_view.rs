@@ -1,0 +1,116 @@
+//! Migrations for the console.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use godwit_boot::config::Configuration;
+use godwit_migration::{Event, Instant, Policy, TargetPolicy};
+
+use crate::console::view::{Aftermath, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
+use crate::console::{Notice, Tuning};
+use crate::guests::{Guests, Key};
+use crate::migrate::{self, Migrations, Occurrence, What};
+
+const BITS_PER_BYTE: u64 = 8;
+
+/// The configuration's word on migrations.
+pub(super) fn settings(configuration: &Configuration) -> migrate::Settings {
+    let wanted = configuration.migration();
+    let policy = Policy {
+        downtime_limit: Duration::from_millis(u64::from(wanted.downtime_limit_ms)),
+        bandwidth_bytes_per_second: wanted
+            .bandwidth_mbit
+            .map(|mbit| u64::from(mbit) * 1_000_000 / BITS_PER_BYTE),
+        ..Policy::default()
+    };
+    migrate::Settings { port: wanted.listen.then_some(wanted.port), policy, target: TargetPolicy::default() }
+}
+
+/// The policy that `tuning` makes of `policy`.
+pub(super) fn tuned(policy: Policy, tuning: Tuning) -> Policy {
+    match tuning {
+        Tuning::Bandwidth(limit) => Policy { bandwidth_bytes_per_second: limit, ..policy },
+        Tuning::Downtime(limit) => Policy { downtime_limit: limit, ..policy },
+    }
+}
+
+/// All migrations.
+pub(super) fn all(
+    migrations: &Migrations<Key>,
+    guests: &Guests,
+    now: Instant,
+    configuration: &Configuration,
+) -> Vec<MigrationView> {
+    let views = migrations.views(now, guests);
+    views
+        .into_iter()
+        .map(|view| {
+            let policy = view.policy.unwrap_or_default();
+            MigrationView {
+                guest: view.guest,
+                peer: peer_name(configuration, &view.peer),
+                side: side(view.side),
+                status: view.status,
+                bandwidth_limit: policy.bandwidth_bytes_per_second,
+                downtime_limit: policy.downtime_limit,
+            }
+        })
+        .collect()
+}
+
+/// What a person is told of an occurrence; `None` for what the progress line shows anyway.
+pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> Option<Notice> {
+    let Occurrence { guest, peer, side: end, what } = occurrence;
+    let peer = peer_name(configuration, &peer);
+    let remark = |remark| Some(Notice::Migration { guest: guest.clone(), peer: peer.clone(), remark });
+    let event = match what {
+        What::Event(event) => *event,
+        What::Stranger(why) => {
+            log::warn!("a connection from {peer} to the migration port was refused: {why}");
+            return None;
+        }
+    };
+    match event {
+        Event::Completed(report) => {
+            Some(Notice::Moved(MigrationReport { guest, peer, side: side(end), report }))
+        }
+        Event::Aborted(reason, _) => Some(Notice::MigrationFailed(MigrationFailure {
+            guest: if guest.is_empty() { "a guest".into() } else { guest },
+            peer,
+            reason: reason.to_string(),
+            aftermath: match end {
+                migrate::Side::Source => Aftermath::GoesOn,
+                migrate::Side::Target => Aftermath::Discarded,
+            },
+        })),
+        Event::Held(failure) => Some(Notice::MigrationFailed(MigrationFailure {
+            guest,
+            peer,
+            reason: failure.to_string(),
+            aftermath: Aftermath::Held,
+        })),
+        Event::CancelTooLate => remark(Remark::CancelTooLate),
+        Event::LimitOverruled => remark(Remark::LimitOverruled),
+        Event::CommitUnknown => remark(Remark::CommitUnknown),
+        Event::TargetForgot => remark(Remark::TargetForgot),
+        Event::CleanupFailed(step, failure) => {
+            log::warn!("{guest}: {step} failed after its migration: {failure}");
+            None
+        }
+        Event::Phase(_) | Event::Round { .. } | Event::Throttle(_) | Event::Arrived(_) => None,
+    }
+}
+
+/// The name that the configuration gives to the host at `address`, or else the address.
+fn peer_name(configuration: &Configuration, address: &str) -> String {
+    let named = configuration.peers().iter().find(|peer| peer.address().to_string() == address);
+    named.map_or_else(|| address.to_string(), |peer| peer.name.as_str().to_string())
+}
+
+const fn side(side: migrate::Side) -> Side {
+    match side {
+        migrate::Side::Source => Side::Source,
+        migrate::Side::Target => Side::Target,
+    }
+}
