@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::guest::LinuxFiles;
+
 /// What a host is told. [`HostConfig::to_toml`] gives the file.
 #[derive(Clone, Debug, Default)]
 pub struct HostConfig {
@@ -61,7 +63,7 @@ impl GuestConfig {
             name: name.to_owned(),
             kernel: "vmlinuz".to_owned(),
             initrd: Some("initrd.img".to_owned()),
-            command_line: "console=ttyS0 quiet".to_owned(),
+            command_line: LinuxFiles::COMMAND_LINE.to_owned(),
             memory_mib,
             start: false,
         }
@@ -158,7 +160,7 @@ address = "10.0.0.2"
 name = "linux"
 kernel = "vmlinuz"
 initrd = "initrd.img"
-command_line = "console=ttyS0 quiet"
+command_line = "console=ttyS0 quiet panic=-1 cryptomgr.notests"
 memory_mib = 128
 start = false
 "#;
