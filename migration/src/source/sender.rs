@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::batch::Batch;
 use crate::bitmap::PageBitmap;
-use crate::codec::pack;
+use crate::codec::lz::{Compressor, PLAIN_MAX};
 use crate::codec::patch;
 use crate::codec::sample;
 use crate::codec::similar::{Features, SimilarIndex};
@@ -32,10 +32,13 @@ struct Staged {
     features: Vec<Features>,
 }
 
+const _: () = assert!(PACK_PAGES_MAX * PAGE_BYTES <= PLAIN_MAX);
+
 /// What compression needs.
 #[derive(Debug)]
 struct Codec {
     index: SimilarIndex,
+    compressor: Compressor,
     staged: Staged,
     reference: Box<PageBytes>,
     /// Promising pages that are to go raw before compression is tried again, and how many next time.
@@ -194,7 +197,8 @@ impl Sender {
     fn flush(&mut self, batch: &mut Batch<'_>) {
         let Some(codec) = &mut self.codec else { return };
         let plain_bytes = codec.staged.plain.len();
-        let packed = batch.pack(&codec.staged.pages, |into| pack::compress(&codec.staged.plain, into));
+        let packed =
+            batch.pack(&codec.staged.pages, |into| codec.compressor.compress(&codec.staged.plain, into));
         codec.learn(packed, plain_bytes);
         let pages = core::mem::take(&mut codec.staged.pages);
         let features = core::mem::take(&mut codec.staged.features);
@@ -227,12 +231,19 @@ impl Sender {
 impl Codec {
     fn new(page_count: u32) -> Result<Self, RamFailure> {
         let staged = Staged {
-            plain: Vec::with_capacity(pack::PLAIN_BYTES_MAX),
+            plain: Vec::with_capacity(PLAIN_MAX),
             pages: Vec::with_capacity(PACK_PAGES_MAX),
             features: Vec::with_capacity(PACK_PAGES_MAX),
         };
         let index = SimilarIndex::new(page_count)?;
-        Ok(Self { index, staged, reference: Box::new([0; PAGE_BYTES]), skip: 0, back_off: 0 })
+        Ok(Self {
+            index,
+            compressor: Compressor::new(),
+            staged,
+            reference: Box::new([0; PAGE_BYTES]),
+            skip: 0,
+            back_off: 0,
+        })
     }
 
     /// A page that the target holds and that differs little; its number and the length of the differences.

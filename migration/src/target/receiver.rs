@@ -5,7 +5,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::codec::{pack, patch};
+use crate::codec::lz::{COPY_BYTES, Decompressor, PLAIN_MAX};
+use crate::codec::patch;
 use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTIONS_BYTES_MAX, SECTIONS_MAX, Section};
 use crate::identity::{Identities, Identity};
 use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
@@ -30,6 +31,7 @@ pub(crate) struct Receiver {
     identities: Identities,
     current: Option<Current>,
     page: Box<PageBytes>,
+    decompressor: Decompressor,
     plain: Vec<u8>,
     state: DeviceState,
     state_bytes: usize,
@@ -46,7 +48,8 @@ impl Receiver {
             identities: Identities::new(page_count, Identity::ZERO)?,
             current: None,
             page: Box::new([0; PAGE_BYTES]),
-            plain: vec![0; pack::PLAIN_BYTES_MAX],
+            decompressor: Decompressor::new(),
+            plain: vec![0; PLAIN_MAX + COPY_BYTES],
             state: Vec::new(),
             state_bytes: 0,
             section_missing: 0,
@@ -123,7 +126,8 @@ impl Receiver {
             return Err(AbortReason::Stream(StreamFault::Length));
         };
         let mut plain = core::mem::take(&mut self.plain);
-        let result = pack::decompress(packed, &mut plain[..count * PAGE_BYTES]).map_err(AbortReason::Stream);
+        let result = self.decompressor.decompress(packed, &mut plain, count * PAGE_BYTES);
+        let result = result.map_err(|_| AbortReason::Stream(StreamFault::Value));
         let (contents, _) = plain.as_chunks::<PAGE_BYTES>();
         let (numbers, _) = numbers.as_chunks::<PACK_NUMBER_BYTES>();
         let placed = result.and_then(|()| {

@@ -1,0 +1,183 @@
+//! The two ends: an engine, a socket, and a guest that stands still.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command as Process, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant as Clock};
+
+use godwit_migration::{
+    Channel, Command, Compression, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestId,
+    GuestRam, HostCapabilities, Input, Instant, MigrationId, Output, Policy, RamLayout, RamRange, Report,
+    RunPermit, Source, SourceConfig, Target, TargetConfig, TargetPolicy, TscScaling,
+};
+
+use super::Failure;
+use super::measure::{self, Run};
+use super::ram::Ram;
+
+const GUEST: GuestId = GuestId([1; 16]);
+const SEND_BYTES: usize = 256 * 1024;
+const RECEIVE_BYTES: usize = 256 * 1024;
+
+fn instant(origin: Clock) -> Instant {
+    Instant::from_nanos(origin.elapsed().as_nanos() as u64)
+}
+
+/// What the life cycle of a guest that does nothing answers.
+fn answer(action: GuestAction, permit: &mut Option<RunPermit>) -> GuestEvent {
+    match action {
+        GuestAction::Build(_) => GuestEvent::Built,
+        GuestAction::StartDirtyLog => GuestEvent::DirtyLogStarted,
+        GuestAction::HarvestDirtyLog => GuestEvent::DirtyLogHarvested,
+        GuestAction::StopDirtyLog => GuestEvent::DirtyLogStopped,
+        GuestAction::Throttle(_) => GuestEvent::Throttled,
+        GuestAction::Pause => GuestEvent::Paused(permit.take().expect("it is paused once")),
+        GuestAction::SaveState => GuestEvent::StateSaved(Vec::new()),
+        GuestAction::RestoreState(_) => GuestEvent::StateRestored,
+        GuestAction::Run(given) => {
+            *permit = Some(given);
+            GuestEvent::Running
+        }
+        GuestAction::Discard => GuestEvent::Discarded,
+    }
+}
+
+/// Moves `ram` to a new target process; what it cost, and the RAM back.
+pub(crate) fn source(mut ram: Ram, mode: Compression) -> Result<(Run, Ram), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let bytes = ram.bytes().len();
+    let mut child = Process::new(std::env::current_exe()?)
+        .args(["--target", &port, &bytes.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (stream, _) = listener.accept()?;
+    stream.set_nodelay(true)?;
+    let (cpu, lo, clock) = (measure::cpu_seconds(), measure::loopback_bytes(), Clock::now());
+    let report = drive_source(&mut ram, &stream, mode)?;
+    let seconds = clock.elapsed().as_secs_f64();
+    let (cpu_source, lo_bytes) = (measure::cpu_seconds() - cpu, measure::loopback_bytes() - lo);
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().ok_or("the target has no output")?).read_line(&mut line)?;
+    child.wait()?;
+    let (cpu_target, hash) = line.trim().split_once(' ').ok_or("the target said nothing")?;
+    let is_equal = hash == ram.hash().to_string();
+    let run = Run {
+        mode,
+        ram_bytes: bytes as u64,
+        seconds,
+        cpu_source,
+        cpu_target: cpu_target.parse()?,
+        lo_bytes,
+        report,
+        is_equal,
+    };
+    Ok((run, ram))
+}
+
+fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<Report, Failure> {
+    let frames = ram.page_count().into();
+    let guest = GuestDescription {
+        id: GUEST,
+        generation: Generation::FIRST,
+        name: "image".into(),
+        layout: RamLayout::new(&[RamRange { first_frame: 0, frames }])?,
+        vcpus: 1,
+        features: Vec::new(),
+        tsc_hz: 1_000_000_000,
+        configuration: Vec::new(),
+    };
+    let policy = Policy { compression: mode, ..Policy::default() };
+    let mut engine = Source::new(SourceConfig { migration: MigrationId([2; 16]), guest, policy });
+    let mut permit = Some(RunPermit::for_new_guest(GUEST));
+    // What the target says is short and rare: a thread of its own waits for it.
+    let (said, heard) = mpsc::channel();
+    let mut reader = stream.try_clone()?;
+    let listener = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = reader.read(&mut buffer) {
+            if said.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let origin = Clock::now();
+    let mut buffer = vec![0; SEND_BYTES];
+    let mut writer = stream;
+    engine.handle_input(instant(origin), Input::Command(Command::Start), ram);
+    let outcome = loop {
+        while let Ok(bytes) = heard.try_recv() {
+            engine.handle_input(instant(origin), Input::Bytes(Channel::MAIN, &bytes), ram);
+        }
+        let now = instant(origin);
+        match engine.poll_output(now, &mut buffer, ram) {
+            Output::Transmit { len, .. } => writer.write_all(&buffer[..len])?,
+            Output::Connect => engine.handle_input(now, Input::LinkUp, ram),
+            Output::Disconnect => {}
+            Output::Guest(action) => {
+                let event = answer(action, &mut permit);
+                engine.handle_input(now, Input::Guest(event), ram);
+            }
+            Output::Event(Event::Completed(report)) => break Ok(report),
+            Output::Event(Event::Aborted(reason, _)) => break Err(reason.to_string()),
+            Output::Event(_) => {}
+            Output::Timeout(at) => {
+                let wait = Duration::from_nanos(at.since(now).as_nanos().min(1_000_000_000) as u64);
+                match heard.recv_timeout(wait) {
+                    Ok(bytes) => {
+                        engine.handle_input(instant(origin), Input::Bytes(Channel::MAIN, &bytes), ram);
+                    }
+                    Err(_) => engine.handle_input(instant(origin), Input::Timeout, ram),
+                }
+            }
+        }
+    };
+    stream.shutdown(Shutdown::Both)?;
+    listener.join().map_err(|_| "the listener has panicked")?;
+    Ok(outcome?)
+}
+
+/// The target process: takes one guest, prints its CPU seconds and the hash of its RAM.
+pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
+    let mut ram = Ram::zero(bytes);
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_nodelay(true)?;
+    let cpu = measure::cpu_seconds();
+    let host = HostCapabilities {
+        name: "target".into(),
+        incarnation: 1,
+        features: Vec::new(),
+        tsc_hz: 1_000_000_000,
+        tsc_scaling: TscScaling::Unavailable,
+        tsc_tolerance_ppm: 0,
+        memory_free_bytes: bytes as u64,
+        vcpus_max: 1,
+    };
+    let mut engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
+    let mut permit = None;
+    let origin = Clock::now();
+    let (mut sent, mut received) = (vec![0; SEND_BYTES], vec![0; RECEIVE_BYTES]);
+    engine.handle_input(instant(origin), Input::LinkUp, &mut ram);
+    while !engine.is_finished() {
+        let now = instant(origin);
+        match engine.poll_output(now, &mut sent, &mut ram) {
+            Output::Transmit { len, .. } => stream.write_all(&sent[..len])?,
+            Output::Connect | Output::Disconnect => {}
+            Output::Guest(action) => {
+                let event = answer(action, &mut permit);
+                engine.handle_input(now, Input::Guest(event), &mut ram);
+            }
+            Output::Event(_) => {}
+            Output::Timeout(_) => match stream.read(&mut received)? {
+                0 => engine.handle_input(instant(origin), Input::LinkDown, &mut ram),
+                length => {
+                    let bytes = &received[..length];
+                    engine.handle_input(instant(origin), Input::Bytes(Channel::MAIN, bytes), &mut ram);
+                }
+            },
+        }
+    }
+    println!("{} {}", measure::cpu_seconds() - cpu, ram.hash());
+    Ok(())
+}

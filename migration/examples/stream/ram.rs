@@ -1,0 +1,69 @@
+//! Guest RAM as one piece of ordinary memory.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use godwit_migration::{GuestRam, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, is_zero};
+use xxhash_rust::xxh64::xxh64;
+
+use super::Failure;
+
+pub(crate) struct Ram(Vec<u8>);
+
+impl Ram {
+    /// The content of an image file.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, Failure> {
+        let mut bytes = Vec::new();
+        File::open(path)?.read_to_end(&mut bytes)?;
+        bytes.truncate(bytes.len() / PAGE_BYTES * PAGE_BYTES);
+        Ok(Self(bytes))
+    }
+
+    /// So many zero bytes that have been touched.
+    pub(crate) fn zero(bytes: usize) -> Self {
+        let mut all = vec![0u8; bytes];
+        for pass in [1, 0] {
+            all.chunks_mut(PAGE_BYTES).for_each(|page| page[0] = std::hint::black_box(pass));
+        }
+        Self(all)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A hash of all of it, to compare both ends with, independent of the engine's digest.
+    pub(crate) fn hash(&self) -> u64 {
+        xxh64(&self.0, 42)
+    }
+
+    fn page(&self, page: Page) -> Result<&PageBytes, RamFailure> {
+        let at = page.0 as usize * PAGE_BYTES;
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).ok_or(RamFailure::OutOfRange(page))
+    }
+}
+
+impl GuestRam for Ram {
+    fn page_count(&self) -> u32 {
+        (self.0.len() / PAGE_BYTES) as u32
+    }
+
+    fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {
+        *into = *self.page(page)?;
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: Page, from: &PageBytes) -> Result<(), RamFailure> {
+        let at = page.0 as usize * PAGE_BYTES;
+        let to = self.0.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<PAGE_BYTES>());
+        *to.ok_or(RamFailure::OutOfRange(page))? = *from;
+        Ok(())
+    }
+
+    fn is_zero(&self, page: Page) -> Result<bool, RamFailure> {
+        self.page(page).map(is_zero)
+    }
+
+    fn take_dirty(&mut self, _into: &mut PageBitmap) {}
+}
