@@ -5,6 +5,7 @@
 //! ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines' mailboxes, both of which raise [`WORK`]
 //! and kick the CPU.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::arch::percpu::{self, CPUS_MAX};
@@ -28,7 +29,7 @@ const BOOT_CPU: usize = 0;
 /// Slices in a second while several machines share a CPU.
 const SLICES_PER_SECOND: u64 = 250;
 /// Slices in a second of a machine that has its CPU alone: only so that a command is noticed if its kick was not.
-const LONE_SLICES_PER_SECOND: u64 = 100;
+const LONE_SLICES_PER_SECOND: u64 = 20;
 /// Machines that wait for a CPU to take them.
 const INBOX_MAX: usize = 64;
 
@@ -48,12 +49,12 @@ pub fn kick(cpu: usize) {
 ///
 /// # Errors
 /// The machine, if that CPU has too many waiting or does not exist.
-pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), Blueprint> {
-    let Some(inbox) = INBOXES.get(cpu) else { return Err(blueprint) };
+pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), Box<Blueprint>> {
+    let Some(inbox) = INBOXES.get(cpu) else { return Err(Box::new(blueprint)) };
     {
         let mut inbox = inbox.lock();
         if inbox.len() >= INBOX_MAX {
-            return Err(blueprint);
+            return Err(Box::new(blueprint));
         }
         inbox.push(blueprint);
     }

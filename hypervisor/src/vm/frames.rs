@@ -41,7 +41,7 @@ impl Frame {
         assert!(index < FRAME_SIZE as usize / 4, "index beyond a frame");
         let pointer: *mut u32 = direct::at(self.address).as_mut_ptr();
         // SAFETY: an aligned word of an owned frame.
-        unsafe { pointer.add(index).write_volatile(value) };
+        unsafe { pointer.wrapping_add(index).write_volatile(value) };
     }
 
     /// Reads a word of 64 bits at index `index`.
@@ -53,7 +53,7 @@ impl Frame {
         assert!(index < FRAME_SIZE as usize / 8, "index beyond a frame");
         let pointer: *const u64 = direct::at(self.address).as_ptr();
         // SAFETY: an aligned word of an owned frame.
-        unsafe { pointer.add(index).read_volatile() }
+        unsafe { pointer.wrapping_add(index).read_volatile() }
     }
 
     /// Copies a page's worth of bytes into the frame.
@@ -65,7 +65,7 @@ impl Frame {
         let pointer: *mut u64 = direct::at(self.address).as_mut_ptr();
         for (index, word) in words.iter().enumerate() {
             // SAFETY: an aligned word of an owned frame.
-            unsafe { pointer.add(index).write_volatile(*word) };
+            unsafe { pointer.wrapping_add(index).write_volatile(*word) };
         }
     }
 }

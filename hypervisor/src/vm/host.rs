@@ -132,7 +132,7 @@ fn task_base(gdt: VirtAddr, selector: SegmentSelector) -> u64 {
     // SAFETY: the task register names a present 16-byte descriptor of the loaded table.
     let low = unsafe { descriptor.read_volatile() };
     // SAFETY: as above; the second half of the descriptor.
-    let high = unsafe { descriptor.add(1).read_volatile() };
+    let high = unsafe { descriptor.wrapping_add(1).read_volatile() };
     (low >> 16 & 0xff_ffff) | (low >> 56 & 0xff) << 24 | high << 32
 }
 

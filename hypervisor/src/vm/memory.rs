@@ -231,6 +231,42 @@ impl GuestRam {
         Some(unsafe { is_zero(pointer, PAGE_SIZE as usize) })
     }
 
+    /// Reads what does not lie within one page.
+    #[cold]
+    fn read_across(&self, address: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
+        let mut offset = self.range(address, into.len())?;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let error = NotRam { address, length: rest.len() };
+            let (pointer, room) = self.pointer(offset).ok_or(error)?;
+            let (now, later) = rest.split_at_mut(room.min(rest.len()));
+            // SAFETY: `now` is no longer than what follows `pointer` in its block.
+            unsafe { copy(pointer, now.as_mut_ptr(), now.len()) };
+            offset += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes what does not lie within one page.
+    #[cold]
+    fn write_across(&self, address: Gpa, from: &[u8]) -> Result<(), NotRam> {
+        let start = self.range(address, from.len())?;
+        let mut offset = start;
+        let mut rest = from;
+        while !rest.is_empty() {
+            let error = NotRam { address, length: rest.len() };
+            let (pointer, room) = self.pointer(offset).ok_or(error)?;
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            // SAFETY: `now` is no longer than what follows `pointer` in its block.
+            unsafe { copy(now.as_ptr(), pointer, now.len()) };
+            offset += now.len() as u64;
+            rest = later;
+        }
+        self.mark(start, from.len());
+        Ok(())
+    }
+
     /// Marks every page that the range touches.
     fn mark(&self, offset: u64, length: usize) {
         if !self.dirty.is_enabled() || length == 0 {
@@ -253,44 +289,40 @@ impl Drop for GuestRam {
 }
 
 impl GuestMemory for GuestRam {
+    #[inline]
     fn read(&self, address: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
-        let mut offset = self.range(address, into.len())?;
-        let mut rest = into;
-        while !rest.is_empty() {
-            let error = NotRam { address, length: rest.len() };
-            let (pointer, room) = self.pointer(offset).ok_or(error)?;
-            let (now, later) = rest.split_at_mut(room.min(rest.len()));
-            // SAFETY: `now` is no longer than what follows `pointer` in its block.
-            unsafe { copy(pointer, now.as_mut_ptr(), now.len()) };
-            offset += now.len() as u64;
-            rest = later;
+        // The common case: a few bytes within a page.
+        if address.page_offset() + into.len() as u64 <= PAGE_SIZE
+            && let Some(offset) = self.offset(address)
+            && let Some((pointer, _)) = self.pointer(offset)
+        {
+            // SAFETY: the bytes lie within one page of a block.
+            unsafe { copy(pointer, into.as_mut_ptr(), into.len()) };
+            return Ok(());
         }
-        Ok(())
+        self.read_across(address, into)
     }
 
+    #[inline]
     fn write(&self, address: Gpa, from: &[u8]) -> Result<(), NotRam> {
-        let start = self.range(address, from.len())?;
-        let mut offset = start;
-        let mut rest = from;
-        while !rest.is_empty() {
-            let error = NotRam { address, length: rest.len() };
-            let (pointer, room) = self.pointer(offset).ok_or(error)?;
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            // SAFETY: `now` is no longer than what follows `pointer` in its block.
-            unsafe { copy(now.as_ptr(), pointer, now.len()) };
-            offset += now.len() as u64;
-            rest = later;
+        if address.page_offset() + from.len() as u64 <= PAGE_SIZE
+            && let Some(offset) = self.offset(address)
+            && let Some((pointer, _)) = self.pointer(offset)
+        {
+            // SAFETY: the bytes lie within one page of a block.
+            unsafe { copy(from.as_ptr(), pointer, from.len()) };
+            self.dirty.mark((offset / PAGE_SIZE) as usize);
+            return Ok(());
         }
-        self.mark(start, from.len());
-        Ok(())
+        self.write_across(address, from)
     }
 
     #[inline]
     fn read_u64(&self, address: Gpa) -> Result<u64, NotRam> {
-        let offset = self.range(address, 8)?;
-        let error = NotRam { address, length: 8 };
-        let (pointer, room) = self.pointer(offset).ok_or(error)?;
-        if room >= 8 && offset.is_multiple_of(8) {
+        if address.as_u64().is_multiple_of(8)
+            && let Some(offset) = self.offset(address)
+            && let Some((pointer, _)) = self.pointer(offset)
+        {
             // SAFETY: eight aligned bytes of a block, read in one access.
             return Ok(unsafe { pointer.cast::<u64>().read_volatile() });
         }

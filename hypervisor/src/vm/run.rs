@@ -12,9 +12,13 @@ use godwit_vmx::tsc;
 use godwit_vmx::vmcs::{Current, Vmcs, VmcsAccess};
 use godwit_vmx::world_switch;
 
+use super::handle::VmHandle;
 use super::host;
 use super::machine::{Machine, Timer};
+use super::platform::Platform;
 use super::state::Activity;
+use super::tables::Tables;
+use super::vcpu::Vcpu;
 use crate::devices::board::{Board, Request};
 use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield};
 
@@ -24,6 +28,8 @@ const BLOCKING_STI_OR_SS: u32 = 0b11;
 const BLOCKING_NMI: u32 = 1 << 3;
 /// Pending debug exception "single step" (SDM table 25-4).
 const PENDING_SINGLE_STEP: u64 = 1 << 14;
+const WINDOWS: u32 =
+    PrimaryControls::INTERRUPT_WINDOW_EXITING.union(PrimaryControls::NMI_WINDOW_EXITING).bits();
 /// Output that waits in the serial port before it is handed on during a slice.
 const OUTPUT_BYTES_HIGH: usize = 1024;
 
@@ -95,120 +101,200 @@ impl Machine {
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
         self.tables.flush();
         let Self { vcpus, board, ram, clock, policy, tables, timer, platform, handle, .. } = self;
-        let vcpu = &mut vcpus[index];
-        let Some(vmcs) = vcpu.slot.current() else { return Err(StopReason::OutOfMemory) };
-        let mut context = Context { vmcs, cpu: &mut vcpu.context, board, memory: &**ram, clock, policy };
-        if vcpu.activity == Activity::Halted {
-            context.cpu.attention = true;
-        }
+        let Vcpu { context: cpu, slot, event, activity, primary, .. } = &mut vcpus[index];
+        let Some(vmcs) = slot.current() else { return Err(StopReason::OutOfMemory) };
+        cpu.attention |= *activity == Activity::Halted;
+        let context = Context { vmcs, cpu, board, memory: &**ram, clock, policy };
+        let mut rounds = Rounds { context, event, activity, primary, timer, tables, handle, slice_end };
         loop {
-            if context.cpu.attention {
-                context.cpu.attention = false;
-                if context.board.serial_waiting() >= OUTPUT_BYTES_HIGH {
-                    hand_on(context.board, handle);
-                }
-                let mut interrupts = Interrupts {
-                    event: &mut vcpu.event,
-                    activity: &mut vcpu.activity,
-                    primary: &mut vcpu.primary,
-                };
-                match attend(&mut context, timer, &mut interrupts) {
+            if rounds.context.cpu.attention {
+                match rounds.attend() {
                     Attention::GoOn => {}
                     Attention::Blocked => return Ok(RunEnd::Blocked),
                     Attention::Stop(reason) => return Err(reason),
                 }
             }
-            if let Some(event) = vcpu.event.take() {
-                deliver(context.vmcs, event);
-            }
-            let deadline = timer.host_tsc.min(slice_end);
-            let value = platform.timer.value_for(tsc::host(), deadline);
-            context.vmcs.write(field::PREEMPTION_TIMER_VALUE, value);
-            // SAFETY: interrupts are off; `load` wrote this CPU's state and the register block's address;
-            // the tables map nothing but the guest's RAM; the host uses no register that is let through.
-            let entered = unsafe { world_switch::enter(context.vmcs, &mut context.cpu.registers) };
-            if entered.is_err() {
-                let error = context.vmcs.read(field::INSTRUCTION_ERROR);
-                return Err(StopReason::EntryRefused { error, rip: context.rip() });
-            }
-            let reason = context.vmcs.read(field::EXIT_REASON);
-            context.cpu.counts[(reason as usize & 0xffff).min(REASONS - 1)] += 1;
-            let exit = Exit::decode(reason, context.vmcs);
-            if exit.may_interrupt_delivery() {
-                vcpu.event = interrupted(context.vmcs, &exit);
-            }
-            match exits::handle(&mut context, exit) {
-                Outcome::Skip => {
-                    let length = context.vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
-                    advance(context.vmcs, length.into());
-                }
-                Outcome::Advance(length) => advance(context.vmcs, length.into()),
-                Outcome::Resume => {}
-                Outcome::Inject(event) => vcpu.event = Some(combined(vcpu.event, event)?),
-                Outcome::PageFault(fault) => {
-                    host::set_cr2(fault.address.as_u64());
-                    let event = Event::exception_with_code(Exception::PageFault, fault.code);
-                    vcpu.event = Some(combined(vcpu.event, event)?);
-                }
-                Outcome::Block => {
-                    let length = context.vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
-                    advance(context.vmcs, length.into());
-                    vcpu.activity = Activity::Halted;
-                    context.cpu.attention = true;
-                }
-                Outcome::LoadXcr0 => {
-                    host::set_xcr0(context.cpu.xcr0);
-                    let length = context.vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
-                    advance(context.vmcs, length.into());
-                }
-                Outcome::RenewTscOffset => {
-                    let offset = context.clock.mapping.offset.wrapping_add(context.cpu.tsc_adjust);
-                    context.vmcs.write(field::TSC_OFFSET, offset);
-                    let length = context.vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
-                    advance(context.vmcs, length.into());
-                }
-                Outcome::RamViolation(violation) => {
-                    if !tables.resolve(&violation) {
-                        let exit = Exit::EptViolation(violation);
-                        return Err(StopReason::UnhandledExit { exit, rip: context.rip() });
-                    }
-                }
-                Outcome::LogFull => tables.drain(context.vmcs),
-                Outcome::Yield(Yield::Timer) => {
-                    let now = tsc::host();
-                    context.cpu.attention |= now >= timer.host_tsc;
-                    if now >= slice_end {
-                        return Ok(RunEnd::Slice);
-                    }
-                }
-                Outcome::Yield(Yield::Interrupt) => return Ok(RunEnd::Interrupted),
-                Outcome::Yield(Yield::Nmi) => {
-                    host::handle_nmi();
-                    return Ok(RunEnd::Interrupted);
-                }
-                Outcome::Stop(reason) => return Err(reason),
+            let exit = rounds.enter(platform)?;
+            let outcome = exits::handle(&mut rounds.context, exit);
+            if let Some(end) = rounds.act(outcome)? {
+                return Ok(end);
             }
         }
     }
 }
 
-/// The parts of a processor that decide what it is interrupted by.
-struct Interrupts<'a> {
+/// One processor between entries: what its rounds work on.
+struct Rounds<'a> {
+    context: Running<'a>,
     event: &'a mut Option<Event>,
     activity: &'a mut Activity,
     primary: &'a mut u32,
+    timer: &'a mut Timer,
+    tables: &'a mut Tables,
+    handle: &'a VmHandle,
+    slice_end: u64,
+}
+
+impl Rounds<'_> {
+    /// Enters the guest and returns with its next exit.
+    #[inline(always)]
+    fn enter(&mut self, platform: &Platform) -> Result<Exit, StopReason> {
+        let context = &mut self.context;
+        if let Some(event) = self.event.take() {
+            deliver(context.vmcs, event);
+        }
+        let deadline = self.timer.host_tsc.min(self.slice_end);
+        let value = platform.timer.value_for(tsc::host(), deadline);
+        context.vmcs.write(field::PREEMPTION_TIMER_VALUE, value);
+        // SAFETY: interrupts are off; `load` wrote this CPU's state and the register block's address; the
+        // tables map nothing but the guest's RAM; the host uses no register that is let through.
+        let entered = unsafe { world_switch::enter(context.vmcs, &mut context.cpu.registers) };
+        if entered.is_err() {
+            let error = context.vmcs.read(field::INSTRUCTION_ERROR);
+            return Err(StopReason::EntryRefused { error, rip: context.rip() });
+        }
+        let reason = context.vmcs.read(field::EXIT_REASON);
+        context.cpu.counts[(reason as usize & 0xffff).min(REASONS - 1)] += 1;
+        let exit = Exit::decode(reason, context.vmcs);
+        if exit.may_interrupt_delivery() {
+            *self.event = interrupted(context.vmcs, &exit);
+        }
+        Ok(exit)
+    }
+
+    /// Does what a handler wants done. Some end of the run, or on with the next round.
+    #[inline(always)]
+    fn act(&mut self, outcome: Outcome) -> Result<Option<RunEnd>, StopReason> {
+        match outcome {
+            Outcome::Skip => self.skip(),
+            Outcome::Advance(length) => advance(self.context.vmcs, length.into()),
+            Outcome::Resume => {}
+            Outcome::Inject(event) => self.raise(event)?,
+            Outcome::PageFault(fault) => {
+                host::set_cr2(fault.address.as_u64());
+                self.raise(Event::exception_with_code(Exception::PageFault, fault.code))?;
+            }
+            Outcome::Block => {
+                self.skip();
+                *self.activity = Activity::Halted;
+                self.context.cpu.attention = true;
+            }
+            Outcome::LoadXcr0 => {
+                host::set_xcr0(self.context.cpu.xcr0);
+                self.skip();
+            }
+            Outcome::RenewTscOffset => {
+                let Context { vmcs, cpu, clock, .. } = &mut self.context;
+                vmcs.write(field::TSC_OFFSET, clock.mapping.offset.wrapping_add(cpu.tsc_adjust));
+                self.skip();
+            }
+            Outcome::RamViolation(violation) => {
+                if !self.tables.resolve(&violation) {
+                    let exit = Exit::EptViolation(violation);
+                    return Err(StopReason::UnhandledExit { exit, rip: self.context.rip() });
+                }
+            }
+            Outcome::LogFull => self.tables.drain(self.context.vmcs),
+            Outcome::Yield(Yield::Timer) => {
+                let now = tsc::host();
+                self.context.cpu.attention |= now >= self.timer.host_tsc;
+                if now >= self.slice_end {
+                    return Ok(Some(RunEnd::Slice));
+                }
+            }
+            Outcome::Yield(Yield::Interrupt) => return Ok(Some(RunEnd::Interrupted)),
+            Outcome::Yield(Yield::Nmi) => {
+                host::handle_nmi();
+                return Ok(Some(RunEnd::Interrupted));
+            }
+            Outcome::Stop(reason) => return Err(reason),
+        }
+        Ok(None)
+    }
+
+    /// Advances past the instruction that exited.
+    #[inline(always)]
+    fn skip(&mut self) {
+        let length = self.context.vmcs.read(field::EXIT_INSTRUCTION_LENGTH);
+        advance(self.context.vmcs, length.into());
+    }
+
+    /// Has an exception delivered; on top of a delivery that the exit interrupted, perhaps a double fault.
+    fn raise(&mut self, second: Event) -> Result<(), StopReason> {
+        let raised = match *self.event {
+            None => Some(second),
+            Some(first) => event::combine(first, second),
+        };
+        *self.event = raised;
+        if raised.is_none() {
+            return Err(StopReason::TripleFault { rip: self.context.rip() });
+        }
+        Ok(())
+    }
+
+    /// Looks after everything that is not due on every round: timers, requests, interrupts.
+    fn attend(&mut self) -> Attention {
+        let context = &mut self.context;
+        context.cpu.attention = false;
+        if context.board.serial_waiting() >= OUTPUT_BYTES_HIGH {
+            hand_on(context.board, self.handle);
+        }
+        let now = context.clock.now();
+        context.board.advance(now);
+        if context.board.has_requests()
+            && let Some(reason) = take_requests(context)
+        {
+            return Attention::Stop(reason);
+        }
+        renew_timer(context.board, context.clock, self.timer);
+        self.offer();
+        if *self.activity == Activity::Halted { Attention::Blocked } else { Attention::GoOn }
+    }
+
+    /// The single point where interrupts are offered to the guest.
+    fn offer(&mut self) {
+        let Context { vmcs, cpu, board, .. } = &mut self.context;
+        let mut wanted = *self.primary & !WINDOWS;
+        let pending = board.pending_interrupt(cpu.index).is_some();
+        if pending || cpu.nmi_pending {
+            let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
+            if cpu.nmi_pending {
+                if blocking & (BLOCKING_STI_OR_SS | BLOCKING_NMI) == 0 && self.event.is_none() {
+                    cpu.nmi_pending = false;
+                    *self.event = Some(Event::nmi());
+                    *self.activity = Activity::Active;
+                } else {
+                    wanted |= PrimaryControls::NMI_WINDOW_EXITING.bits();
+                }
+            }
+            if pending {
+                let enabled = vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
+                let free = enabled && blocking & BLOCKING_STI_OR_SS == 0 && self.event.is_none();
+                let vector = if free { board.acknowledge(cpu.index) } else { None };
+                match vector {
+                    Some(vector) => {
+                        *self.event = Some(Event::interrupt(vector));
+                        *self.activity = Activity::Active;
+                    }
+                    None => wanted |= PrimaryControls::INTERRUPT_WINDOW_EXITING.bits(),
+                }
+            }
+        }
+        if wanted != *self.primary {
+            *self.primary = wanted;
+            vmcs.write(field::PRIMARY_CONTROLS, wanted);
+        }
+    }
 }
 
 type Running<'a> = Context<'a, Vmcs<Current>, super::memory::GuestRam>;
 
-/// Looks after everything that is not due on every round: timers, requests, interrupts.
-fn attend(context: &mut Running<'_>, timer: &mut Timer, interrupts: &mut Interrupts<'_>) -> Attention {
-    let now = context.clock.now();
-    context.board.advance(now);
+/// What the board asks for; a reason to stop, if it asks for that.
+fn take_requests(context: &mut Running<'_>) -> Option<StopReason> {
     while let Some(request) = context.board.take_request() {
         match request {
-            Request::Shutdown => return Attention::Stop(StopReason::Shutdown),
-            Request::Reset => return Attention::Stop(StopReason::Reset),
+            Request::Shutdown => return Some(StopReason::Shutdown),
+            Request::Reset => return Some(StopReason::Reset),
             Request::NonMaskableInterrupt { vcpu } if vcpu == context.cpu.index => {
                 context.cpu.nmi_pending = true;
             }
@@ -216,9 +302,7 @@ fn attend(context: &mut Running<'_>, timer: &mut Timer, interrupts: &mut Interru
             Request::NonMaskableInterrupt { .. } | Request::InitVcpu { .. } | Request::StartVcpu { .. } => {}
         }
     }
-    renew_timer(context.board, context.clock, timer);
-    offer(context, interrupts);
-    if *interrupts.activity == Activity::Halted { Attention::Blocked } else { Attention::GoOn }
+    None
 }
 
 #[inline]
@@ -227,46 +311,6 @@ fn renew_timer(board: &Board, clock: &GuestClock, timer: &mut Timer) {
     if deadline != timer.deadline {
         timer.deadline = deadline;
         timer.host_tsc = deadline.map_or(u64::MAX, |time| clock.host_tsc_of(time));
-    }
-}
-
-/// The single point where interrupts are offered to the guest.
-fn offer(context: &mut Running<'_>, interrupts: &mut Interrupts<'_>) {
-    let mut wanted = *interrupts.primary
-        & !(PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING).bits();
-    let pending = context.board.pending_interrupt(context.cpu.index).is_some();
-    if pending || context.cpu.nmi_pending {
-        let blocking = context.vmcs.read(field::GUEST_INTERRUPTIBILITY);
-        if context.cpu.nmi_pending {
-            let free = blocking & (BLOCKING_STI_OR_SS | BLOCKING_NMI) == 0;
-            if free && interrupts.event.is_none() {
-                context.cpu.nmi_pending = false;
-                *interrupts.event = Some(Event::nmi());
-                *interrupts.activity = Activity::Active;
-            } else {
-                wanted |= PrimaryControls::NMI_WINDOW_EXITING.bits();
-            }
-        }
-        if pending {
-            let enabled = context.vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
-            let free = enabled && blocking & BLOCKING_STI_OR_SS == 0;
-            let vector = if free && interrupts.event.is_none() {
-                context.board.acknowledge(context.cpu.index)
-            } else {
-                None
-            };
-            match vector {
-                Some(vector) => {
-                    *interrupts.event = Some(Event::interrupt(vector));
-                    *interrupts.activity = Activity::Active;
-                }
-                None => wanted |= PrimaryControls::INTERRUPT_WINDOW_EXITING.bits(),
-            }
-        }
-    }
-    if wanted != *interrupts.primary {
-        *interrupts.primary = wanted;
-        context.vmcs.write(field::PRIMARY_CONTROLS, wanted);
     }
 }
 
@@ -293,15 +337,6 @@ fn interrupted(vmcs: &mut impl VmcsAccess, exit: &Exit) -> Option<Event> {
     interrupted
 }
 
-/// What is delivered when handling an exit during the delivery of `first` raised `second`.
-fn combined(first: Option<Event>, second: Event) -> Result<Event, StopReason> {
-    match first {
-        None => Ok(second),
-        Some(first) => event::combine(first, second)
-            .ok_or(StopReason::TripleFault { rip: godwit_vmx::addr::Gva::new(0) }),
-    }
-}
-
 /// Advances past an instruction that was carried out for the guest: the only place where RIP moves.
 #[inline(always)]
 fn advance(vmcs: &mut impl VmcsAccess, length: u64) {
@@ -318,7 +353,7 @@ fn advance(vmcs: &mut impl VmcsAccess, length: u64) {
 }
 
 /// Moves output on in the middle of a slice, before the port is full.
-fn hand_on(board: &mut Board, handle: &super::handle::VmHandle) {
+fn hand_on(board: &mut Board, handle: &VmHandle) {
     let mut buffer = [0; OUTPUT_BYTES_HIGH];
     let count = board.serial_take(&mut buffer);
     handle.put_output(&buffer[..count]);

@@ -392,7 +392,12 @@ impl VcpuState {
                 gdtr: TableState { base: entry.gdt_base, limit: entry.gdt_limit },
                 idtr: TableState::default(),
             },
-            msrs: MsrState { efer: EFER_64_BIT, pat: PAT_RESET, ..MsrState::default() },
+            msrs: MsrState {
+                efer: EFER_64_BIT,
+                pat: PAT_RESET,
+                mtrr_def_type: MTRRS_WRITE_BACK,
+                ..MsrState::default()
+            },
             interruptibility: 0,
             pending_debug: 0,
             activity: Activity::Active,
@@ -428,6 +433,8 @@ const CR0_64_BIT: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_64_BIT: u64 = 1 << 10 | 1 << 8;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// Enabled, write-back where no range says otherwise: as firmware leaves it.
+const MTRRS_WRITE_BACK: u64 = 1 << 11 | 6;
 const DR6_RESET: u64 = 0xffff_0ff0;
 const DR7_RESET: u64 = 0x400;
 const TSS_LIMIT: u32 = 0x67;
@@ -482,7 +489,8 @@ mod tests {
 
     #[test]
     fn what_would_fault_in_the_host_is_refused_by_name() {
-        let wrong: [(&str, fn(&mut VcpuState)); 9] = [
+        type Spoil = fn(&mut VcpuState);
+        let wrong: [(&str, Spoil); 9] = [
             ("IA32_LSTAR", |state| state.msrs.lstar = 1 << 47),
             ("IA32_KERNEL_GS_BASE", |state| state.msrs.kernel_gs_base = 1 << 63),
             ("IA32_SPEC_CTRL", |state| state.msrs.spec_ctrl = 1),
