@@ -17,7 +17,15 @@ const BASIC_LAST: u32 = 0x16;
 const EXTENDED_FIRST: u32 = 0x8000_0000;
 const EXTENDED_LAST: u32 = 0x8000_0008;
 const HYPERVISOR_FIRST: u32 = 0x4000_0000;
+/// A second block, in which Linux looks for what it knows of KVM. It uses x2APIC without interrupt remapping
+/// only where it finds this block, and x2APIC spares us decoding its accesses to memory.
+const COMPATIBLE_FIRST: u32 = 0x4000_0100;
+const COMPATIBLE_FEATURES: u32 = COMPATIBLE_FIRST + 1;
+/// Port input and output needs no delays: the only KVM feature offered.
+const FEATURE_NO_IO_DELAY: u32 = 1 << 1;
 const SUBLEAVES_MAX: u32 = 32;
+/// ECX of leaf 0xd: the component begins at a multiple of 64 in the compacted area.
+const COMPACTED_ALIGNED: u32 = 1 << 1;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const LEAF_1_OSXSAVE: u32 = 1 << 27;
 
@@ -61,7 +69,7 @@ static BASIC: [Leaf; BASIC_LAST as usize + 1] = [
     leaf(0x13, [0; 4], 1, "reserved"),
     leaf(0x14, [0; 4], 1, "no processor trace"),
     leaf(0x15, [0; 4], 1, "the TSC's exact frequency is ours"),
-    leaf(0x16, [0; 4], 1, "nominal frequencies say nothing about the TSC here"),
+    leaf(0x16, [0; 4], 1, "the TSC's frequency, so that no guest measures it by the interval timer"),
 ];
 
 /// Extended leaves, in order and without gaps.
@@ -134,12 +142,11 @@ impl GuestCpuid {
                 area_ends[component as usize] = size.saturating_add(offset);
             }
         }
-        let [ebx, ecx, edx] = [*b"Godw", *b"itGo", *b"dwit"].map(u32::from_le_bytes);
         Self {
             entries,
             basic,
             extended,
-            hypervisor: [HYPERVISOR_FIRST, ebx, ecx, edx],
+            hypervisor: words(HYPERVISOR_FIRST, *b"GodwitGodwit"),
             features,
             components: basis.components,
             area_ends,
@@ -181,7 +188,8 @@ impl GuestCpuid {
                 registers[2] |= subleaf & 0xff;
                 registers[3] = vcpu;
             }
-            0xd if subleaf <= 1 => registers[1] = self.area_bytes(xcr0),
+            0xd if subleaf == 0 => registers[1] = self.area_bytes(xcr0),
+            0xd if subleaf == 1 => registers[1] = self.compacted_bytes(xcr0),
             _ => {}
         }
         registers
@@ -202,6 +210,8 @@ impl GuestCpuid {
             }
             EXTENDED_FIRST..=EXTENDED_LAST => u32::from(self.extended) + (leaf - EXTENDED_FIRST),
             HYPERVISOR_FIRST => return Some(self.hypervisor),
+            COMPATIBLE_FIRST => return Some(words(COMPATIBLE_FEATURES, *b"KVMKVMKVM\0\0\0")),
+            COMPATIBLE_FEATURES => return Some([FEATURE_NO_IO_DELAY, 0, 0, 0]),
             // Out of range: the highest basic leaf (SDM volume 2, CPUID), which is all zeros.
             _ => return None,
         };
@@ -218,6 +228,32 @@ impl GuestCpuid {
         }
         bytes
     }
+
+    /// Bytes of a compacted XSAVE area for the components that `xcr0` enables (SDM volume 1, section 13.4.3).
+    fn compacted_bytes(&self, xcr0: u64) -> u32 {
+        let mut bytes = 512 + 64;
+        for component in 2..SUBLEAVES_MAX {
+            if xcr0 & 1 << component != 0 {
+                let Some([size, _, flags, _]) = self.look_up(0xd, component) else { continue };
+                if flags & COMPACTED_ALIGNED != 0 {
+                    bytes = u32::next_multiple_of(bytes, 64);
+                }
+                bytes = bytes.saturating_add(size);
+            }
+        }
+        bytes
+    }
+}
+
+/// EAX and a signature in EBX, ECX and EDX.
+const fn words(eax: u32, signature: [u8; 12]) -> Registers {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = signature;
+    [
+        eax,
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+        u32::from_le_bytes([i, j, k, l]),
+    ]
 }
 
 fn answer(rule: &Leaf, subleaf: u32, basis: &Basis<'_>) -> Registers {
@@ -239,6 +275,7 @@ fn answer(rule: &Leaf, subleaf: u32, basis: &Basis<'_>) -> Registers {
         0xb => registers = topology(subleaf, basis.vcpus),
         0xd => registers = extended_state(subleaf, host, registers, basis.components),
         0x15 => registers = tsc_frequency(basis.tsc_hz),
+        0x16 => registers = nominal_frequency(basis.tsc_hz),
         EXTENDED_FIRST => registers[0] = EXTENDED_LAST,
         _ => {}
     }
@@ -273,6 +310,19 @@ const fn tsc_frequency(tsc_hz: u64) -> Registers {
     [crystal_khz, (tsc_hz / 1000) as u32, CRYSTAL_HZ as u32, 0]
 }
 
+/// Leaf 0x16: base and highest frequency, in MHz; the TSC's, as the processor's own is nobody's business.
+const fn nominal_frequency(tsc_hz: u64) -> Registers {
+    let megahertz = (tsc_hz / 1_000_000) as u32;
+    [megahertz, megahertz, 0, 0]
+}
+
+/// The frequency nearest below `tsc_hz` that leaf 0x15 can tell exactly: a machine whose devices count by it
+/// agrees with its guest.
+#[must_use]
+pub const fn told_frequency(tsc_hz: u64) -> u64 {
+    tsc_hz / 1000 * 1000
+}
+
 /// The host's CPUID.
 #[must_use]
 pub fn host_cpuid(leaf: u32, subleaf: u32) -> Registers {
@@ -287,7 +337,7 @@ mod tests {
     fn guest(vcpus: u32) -> GuestCpuid {
         let host = |leaf: u32, subleaf: u32| match (leaf, subleaf) {
             (0xd, 2) => [256, 576, 0, 0],
-            (0xd, 5) => [64, 1088, 0, 0],
+            (0xd, 5) => [64, 1088, 2, 0],
             _ => [!0; 4],
         };
         GuestCpuid::new(&Basis {
@@ -318,8 +368,39 @@ mod tests {
         assert_ne!(cpuid.query(1, 0, 0, 1, || CR4_OSXSAVE)[2] & LEAF_1_OSXSAVE, 0);
         assert_eq!(cpuid.query(0xd, 0, 0, 3, || 0)[1], 576);
         assert_eq!(cpuid.query(0xd, 0, 0, 7, || 0)[1], 832);
+        assert_eq!(cpuid.query(0xd, 1, 0, 7, || 0)[1], 832);
         assert_eq!(ask(&cpuid, 0xd, 0)[0], 7);
         assert_eq!(ask(&cpuid, 0xd, 5), [0; 4], "a component that is not carried");
+    }
+
+    #[test]
+    fn the_compacted_area_leaves_out_what_is_not_enabled() {
+        let host = |leaf: u32, subleaf: u32| match (leaf, subleaf) {
+            (0xd, 2) => [256, 576, 0, 0],
+            (0xd, 5) => [8, 1088, 0, 0],
+            (0xd, 6) => [512, 1152, COMPACTED_ALIGNED, 0],
+            _ => [!0; 4],
+        };
+        let cpuid = GuestCpuid::new(&Basis {
+            host: &host,
+            components: Components::all(),
+            tsc_hz: 10_000_000,
+            vcpus: 1,
+            withheld: FeatureSet([0; WORDS]),
+        });
+        let both = |xcr0| (cpuid.query(0xd, 0, 0, xcr0, || 0)[1], cpuid.query(0xd, 1, 0, xcr0, || 0)[1]);
+        assert_eq!(both(0x27), (1096, 840), "component 5 follows component 2");
+        assert_eq!(both(0x67), (1664, 1408), "component 6 begins at a multiple of 64");
+    }
+
+    #[test]
+    fn a_guest_that_knows_kvm_finds_its_block() {
+        let cpuid = guest(1);
+        let [last, ebx, ecx, edx] = ask(&cpuid, COMPATIBLE_FIRST, 0);
+        assert_eq!(last, COMPATIBLE_FEATURES);
+        assert_eq!(ask(&cpuid, COMPATIBLE_FEATURES, 0), [FEATURE_NO_IO_DELAY, 0, 0, 0]);
+        let signature = [ebx, ecx, edx].map(u32::to_le_bytes).concat();
+        assert_eq!(signature, b"KVMKVMKVM\0\0\0");
     }
 
     #[test]

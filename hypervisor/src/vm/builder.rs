@@ -13,10 +13,14 @@ use super::platform::Platform;
 use super::state::{Entry64, SegmentState, TableState, VcpuState};
 use crate::devices::GuestTime;
 use crate::devices::board::{Board, BoardConfig, BoardError};
-use crate::exits::cpuid::CRYSTAL_HZ;
+use crate::exits::cpuid::{CRYSTAL_HZ, told_frequency};
 use crate::guest::entry::{EntryState, Segment};
 use crate::guest::layout::{BadMemorySize, MemoryLayout};
 use crate::guest::linux::{self, LinuxGuest, LoadError};
+
+/// IA32_MTRR_DEF_TYPE as firmware leaves it: ranges enabled, all memory write-back. Without it Linux does not
+/// set up its page attributes.
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// What a machine is to be.
 #[derive(Clone, Copy, Debug)]
@@ -107,9 +111,10 @@ fn build(
     if plan.vcpus == 0 || plan.vcpus > VCPUS_MAX {
         return Err(BuildError::Vcpus(plan.vcpus));
     }
+    let tsc_hz = told_frequency(plan.tsc_hz);
     let config = BoardConfig {
         vcpus: plan.vcpus as usize,
-        tsc_hz: plan.tsc_hz,
+        tsc_hz,
         crystal_hz: CRYSTAL_HZ,
         wall_clock_unix_seconds: plan.wall_clock_unix_seconds,
     };
@@ -119,7 +124,7 @@ fn build(
     let shared = Shared::new(plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
     let handle = Arc::new(shared);
     let vcpus: Vec<VcpuState> = (0..plan.vcpus).map(|_| first_state(&EntryState::at(0))).collect();
-    let policy = platform.policy(plan.vcpus, plan.tsc_hz);
+    let policy = platform.policy(plan.vcpus, tsc_hz);
     let blueprint = Blueprint { handle: Arc::clone(&handle), ram, board, policy, vcpus, state };
     Ok((handle, blueprint))
 }
@@ -146,6 +151,7 @@ fn first_state(entry: &EntryState) -> VcpuState {
     state.control.cr0 = entry.cr0;
     state.control.cr4 = entry.cr4;
     state.msrs.efer = entry.efer;
+    state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
     let data = segment(entry.data);
     state.segments.cs = segment(entry.cs);
     state.segments.tr = segment(entry.tr);
