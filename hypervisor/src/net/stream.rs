@@ -31,11 +31,14 @@ pub const STREAMS_MAX: usize = 12;
 pub const LISTENERS_MAX: usize = 4;
 /// Connections per port that may wait to be accepted, or be in the middle of their handshake.
 pub const BACKLOG_MAX: usize = 2;
-/// Bytes that a peer may send before they are received: a window that needs no scaling.
-pub const RECEIVE_BUFFER_LENGTH: usize = 65_535;
+/// Payload of a full segment: a frame's 1,500 bytes less the headers of IPv4 and TCP.
+const SEGMENT_LENGTH: usize = 1460;
+/// Bytes that a peer may send before they are received: a window that needs no scaling and holds whole segments,
+/// since what is left of it beyond them would be filled by short ones, again and again.
+pub const RECEIVE_BUFFER_LENGTH: usize = 44 * SEGMENT_LENGTH;
 /// Bytes that can be queued for a peer: more than a window, so that the next is ready when the last is
 /// acknowledged.
-pub const SEND_BUFFER_LENGTH: usize = 128 * 1024;
+pub const SEND_BUFFER_LENGTH: usize = 90 * SEGMENT_LENGTH;
 
 /// Why something with a stream did not work. The first three and the last two blame this host or its caller,
 /// the others the peer or the way to it.
