@@ -188,8 +188,10 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house: &mut impl GuestHouse<Key = K>,
     ) -> bool {
         let mut wanted = false;
-        while self.wire.is_flushed() {
-            match self.engine.poll_output(now, &mut self.buffer, house.ram(self.guest)) {
+        loop {
+            // While bytes wait for the network the engine is asked for everything but bytes.
+            let room: &mut [u8] = if self.wire.is_flushed() { &mut self.buffer } else { &mut [] };
+            match self.engine.poll_output(now, room, house.ram(self.guest)) {
                 Output::Transmit { channel: _, len } => {
                     self.wire.queue(&self.buffer[..len]);
                     self.wire.flush(streams);
@@ -208,7 +210,6 @@ impl<E: Engine, K: Copy> Session<E, K> {
             }
             wanted = true;
         }
-        wanted
     }
 
     fn connect(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
