@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::config::{GuestConfig, HostConfig, MigrationConfig};
 use crate::host::Host;
 use crate::image::{self, Programs};
-use crate::machine::{Kind, Nic, Spec};
+use crate::machine::{Kind, Nic, OnReset, Spec};
 use crate::switch::{self, Switch};
 use crate::{guest, scratch};
 
@@ -42,6 +42,8 @@ pub struct HostPlan {
     pub memory_mib: u32,
     /// Processors.
     pub cpus: u32,
+    /// What a reset does.
+    pub on_reset: OnReset,
     /// Bochs: instructions per virtual second.
     pub ips: u64,
     /// Replaces the generated `godwit.toml`, to try wrong ones.
@@ -93,6 +95,7 @@ impl Plan {
         image::host_disk(&disk, programs, &config, &files)?;
         let mut spec = Spec::new(&label, &disk);
         (spec.memory_mib, spec.cpus, spec.ips) = (plan.memory_mib, plan.cpus, plan.ips);
+        spec.on_reset = plan.on_reset;
         let mut port = None;
         if plan.has_nic {
             let udp = switch.add_udp(name)?;
@@ -114,7 +117,15 @@ impl HostPlan {
             peers: others.map(|other| (NAMES[other].to_owned(), address(other).to_string())).collect(),
             guests: Vec::new(),
         };
-        Self { config, memory_mib: 512, cpus: 2, ips: Spec::IPS_NETWORK, raw_config: None, has_nic: true }
+        Self {
+            config,
+            memory_mib: 512,
+            cpus: 2,
+            on_reset: OnReset::End,
+            ips: Spec::IPS_NETWORK,
+            raw_config: None,
+            has_nic: true,
+        }
     }
 }
 

@@ -113,6 +113,15 @@ pub enum Nic {
     VirtioNet,
 }
 
+/// What a reset does to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReset {
+    /// It ends, so that a host that crashes cannot come up again unnoticed. (Bochs does this for triple faults only.)
+    End,
+    /// It starts again.
+    Restart,
+}
+
 /// What a machine is made of.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -124,6 +133,8 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Processors.
     pub cpus: u32,
+    /// What a reset does.
+    pub on_reset: OnReset,
     /// Bochs: emulated instructions per virtual second. Low makes the network fast, see the lab's README.
     pub ips: u64,
     /// The card, its address and its port on the switch; `None`: no card.
@@ -141,6 +152,7 @@ impl Spec {
             disk: disk.to_path_buf(),
             memory_mib: 512,
             cpus: 2,
+            on_reset: OnReset::End,
             ips: Self::IPS_NETWORK,
             network: None,
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{FIRMWARE, Kind, Machine, Nic, Spec, missing_file};
+use super::{FIRMWARE, Kind, Machine, Nic, OnReset, Spec, missing_file};
 use crate::process::Process;
 use crate::scratch;
 use crate::serial::Serial;
@@ -130,8 +130,11 @@ fn arguments(spec: &Spec, disk: &Path, accelerator: Accelerator, serial_port: u1
         "-serial".to_owned(),
         "chardev:com1".to_owned(),
     ];
-    let fixed = "-nodefaults -no-user-config -display none -vga none -monitor none -no-reboot";
+    let fixed = "-nodefaults -no-user-config -display none -vga none -monitor none";
     arguments.extend(fixed.split(' ').map(str::to_owned));
+    if spec.on_reset == OnReset::End {
+        arguments.push("-no-reboot".to_owned());
+    }
     match &spec.network {
         None => arguments.extend(["-nic", "none"].map(str::to_owned)),
         Some((nic, mac, port)) => {

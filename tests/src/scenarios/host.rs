@@ -1,11 +1,11 @@
-//! One host with a network and no guests: shell, machine, network, restart.
+//! One host with a network and no guests: shell, machine, network.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::{LAB_ADDRESS, LAB_NAME, PING_TIMEOUT, answers_pings, lab_peer};
-use crate::cluster::{BOOT_TIMEOUT, Cluster, Plan};
+use crate::cluster::{Cluster, Plan};
 use crate::host::COMMAND_TIMEOUT;
 use crate::machine::Kind;
 use crate::suite::{Check, Group};
@@ -34,7 +34,6 @@ const CHECKS: &[Check] = &[
     Check { name: "it answers pings on a slow and lossy wire", run: bad_wire },
     Check { name: "it survives a cut wire", run: cut_wire },
     Check { name: "it survives strangers on the migration port", run: strangers },
-    Check { name: "reboot restarts the machine", run: reboot },
 ];
 
 fn help(cluster: &mut Cluster) -> Result<()> {
@@ -158,12 +157,4 @@ fn strangers(cluster: &mut Cluster) -> Result<()> {
     cluster.hosts[0].succeed("net")?;
     peer.ping(address, PING_TIMEOUT).context("after strangers")?;
     Ok(())
-}
-
-fn reboot(cluster: &mut Cluster) -> Result<()> {
-    let host = &mut cluster.hosts[0];
-    host.serial().send_line("reboot")?;
-    host.serial().expect("restarting", COMMAND_TIMEOUT)?;
-    host.wait_for_prompt(BOOT_TIMEOUT)?;
-    answers_pings(cluster, 0, 3)
 }
