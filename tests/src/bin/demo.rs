@@ -141,16 +141,22 @@ fn identity(host: &mut Host) -> Result<Identity> {
     Ok(Identity { uptime_s, processes, checksum: checksum.trim().to_owned() })
 }
 
-/// Number and command of the processes in `ps`'s output that stay: not the kernel's, which come and go, and not `ps`.
+/// Number and command of the processes in `ps`'s output that stay: not the kernel's, which come and go, and not the
+/// `ps` itself, which the shell may run as a child of its own name.
 fn user_processes(table: &str) -> Vec<String> {
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let column = |row: Vec<&str>| row.iter().position(|word| *word == "COMMAND");
+    let Some(command_column) = lines.find_map(column) else {
+        return Vec::new();
+    };
     let of_row = |row: Vec<&str>| {
         let number: u32 = row.first()?.parse().ok()?;
-        let command = row.get(3..).or(row.get(2..))?.join(" ");
-        (!row.iter().any(|word| word.starts_with('[')) && !command.ends_with("ps"))
-            .then(|| format!("{number} {command}"))
+        let command = row.get(command_column..)?;
+        let first = command.first()?;
+        let stays = !first.starts_with('[') && !["ps", "{ps}"].contains(first);
+        stays.then(|| format!("{number} {}", command.join(" ")))
     };
-    rows.filter_map(of_row).collect()
+    lines.filter_map(of_row).collect()
 }
 
 fn compare(before: &Identity, after: &Identity, complaints: &str) -> Result<()> {
@@ -207,5 +213,12 @@ mod tests {
         let table = "PID   USER     TIME  COMMAND\n    1 0         0:02 {init} /bin/sh /init\n\
                      2 0         0:00 [kthreadd]\n   83 0         0:00 sh -l\n   90 0         0:00 ps\n";
         assert_eq!(user_processes(table), ["1 {init} /bin/sh /init", "83 sh -l"]);
+    }
+
+    #[test]
+    fn a_table_without_times_is_understood() {
+        let table = "PID   USER     COMMAND\n    1 0        {init} /bin/sh /init\n\
+                     89 0        sh -l\n    91 0        {ps} sh -l\n";
+        assert_eq!(user_processes(table), ["1 {init} /bin/sh /init", "89 sh -l"]);
     }
 }
