@@ -11,6 +11,8 @@ use core::fmt;
 pub const PAGE: u64 = 4096;
 /// Bytes in a large page.
 pub const LARGE_PAGE: u64 = 2 << 20;
+/// Bytes in a huge page.
+pub const HUGE_PAGE: u64 = 1 << 30;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
@@ -50,6 +52,30 @@ pub enum Caching {
     WriteBack,
     /// Not at all: for device registers (PAT entry 3, UC, with the PAT as it is after reset).
     Uncached,
+}
+
+/// The largest pages that the processor offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Largest {
+    /// 2 MiB: every x86-64 processor.
+    Large,
+    /// 1 GiB (CPUID leaf 0x8000_0001, EDX bit 26).
+    Huge,
+}
+
+/// Which addresses are to be what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First linear address.
+    pub linear: u64,
+    /// What it is to be mapped to.
+    pub physical: u64,
+    /// Bytes.
+    pub length: u64,
+    /// What may be done there.
+    pub access: Access,
+    /// How it is cached.
+    pub caching: Caching,
 }
 
 /// A mapping could not be made.
@@ -99,6 +125,20 @@ fn index(address: u64, level: u32) -> usize {
     (address >> (12 + 9 * level)) as usize % ENTRIES
 }
 
+const fn page_size(level: u32) -> u64 {
+    PAGE << (9 * level)
+}
+
+/// Level of the largest page that fits addresses with the bits `addresses` and `length` bytes.
+fn level_for(addresses: u64, length: u64, largest: Largest) -> u32 {
+    let highest = match largest {
+        Largest::Large => 1,
+        Largest::Huge => 2,
+    };
+    let fits = |&level: &u32| addresses.is_multiple_of(page_size(level)) && length >= page_size(level);
+    (1..=highest).rev().find(fits).unwrap_or(0)
+}
+
 fn leaf_bits(access: Access, caching: Caching) -> u64 {
     let access = match access {
         Access::Read => NO_EXECUTE,
@@ -127,36 +167,39 @@ impl AddressSpace {
         self.root
     }
 
-    /// Maps `length` bytes at the linear address `linear` to those at `physical`, in large pages where both
-    /// addresses allow it. On error what was mapped before the failing page stays mapped.
+    /// The address space whose root table is at the physical address `root`.
+    #[must_use]
+    pub const fn at(root: u64) -> Self {
+        Self { root }
+    }
+
+    /// Makes `mapping`, in the largest pages that fit both addresses. On error what was mapped before the failing
+    /// page stays mapped.
     ///
     /// # Errors
     /// [`MapError`].
     pub fn map(
         &self,
         memory: &mut impl TableMemory,
-        linear: u64,
-        physical: u64,
-        length: u64,
-        access: Access,
-        caching: Caching,
+        mapping: Mapping,
+        largest: Largest,
     ) -> Result<(), MapError> {
-        if !(linear | physical | length).is_multiple_of(PAGE) || physical.checked_add(length).is_none() {
+        let Mapping { linear, physical, length, access, caching } = mapping;
+        let aligned = (linear | physical | length).is_multiple_of(PAGE);
+        if !aligned || physical.checked_add(length).is_none() {
             return Err(MapError::Misaligned);
         }
-        let bits = leaf_bits(access, caching);
         let mut done = 0;
         while done < length {
             let (at, to) = (linear.wrapping_add(done), physical + done);
-            let large = (at | to).is_multiple_of(LARGE_PAGE) && length - done >= LARGE_PAGE;
-            let level = u32::from(large);
+            let level = level_for(at | to, length - done, largest);
             let table = self.table(memory, at, level)?;
             if memory.read(table, index(at, level)) & PRESENT != 0 {
                 return Err(MapError::Taken { address: at });
             }
-            let size_bit = if large { LARGE } else { 0 };
-            memory.write(table, index(at, level), to | bits | size_bit);
-            done += if large { LARGE_PAGE } else { PAGE };
+            let size_bit = if level > 0 { LARGE } else { 0 };
+            memory.write(table, index(at, level), to | leaf_bits(access, caching) | size_bit);
+            done += page_size(level);
         }
         Ok(())
     }
@@ -174,13 +217,11 @@ impl AddressSpace {
         while done < length {
             let at = linear.wrapping_add(done);
             done += match self.leaf(memory, at) {
-                Some((table, 0)) => {
-                    memory.write(table, index(at, 0), 0);
-                    PAGE
-                }
-                Some((table, 1)) if at.is_multiple_of(LARGE_PAGE) && length - done >= LARGE_PAGE => {
-                    memory.write(table, index(at, 1), 0);
-                    LARGE_PAGE
+                Some((table, level))
+                    if at.is_multiple_of(page_size(level)) && length - done >= page_size(level) =>
+                {
+                    memory.write(table, index(at, level), 0);
+                    page_size(level)
                 }
                 Some(_) => return Err(MapError::Misaligned),
                 None => PAGE,
@@ -194,7 +235,7 @@ impl AddressSpace {
     pub fn translate(&self, memory: &impl TableMemory, linear: u64) -> Option<Translation> {
         let (table, level) = self.leaf(memory, linear)?;
         let entry = memory.read(table, index(linear, level));
-        let offset_mask = (PAGE << (9 * level)) - 1;
+        let offset_mask = page_size(level) - 1;
         Some(Translation {
             physical: (entry & ADDRESS & !offset_mask) | (linear & offset_mask),
             access: match (entry & WRITABLE != 0, entry & NO_EXECUTE != 0) {

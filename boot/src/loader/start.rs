@@ -5,7 +5,7 @@ use core::{arch::asm, mem};
 
 use godwit_boot::{
     handoff::{BootInfo, DIRECT_MAP, PhysicalRange, RegionKind},
-    paging::{Access, AddressSpace, Caching, LARGE_PAGE, PAGE, TableMemory},
+    paging::{Access, AddressSpace, Caching, LARGE_PAGE, Largest, Mapping, PAGE, TableMemory},
 };
 use uefi::{
     boot::{self, MemoryType},
@@ -93,9 +93,14 @@ fn map(preparation: &mut Preparation) -> Result<(AddressSpace, u64), LoadError> 
         let start = (entry.phys_start & !(LARGE_PAGE - 1)).max(done);
         let end = (entry.phys_start + entry.page_count * PAGE).next_multiple_of(LARGE_PAGE);
         if start < end {
-            space
-                .map(memory, DIRECT_MAP + start, start, end - start, Access::ReadWrite, Caching::WriteBack)
-                .map_err(LoadError::Tables)?;
+            let mapping = Mapping {
+                linear: DIRECT_MAP + start,
+                physical: start,
+                length: end - start,
+                access: Access::ReadWrite,
+                caching: Caching::WriteBack,
+            };
+            space.map(memory, mapping, Largest::Large).map_err(LoadError::Tables)?;
             done = end;
         }
     }
@@ -107,16 +112,14 @@ fn map_image(preparation: &mut Preparation, space: AddressSpace) -> Result<(), L
     let Some(layout) = preparation.layout else { return Ok(()) };
     let image = preparation.info().image.start;
     for segment in layout.segments.as_slice() {
-        space
-            .map(
-                &mut Tables,
-                layout.base + segment.offset,
-                image + segment.offset,
-                segment.length,
-                segment.access,
-                Caching::WriteBack,
-            )
-            .map_err(LoadError::Tables)?;
+        let mapping = Mapping {
+            linear: layout.base + segment.offset,
+            physical: image + segment.offset,
+            length: segment.length,
+            access: segment.access,
+            caching: Caching::WriteBack,
+        };
+        space.map(&mut Tables, mapping, Largest::Large).map_err(LoadError::Tables)?;
     }
     Ok(())
 }

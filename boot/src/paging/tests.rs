@@ -31,6 +31,16 @@ impl TableMemory for FakeMemory {
     }
 }
 
+fn map(
+    space: AddressSpace,
+    memory: &mut FakeMemory,
+    (linear, physical, length): (u64, u64, u64),
+    access: Access,
+) -> Result<(), MapError> {
+    let mapping = Mapping { linear, physical, length, access, caching: Caching::WriteBack };
+    space.map(memory, mapping, Largest::Large)
+}
+
 const HIGH: u64 = 0xffff_8000_0000_0000;
 
 #[test]
@@ -38,7 +48,7 @@ fn pages_are_small_at_the_edges_and_large_between() {
     let mut memory = FakeMemory::new(16);
     let space = AddressSpace::new(&mut memory).unwrap();
     let (start, length) = (LARGE_PAGE - PAGE, 2 * LARGE_PAGE + 2 * PAGE);
-    space.map(&mut memory, HIGH + start, start, length, Access::ReadWrite, Caching::WriteBack).unwrap();
+    map(space, &mut memory, (HIGH + start, start, length), Access::ReadWrite).unwrap();
     // Root, one table of each level above, and page tables for the first and the last 2 MiB.
     assert_eq!(memory.tables.len(), 5);
     for address in [start, start + PAGE, 2 * LARGE_PAGE + 5, start + length - 1] {
@@ -51,11 +61,30 @@ fn pages_are_small_at_the_edges_and_large_between() {
 }
 
 #[test]
+fn huge_pages_are_used_where_they_are_offered_and_fit() {
+    let mut memory = FakeMemory::new(4);
+    let space = AddressSpace::new(&mut memory).unwrap();
+    let mapping = Mapping {
+        linear: HIGH,
+        physical: 0,
+        length: 4 * HUGE_PAGE + LARGE_PAGE,
+        access: Access::ReadWrite,
+        caching: Caching::WriteBack,
+    };
+    space.map(&mut memory, mapping, Largest::Huge).unwrap();
+    // Root, the level of huge pages, and one table for the last 2 MiB.
+    assert_eq!(memory.tables.len(), 3);
+    for address in [0, 0xfee0_0123, 4 * HUGE_PAGE + 5] {
+        assert_eq!(space.translate(&memory, HIGH + address).unwrap().physical, address);
+    }
+}
+
+#[test]
 fn the_top_of_the_address_space_can_be_mapped() {
     let mut memory = FakeMemory::new(8);
     let space = AddressSpace::new(&mut memory).unwrap();
     let top = 0u64.wrapping_sub(PAGE);
-    space.map(&mut memory, top, 0x5000, PAGE, Access::ReadExecute, Caching::WriteBack).unwrap();
+    map(space, &mut memory, (top, 0x5000, PAGE), Access::ReadExecute).unwrap();
     let translation = space.translate(&memory, top + 3).unwrap();
     assert_eq!((translation.physical, translation.access), (0x5003, Access::ReadExecute));
 }
@@ -73,7 +102,9 @@ fn device_memory_is_uncached() {
     let mut memory = FakeMemory::new(8);
     let space = AddressSpace::new(&mut memory).unwrap();
     let apic = 0xfee0_0000;
-    space.map(&mut memory, HIGH, apic, PAGE, Access::ReadWrite, Caching::Uncached).unwrap();
+    let access = Access::ReadWrite;
+    let mapping = Mapping { linear: HIGH, physical: apic, length: PAGE, access, caching: Caching::Uncached };
+    space.map(&mut memory, mapping, Largest::Huge).unwrap();
     assert_eq!(space.translate(&memory, HIGH).unwrap().caching, Caching::Uncached);
 }
 
@@ -81,9 +112,7 @@ fn device_memory_is_uncached() {
 fn nothing_is_mapped_over() {
     let mut memory = FakeMemory::new(16);
     let space = AddressSpace::new(&mut memory).unwrap();
-    let map = |memory: &mut _, linear, length| {
-        space.map(memory, linear, 0, length, Access::Read, Caching::WriteBack)
-    };
+    let map = |memory: &mut _, linear, length| map(space, memory, (linear, 0, length), Access::Read);
     map(&mut memory, HIGH, LARGE_PAGE).unwrap();
     assert_eq!(map(&mut memory, HIGH + PAGE, PAGE), Err(MapError::Taken { address: HIGH + PAGE }));
     assert_eq!(map(&mut memory, HIGH, LARGE_PAGE), Err(MapError::Taken { address: HIGH }));
@@ -98,7 +127,7 @@ fn what_is_unmapped_is_gone_and_the_rest_stays() {
     let mut memory = FakeMemory::new(16);
     let space = AddressSpace::new(&mut memory).unwrap();
     let length = LARGE_PAGE + 2 * PAGE;
-    space.map(&mut memory, HIGH, 0, length, Access::ReadWrite, Caching::WriteBack).unwrap();
+    map(space, &mut memory, (HIGH, 0, length), Access::ReadWrite).unwrap();
     assert_eq!(space.unmap(&mut memory, HIGH, PAGE), Err(MapError::Misaligned));
     space.unmap(&mut memory, HIGH + LARGE_PAGE, PAGE).unwrap();
     assert_eq!(space.translate(&memory, HIGH + LARGE_PAGE), None);
@@ -111,6 +140,6 @@ fn what_is_unmapped_is_gone_and_the_rest_stays() {
 fn running_out_of_memory_is_an_error() {
     let mut memory = FakeMemory::new(3);
     let space = AddressSpace::new(&mut memory).unwrap();
-    let result = space.map(&mut memory, HIGH, 0, PAGE, Access::Read, Caching::WriteBack);
+    let result = map(space, &mut memory, (HIGH, 0, PAGE), Access::Read);
     assert_eq!(result, Err(MapError::OutOfMemory));
 }

@@ -2,12 +2,12 @@
 //! Takes the RAM over from the loader: free frames, the hypervisor's own page tables, the heap.
 
 use godwit_boot::handoff::{BootInfo, DIRECT_MAP, IMAGE_BASE, PhysicalRange, Region, RegionKind};
-use x86_64::{PhysAddr, VirtAddr};
+use godwit_boot::paging::{Access, AddressSpace, Caching, Largest, Mapping};
+use x86_64::PhysAddr;
 
 use crate::arch::cpu::cpuid;
 use crate::mm::frames::{self, Chunk, FRAME_SIZE, Frames};
-use crate::mm::mmio::{self, DirectTables};
-use crate::mm::paging::{self, Access, LargestPage, Tables};
+use crate::mm::paging::{self, DirectTables};
 use crate::mm::{direct, heap};
 
 unsafe extern "C" {
@@ -31,9 +31,9 @@ pub unsafe fn initialise(info: &BootInfo) {
     let map = info.memory_map.as_slice();
     // SAFETY: by the contract.
     unsafe { add_frames(map) };
-    let root = build_tables(info);
+    let tables = build_tables(info);
     // SAFETY: the new tables map the image, with its stack, and all RAM as the loader's do.
-    unsafe { mmio::switch_to(root) };
+    unsafe { paging::switch_to(tables) };
     let length = heap::size_for(frames::get().statistics().total);
     let start = frames::get()
         .allocate_contiguous(length / FRAME_SIZE as usize, u64::MAX)
@@ -72,35 +72,31 @@ fn place_for(map: &[Region], bytes: u64) -> Option<PhysicalRange> {
         .map(|region| PhysicalRange { start: region.range.start, length: bytes })
 }
 
-fn build_tables(info: &BootInfo) -> PhysAddr {
-    let mut tables = DirectTables;
-    let root = tables.allocate().expect("the first frame of a host");
-    let image = |from: &u8, to: &u8, access| {
-        let start = core::ptr::from_ref(from) as u64;
-        let length = core::ptr::from_ref(to) as u64 - start;
-        let physical = PhysAddr::new(info.image.start + (start - IMAGE_BASE));
-        (VirtAddr::new(start), physical, length, access)
+fn build_tables(info: &BootInfo) -> AddressSpace {
+    let space = AddressSpace::new(&mut DirectTables).expect("the first frame of a host");
+    let map = |linear, physical, length, access, largest| {
+        let mapping = Mapping { linear, physical, length, access, caching: Caching::WriteBack };
+        space.map(&mut DirectTables, mapping, largest).expect("segments and RAM are whole pages and apart");
     };
     let segments = [
-        image(&__text_start, &__text_end, Access::empty()),
-        image(&__rodata_start, &__rodata_end, Access::NO_EXECUTE),
-        image(&__data_start, &__data_end, Access::WRITE | Access::NO_EXECUTE),
+        (&__text_start, &__text_end, Access::ReadExecute),
+        (&__rodata_start, &__rodata_end, Access::Read),
+        (&__data_start, &__data_end, Access::ReadWrite),
     ];
-    for (from, to, length, access) in segments {
-        paging::map(&mut tables, root, (from, to, length), access, LargestPage::TwoMib)
-            .expect("the image's segments are page-aligned and apart");
+    for (start, end, access) in segments {
+        let start = core::ptr::from_ref(start) as u64;
+        let length = core::ptr::from_ref(end) as u64 - start;
+        map(start, info.image.start + (start - IMAGE_BASE), length, access, Largest::Large);
     }
-    let largest = if has_large_pages() { LargestPage::OneGib } else { LargestPage::TwoMib };
+    let largest = if has_huge_pages() { Largest::Huge } else { Largest::Large };
     for range in ram(info.memory_map.as_slice()) {
-        let range = (VirtAddr::new(DIRECT_MAP + range.start), PhysAddr::new(range.start), range.length);
-        paging::map(&mut tables, root, range, Access::WRITE | Access::NO_EXECUTE, largest)
-            .expect("regions of RAM are page-aligned and apart");
+        map(DIRECT_MAP + range.start, range.start, range.length, Access::ReadWrite, largest);
     }
-    root
+    space
 }
 
 /// CPUID leaf 0x8000_0001, EDX bit 26: 1 GiB pages.
-fn has_large_pages() -> bool {
+fn has_huge_pages() -> bool {
     cpuid(0x8000_0001, 0).edx & 1 << 26 != 0
 }
 

@@ -9,7 +9,7 @@ use x86_64::VirtAddr;
 
 use crate::arch::serial::PanicWriter;
 use crate::arch::{cpu, idt, interrupts, percpu};
-use crate::mm::mmio;
+use crate::mm::paging;
 
 /// Most return addresses printed.
 const FRAMES_MAX: usize = 32;
@@ -44,7 +44,7 @@ fn frame_pointer() -> u64 {
 
 fn read(address: u64) -> Option<u64> {
     let address = VirtAddr::try_new(address).ok()?;
-    if !address.is_aligned(8u64) || !mmio::is_mapped(address) {
+    if !address.is_aligned(8u64) || !paging::is_mapped(address) {
         return None;
     }
     // SAFETY: aligned and mapped; a word is all that is read.

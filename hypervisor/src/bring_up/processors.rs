@@ -9,7 +9,7 @@ use x86_64::PhysAddr;
 use crate::arch::apic::{self, Command};
 use crate::arch::percpu::{self, CPUS_MAX, PerCpu};
 use crate::arch::{fpu, gdt, idt, smp};
-use crate::mm::{direct, frames, mmio, stack};
+use crate::mm::{direct, frames, paging, stack};
 
 /// Real mode reaches the first mebibyte.
 const REAL_MODE_END: u64 = 1 << 20;
@@ -32,7 +32,7 @@ pub fn start(apic_ids: &[u32], run: fn() -> !, pause: impl Fn(u64)) -> usize {
         log::warn!("no free page below 1 MiB: only one CPU is used");
         return 1;
     };
-    if let Err(error) = mmio::map_trampoline(page) {
+    if let Err(error) = paging::map_trampoline(page) {
         log::warn!("only one CPU is used: {error}");
         return 1;
     }
@@ -44,7 +44,7 @@ pub fn start(apic_ids: &[u32], run: fn() -> !, pause: impl Fn(u64)) -> usize {
     }
     // SAFETY: the trampoline is there, and its page stays allocated.
     unsafe { smp::retire(direct::at(page)) };
-    mmio::unmap_trampoline(page);
+    paging::unmap_trampoline(page);
     RUNNING.load(Ordering::Acquire)
 }
 
@@ -54,7 +54,7 @@ fn start_one(page: PhysAddr, index: usize, id: u32, run: fn() -> !, pause: &impl
     };
     let start = Box::leak(Box::new(Start { block: Box::leak(Box::new(PerCpu::new(index, id))), run }));
     let parameters = smp::Parameters {
-        page_tables: mmio::root().as_u64(),
+        page_tables: paging::root().as_u64(),
         stack: top.as_u64(),
         entry: enter as *const () as u64,
         argument: core::ptr::from_ref(start) as u64,

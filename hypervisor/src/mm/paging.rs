@@ -1,247 +1,142 @@
-//! Building page tables (SDM volume 3, section 4.5): four levels, 4 KiB, 2 MiB and 1 GiB pages.
-//!
-//! Pure: tables are reached through [`Tables`], so that this runs on the host over a fake memory.
+#![expect(unsafe_code, reason = "volatile accesses to page tables, and the change to new ones")]
+//! The hypervisor's own page tables, built by the engine in [`godwit_boot::paging`], on which no page is
+//! writable and executable.
 
-use core::fmt;
-
-use bitflags::bitflags;
+use godwit_boot::paging::{Access, AddressSpace, Caching, Largest, Mapping, PAGE, TableMemory};
+use spin::Once;
+use volatile::VolatilePtr;
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
-bitflags! {
-    /// What a page may be used for. Readable always.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Access: u64 {
-        /// Writes are allowed.
-        const WRITE = 1 << 1;
-        /// Accesses go to the device, uncached (PCD and PWT: entry 3 of the default PAT).
-        const UNCACHED = 1 << 3 | 1 << 4;
-        /// Instructions cannot be fetched from it.
-        const NO_EXECUTE = 1 << 63;
+use super::{direct, frames};
+use crate::sync::{Level, Lock};
+
+pub use godwit_boot::paging::MapError;
+
+/// Where windows and stacks are mapped, from here upwards.
+const WINDOWS: u64 = 0xffff_c000_0000_0000;
+/// Entries of a table.
+const ENTRIES: usize = 512;
+
+/// Page tables in RAM, reached through the direct map.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectTables;
+
+impl TableMemory for DirectTables {
+    fn allocate(&mut self) -> Option<u64> {
+        // Below 4 GiB, since processors that start in real mode load a 32-bit root.
+        let table = frames::get().allocate_for_device(1)?.as_u64();
+        (0..ENTRIES).for_each(|index| self.write(table, index, 0));
+        Some(table)
+    }
+
+    fn read(&self, table: u64, index: usize) -> u64 {
+        entry(table, index).read()
+    }
+
+    fn write(&mut self, table: u64, index: usize, value: u64) {
+        entry(table, index).write(value);
     }
 }
 
-const PRESENT: u64 = 1;
-const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-/// Memory that holds page tables.
-pub trait Tables {
-    /// A new table of 512 zero entries, or `None` if memory is out.
-    fn allocate(&mut self) -> Option<PhysAddr>;
-    /// Reads entry `index` of the table at `table`.
-    fn read(&self, table: PhysAddr, index: usize) -> u64;
-    /// Writes entry `index` of the table at `table`.
-    fn write(&mut self, table: PhysAddr, index: usize, entry: u64);
+fn entry(table: u64, index: usize) -> VolatilePtr<'static, u64> {
+    assert!(index < ENTRIES, "a page table has 512 entries");
+    let at = direct::at(PhysAddr::new_truncate(table)) + 8 * index as u64;
+    let at = core::ptr::NonNull::new(at.as_mut_ptr()).expect("the direct map is not at 0");
+    // SAFETY: a word of a table, which is RAM in the direct map and never a Rust object.
+    unsafe { VolatilePtr::new(at) }
 }
 
-/// Why a range cannot be mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
-    /// No memory for a table.
-    OutOfMemory,
-    /// Something is mapped at this address already.
-    AlreadyMapped(VirtAddr),
-    /// An address or the length is not a multiple of 4 KiB.
-    Unaligned,
+/// The hypervisor's address space.
+#[derive(Debug)]
+struct Space {
+    tables: AddressSpace,
+    next_window: u64,
 }
 
-impl fmt::Display for MapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OutOfMemory => write!(f, "no memory is left for a page table"),
-            Self::AlreadyMapped(address) => write!(f, "{:#x} is mapped already", address.as_u64()),
-            Self::Unaligned => write!(f, "a mapping is not page-aligned"),
-        }
-    }
+static SPACE: Once<Lock<Space>> = Once::new();
+
+/// Makes `tables` the hypervisor's, on this CPU and on those to be started.
+///
+/// # Safety
+/// They map the image, the stacks in use and the direct map as the present ones do.
+pub unsafe fn switch_to(tables: AddressSpace) {
+    SPACE.call_once(|| Lock::new(Level::Paging, Space { tables, next_window: WINDOWS }));
+    let root = PhysFrame::containing_address(PhysAddr::new_truncate(tables.root()));
+    // SAFETY: by the contract.
+    unsafe { Cr3::write(root, Cr3Flags::empty()) };
 }
 
-impl core::error::Error for MapError {}
-
-/// Sizes of pages, from the largest that the processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LargestPage {
-    /// 2 MiB.
-    TwoMib,
-    /// 1 GiB.
-    OneGib,
+/// Physical address of the root of the hypervisor's page tables.
+///
+/// # Panics
+/// Before [`switch_to`].
+pub fn root() -> PhysAddr {
+    PhysAddr::new_truncate(space().lock().tables.root())
 }
 
-/// Maps `length` bytes from `from` to physical memory at `to`, with the largest pages that fit.
+fn space() -> &'static Lock<Space> {
+    SPACE.get().expect("the address space is set up during bring-up")
+}
+
+/// Maps `page`, an address below 1 MiB, at its own address and executable, for processors that start.
 ///
 /// # Errors
-/// [`MapError`]; what was mapped until then stays.
-pub fn map(
-    tables: &mut impl Tables,
-    root: PhysAddr,
-    (from, to, length): (VirtAddr, PhysAddr, u64),
-    access: Access,
-    largest: LargestPage,
-) -> Result<(), MapError> {
-    if !(from.as_u64() | to.as_u64() | length).is_multiple_of(4096) {
-        return Err(MapError::Unaligned);
+/// [`MapError`] if it is mapped already or memory is out.
+pub fn map_trampoline(page: PhysAddr) -> Result<(), MapError> {
+    let at = page.as_u64();
+    let (access, caching) = (Access::ReadExecute, Caching::WriteBack);
+    let mapping = Mapping { linear: at, physical: at, length: PAGE, access, caching };
+    space().lock().tables.map(&mut DirectTables, mapping, Largest::Large)
+}
+
+/// Undoes [`map_trampoline`]. Processors that run already forget it with their next change of tables or never
+/// use it again.
+///
+/// # Panics
+/// If `page` is not a page's address.
+pub fn unmap_trampoline(page: PhysAddr) {
+    let tables = space().lock().tables;
+    tables.unmap(&mut DirectTables, page.as_u64(), PAGE).expect("it was mapped as one page");
+    x86_64::instructions::tlb::flush(VirtAddr::new(page.as_u64()));
+}
+
+/// Maps the `length` bytes at `physical`, whole pages, as registers of a device.
+///
+/// # Errors
+/// [`MapError`].
+pub(super) fn map_device(physical: PhysAddr, length: u64) -> Result<VirtAddr, MapError> {
+    let mut space = space().lock();
+    let linear = space.next_window;
+    // A page that is never mapped separates windows.
+    space.next_window += length + PAGE;
+    let (access, caching) = (Access::ReadWrite, Caching::Uncached);
+    let mapping = Mapping { linear, physical: physical.as_u64(), length, access, caching };
+    space.tables.map(&mut DirectTables, mapping, Largest::Large)?;
+    Ok(VirtAddr::new(linear))
+}
+
+/// Maps `length` bytes of fresh RAM, frame by frame, with an unmapped page on either side.
+///
+/// # Errors
+/// [`MapError::OutOfMemory`] if there is not enough; what was mapped until then stays.
+pub fn map_private(length: u64) -> Result<VirtAddr, MapError> {
+    let mut space = space().lock();
+    let start = space.next_window + PAGE;
+    space.next_window += length + 2 * PAGE;
+    for linear in (start..start + length).step_by(PAGE as usize) {
+        let physical = frames::get().allocate().ok_or(MapError::OutOfMemory)?.as_u64();
+        let (access, caching) = (Access::ReadWrite, Caching::WriteBack);
+        let mapping = Mapping { linear, physical, length: PAGE, access, caching };
+        space.tables.map(&mut DirectTables, mapping, Largest::Large)?;
     }
-    let mut done = 0;
-    while done < length {
-        let (virt, phys) = (from + done, to + done);
-        let level = level_for(virt, phys, length - done, largest);
-        map_one(tables, root, virt, phys, access, level)?;
-        done += page_size(level);
-    }
-    Ok(())
+    Ok(VirtAddr::new(start))
 }
 
-const fn page_size(level: u32) -> u64 {
-    1 << (12 + 9 * (level - 1))
-}
-
-fn level_for(virt: VirtAddr, phys: PhysAddr, left: u64, largest: LargestPage) -> u32 {
-    let highest = match largest {
-        LargestPage::TwoMib => 2,
-        LargestPage::OneGib => 3,
-    };
-    let fits = |level: &u32| {
-        let size = page_size(*level);
-        (virt.as_u64() | phys.as_u64()).is_multiple_of(size) && left >= size
-    };
-    (2..=highest).rev().find(fits).unwrap_or(1)
-}
-
-const fn index(virt: VirtAddr, level: u32) -> usize {
-    (virt.as_u64() >> (12 + 9 * (level - 1))) as usize % 512
-}
-
-fn map_one(
-    tables: &mut impl Tables,
-    root: PhysAddr,
-    virt: VirtAddr,
-    phys: PhysAddr,
-    access: Access,
-    leaf: u32,
-) -> Result<(), MapError> {
-    let mut table = root;
-    for level in (leaf + 1..=4).rev() {
-        let entry = tables.read(table, index(virt, level));
-        if entry & PRESENT != 0 && entry & LARGE != 0 {
-            return Err(MapError::AlreadyMapped(virt));
-        }
-        table = if entry & PRESENT != 0 {
-            PhysAddr::new(entry & ADDRESS)
-        } else {
-            let new = tables.allocate().ok_or(MapError::OutOfMemory)?;
-            // Rights are granted by the leaf alone.
-            tables.write(table, index(virt, level), new.as_u64() | PRESENT | Access::WRITE.bits());
-            new
-        };
-    }
-    if tables.read(table, index(virt, leaf)) & PRESENT != 0 {
-        return Err(MapError::AlreadyMapped(virt));
-    }
-    let large = if leaf > 1 { LARGE } else { 0 };
-    tables.write(table, index(virt, leaf), phys.as_u64() | access.bits() | large | PRESENT);
-    Ok(())
-}
-
-/// What an address translates to and what is allowed there, or `None` if nothing is mapped.
+/// Whether the hypervisor can read at `address` right now. Takes no lock: the panic path needs it.
 #[must_use]
-pub fn translate(tables: &impl Tables, root: PhysAddr, virt: VirtAddr) -> Option<(PhysAddr, Access)> {
-    let mut table = root;
-    for level in (1..=4).rev() {
-        let entry = tables.read(table, index(virt, level));
-        if entry & PRESENT == 0 {
-            return None;
-        }
-        if level == 1 || entry & LARGE != 0 {
-            let size = page_size(level);
-            let base = entry & ADDRESS & !(size - 1);
-            return Some((PhysAddr::new(base + virt.as_u64() % size), Access::from_bits_truncate(entry)));
-        }
-        table = PhysAddr::new(entry & ADDRESS);
-    }
-    None
-}
-
-/// Removes the 4 KiB mapping of `virt`, if there is one. The caller invalidates the translation.
-pub fn unmap_page(tables: &mut impl Tables, root: PhysAddr, virt: VirtAddr) {
-    let mut table = root;
-    for level in (2..=4).rev() {
-        let entry = tables.read(table, index(virt, level));
-        if entry & PRESENT == 0 || entry & LARGE != 0 {
-            return;
-        }
-        table = PhysAddr::new(entry & ADDRESS);
-    }
-    tables.write(table, index(virt, 1), 0);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::vec::Vec;
-
-    struct Fake(Vec<[u64; 512]>, usize);
-
-    impl Tables for Fake {
-        fn allocate(&mut self) -> Option<PhysAddr> {
-            if self.0.len() == self.1 {
-                return None;
-            }
-            self.0.push([0; 512]);
-            Some(PhysAddr::new(self.0.len() as u64 * 4096 - 4096))
-        }
-        fn read(&self, table: PhysAddr, index: usize) -> u64 {
-            self.0[table.as_u64() as usize / 4096][index]
-        }
-        fn write(&mut self, table: PhysAddr, index: usize, entry: u64) {
-            self.0[table.as_u64() as usize / 4096][index] = entry;
-        }
-    }
-
-    fn fake(limit: usize) -> (Fake, PhysAddr) {
-        let mut fake = Fake(Vec::new(), limit);
-        let root = fake.allocate().unwrap();
-        (fake, root)
-    }
-
-    const AT: VirtAddr = VirtAddr::new_truncate(0xffff_8000_0000_0000);
-
-    #[test]
-    fn what_is_mapped_translates_with_its_rights() {
-        let (mut tables, root) = fake(64);
-        let access = Access::WRITE | Access::NO_EXECUTE;
-        let to = PhysAddr::new(0x20_0000 - 4096);
-        let from = AT + 0x20_0000u64 - 4096u64;
-        map(&mut tables, root, (from, to, 0x40_2000), access, LargestPage::TwoMib).unwrap();
-        for offset in [0, 4095, 4096, 0x20_1234, 0x40_1fff] {
-            assert_eq!(translate(&tables, root, from + offset), Some((to + offset, access)));
-        }
-        assert_eq!(translate(&tables, root, from + 0x40_2000u64), None);
-        assert_eq!(tables.0.len(), 5, "root, two levels, and a table for each ragged end");
-    }
-
-    #[test]
-    fn large_pages_are_used_where_both_sides_are_aligned() {
-        let (mut tables, root) = fake(64);
-        map(&mut tables, root, (AT, PhysAddr::zero(), 4 << 30), Access::WRITE, LargestPage::OneGib).unwrap();
-        assert_eq!(tables.0.len(), 2);
-        assert_eq!(translate(&tables, root, AT + 0xfee0_0123u64).unwrap().0, PhysAddr::new(0xfee0_0123));
-    }
-
-    #[test]
-    fn nothing_is_mapped_over() {
-        let (mut tables, root) = fake(64);
-        let range = (AT, PhysAddr::zero(), 4096);
-        map(&mut tables, root, range, Access::empty(), LargestPage::TwoMib).unwrap();
-        let again = map(&mut tables, root, range, Access::WRITE, LargestPage::TwoMib);
-        assert_eq!(again, Err(MapError::AlreadyMapped(AT)));
-        unmap_page(&mut tables, root, AT);
-        assert_eq!(translate(&tables, root, AT), None);
-    }
-
-    #[test]
-    fn running_out_of_tables_is_an_error() {
-        let (mut tables, root) = fake(2);
-        let range = (AT, PhysAddr::zero(), 4096);
-        let result = map(&mut tables, root, range, Access::empty(), LargestPage::TwoMib);
-        assert_eq!(result, Err(MapError::OutOfMemory));
-    }
+pub fn is_mapped(address: VirtAddr) -> bool {
+    let root = Cr3::read().0.start_address().as_u64();
+    AddressSpace::at(root).translate(&DirectTables, address.as_u64()).is_some()
 }

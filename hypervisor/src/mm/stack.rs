@@ -5,8 +5,7 @@ use core::arch::naked_asm;
 
 use x86_64::VirtAddr;
 
-use super::mmio::{self, DirectTables};
-use super::paging::MapError;
+use super::paging::{self, MapError};
 
 /// Bytes of a CPU's stack.
 pub const SIZE: u64 = 64 * 1024;
@@ -16,7 +15,7 @@ pub const SIZE: u64 = 64 * 1024;
 /// # Errors
 /// [`MapError::OutOfMemory`] if there is no memory for it.
 pub fn allocate() -> Result<VirtAddr, MapError> {
-    mmio::map_private(&mut DirectTables, SIZE).map(|start| start + SIZE)
+    paging::map_private(SIZE).map(|start| start + SIZE)
 }
 
 /// Goes on in `entry` with `argument` on the stack that ends at `top`.

@@ -18,7 +18,8 @@ use x86_64::PhysAddr;
 use crate::arch::apic;
 use crate::arch::ioapic::{Polarity, Signal, Trigger};
 use crate::mm::direct;
-use crate::mm::mmio::{self, Window};
+use crate::mm::mmio::Window;
+use crate::mm::paging;
 
 /// Entries of the MADT that are looked at: a bound against a broken table.
 const MADT_ENTRIES_MAX: usize = 4096;
@@ -288,9 +289,9 @@ impl AcpiHandler for DirectMap {
     unsafe fn map_physical_region<T>(&self, physical: usize, size: usize) -> PhysicalMapping<Self, T> {
         let physical_address = PhysAddr::new_truncate(physical as u64);
         let mut at = direct::at(physical_address);
-        if !(mmio::is_mapped(at) && mmio::is_mapped(at + size as u64 - 1)) {
+        if !(paging::is_mapped(at) && paging::is_mapped(at + size as u64 - 1)) {
             // Firmware may keep tables in memory that it does not call RAM.
-            at = Window::map(physical_address, size).map_or(at, |window| window.start());
+            at = Window::map(physical_address, size).map_or(at, |window| window.address());
         }
         let at = NonNull::new(at.as_mut_ptr()).expect("neither map is at 0");
         // SAFETY: both maps stay for good.
