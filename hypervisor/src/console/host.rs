@@ -1,5 +1,6 @@
 //! The console's view of the machine: what it can ask, and what it can be told.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -113,7 +114,7 @@ pub enum PingEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A guest has left for another host, or has come from one.
-    Moved(MigrationReport),
+    Moved(Box<MigrationReport>),
     /// A guest has not left, or has not come.
     MigrationFailed(MigrationFailure),
     /// Something about a migration that goes on.

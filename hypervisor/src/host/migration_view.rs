@@ -1,5 +1,6 @@
 //! Migrations for the console.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -73,7 +74,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
     };
     match event {
         Event::Completed(report) => {
-            Some(Notice::Moved(MigrationReport { guest, peer, side: side(end), report }))
+            Some(Notice::Moved(Box::new(MigrationReport { guest, peer, side: side(end), report })))
         }
         Event::Aborted(reason, _) => Some(Notice::MigrationFailed(MigrationFailure {
             guest: if guest.is_empty() { "a guest".into() } else { guest },

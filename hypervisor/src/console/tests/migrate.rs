@@ -33,7 +33,7 @@ fn moved(side: Side) -> Notice {
         digest: 0x0123_4567_89ab_cdef,
     };
     let (guest, peer) = ("linux".into(), "b".into());
-    Notice::Moved(MigrationReport { guest, peer, side, report })
+    Notice::Moved(std::boxed::Box::new(MigrationReport { guest, peer, side, report }))
 }
 
 fn failure(aftermath: Aftermath) -> Notice {
