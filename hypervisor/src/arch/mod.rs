@@ -5,6 +5,7 @@
 //! [`interrupts`] and [`percpu`] are harmless and the rest must not be called.
 
 pub mod apic;
+pub mod cmos;
 pub mod cpu;
 pub mod exception;
 pub mod fpu;

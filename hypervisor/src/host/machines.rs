@@ -2,9 +2,8 @@
 
 use alloc::string::{String, ToString};
 
-use spin::Once;
-
 use crate::platform::time;
+use crate::sync::Once;
 use crate::vm::platform::Platform;
 
 static MACHINES: Once<Result<Platform, String>> = Once::new();

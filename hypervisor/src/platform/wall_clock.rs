@@ -1,10 +1,7 @@
-#![expect(unsafe_code, reason = "the CMOS clock's ports")]
 //! The wall clock: the CMOS real-time clock (MC146818), which keeps UTC here.
 
-use x86_64::instructions::port::Port;
+use crate::arch::cmos::read;
 
-const ADDRESS: u16 = 0x70;
-const DATA: u16 = 0x71;
 const STATUS_A: u8 = 0x0a;
 const STATUS_B: u8 = 0x0b;
 const UPDATING: u8 = 1 << 7;
@@ -29,14 +26,6 @@ pub fn unix_seconds() -> u64 {
         }
     }
     0
-}
-
-fn read(register: u8) -> u8 {
-    let (mut address, mut data) = (Port::<u8>::new(ADDRESS), Port::<u8>::new(DATA));
-    // SAFETY: selects a register of the clock, which belongs to the hypervisor; bit 7 leaves NMIs enabled.
-    unsafe { address.write(register) };
-    // SAFETY: reads the register just selected.
-    unsafe { data.read() }
 }
 
 fn decode([seconds, minutes, hours, day, month, year]: [u8; 6], status: u8) -> u64 {

@@ -9,3 +9,5 @@ mod lock;
 
 pub use level::Level;
 pub use lock::{Guard, Lock};
+/// A value that is made once, by whoever comes first.
+pub use spin::Once;
