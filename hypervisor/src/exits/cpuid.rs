@@ -312,7 +312,7 @@ const fn tsc_frequency(tsc_hz: u64) -> Registers {
 
 /// Leaf 0x16: base and highest frequency, in MHz; the TSC's, as the processor's own is nobody's business.
 const fn nominal_frequency(tsc_hz: u64) -> Registers {
-    let megahertz = (tsc_hz / 1_000_000) as u32;
+    let megahertz = ((tsc_hz + 500_000) / 1_000_000) as u32;
     [megahertz, megahertz, 0, 0]
 }
 
@@ -357,6 +357,7 @@ mod tests {
     fn the_frequency_leaf_is_exact() {
         let [eax, ebx, ecx, _] = ask(&guest(1), 0x15, 0);
         assert_eq!(u64::from(ecx) * u64::from(ebx) / u64::from(eax), 10_000_000);
+        assert_eq!(nominal_frequency(9_999_887)[0], 10);
         let [_, ebx, ecx, _] = tsc_frequency(4_200_000_000);
         assert!((ecx / 1000).checked_mul(ebx).is_some(), "Linux multiplies in 32 bits");
     }
