@@ -66,6 +66,11 @@ impl Port {
         self.budget == 0
     }
 
+    /// Whether the last poll took any frame from the card.
+    pub(super) fn took_frames(&self) -> bool {
+        self.budget < FRAMES_PER_POLL_MAX
+    }
+
     /// Resets that came in during this poll.
     pub(super) fn resets(&self) -> &[Reset] {
         &self.resets

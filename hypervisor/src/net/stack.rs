@@ -23,8 +23,10 @@ use crate::{
 
 /// How often the loop looks after a transmit ring that was full: the card does not interrupt for room in it.
 const TRANSMIT_RETRY: Duration = Duration::from_millis(1);
-/// How often a card is looked after whose interrupt is not known to work.
-const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// How often a card is looked after whose interrupt is not known to work: at first and after frames came, and
+/// at the least, if none does.
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(2);
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(50);
 
 /// A card, a stack over it and its connections; see the module's documentation for how it is driven.
 pub struct Network {
@@ -36,6 +38,7 @@ pub struct Network {
     line: Option<Line>,
     /// An interrupt of the card has got through, so that it need not be polled by time.
     interrupt_proven: bool,
+    poll_interval: Duration,
     dhcp: Option<SocketHandle>,
     ping: Ping,
     gateway: Option<Ipv4Addr>,
@@ -48,6 +51,7 @@ impl Network {
     #[must_use]
     pub fn new(card: Card, settings: Settings, now: Instant) -> Self {
         let mut port = Port::new(card.nic);
+        port.nic().request_interrupt();
         let mac = EthernetAddress(port.nic().mac().0);
         let mut config = Config::new(HardwareAddress::Ethernet(mac));
         config.random_seed = settings.random_seed;
@@ -63,6 +67,7 @@ impl Network {
             settings,
             line: card.line,
             interrupt_proven: false,
+            poll_interval: POLL_INTERVAL_MIN,
             dhcp: None,
             ping,
             gateway: None,
@@ -92,6 +97,10 @@ impl Network {
         self.port.nic().flush();
         self.configure();
         self.ping.poll(now, &mut self.sockets);
+        self.poll_interval = match self.port.took_frames() {
+            true => POLL_INTERVAL_MIN,
+            false => (self.poll_interval * 2).min(POLL_INTERVAL_MAX),
+        };
         let (streams, mut parts) = self.split();
         streams.poll(&mut parts);
         if raised && let Some(line) = &self.line {
@@ -115,7 +124,7 @@ impl Network {
         // Work that is due but did not leave in the last poll waits for the card.
         let retry = self.now + TRANSMIT_RETRY;
         let stack = stack.map(|at| if at <= self.now { at.max(self.due_after_poll(retry)) } else { at });
-        let by_time = (!self.interrupt_proven).then(|| self.now + POLL_INTERVAL);
+        let by_time = (!self.interrupt_proven).then(|| self.now + self.poll_interval);
         [stack, self.ping.poll_at(), self.streams.poll_at(), by_time].into_iter().flatten().min()
     }
 

@@ -176,6 +176,10 @@ pub trait Nic {
     /// Makes the card release its interrupt line; what arrives later raises it again.
     fn acknowledge_interrupt(&mut self);
 
+    /// Makes the card interrupt once without a frame, if it can: so that it shows early whether its interrupt
+    /// gets through.
+    fn request_interrupt(&mut self) {}
+
     /// What it has counted.
     fn counters(&mut self) -> Counters;
 }

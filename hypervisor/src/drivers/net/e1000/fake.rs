@@ -174,6 +174,7 @@ impl Registers for Card {
                 self.set(8, 0x83);
                 self.set(0, if self.reset_sticks { 1 << 26 } else { 0 });
             }
+            0xc8 => self.set(0xc0, self.register(0xc0) | value),
             0xd0 => self.set(0xd0, self.register(0xd0) | value),
             0xd8 => self.set(0xd0, self.register(0xd0) & !value),
             0x3818 => {

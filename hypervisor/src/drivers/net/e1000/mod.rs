@@ -216,6 +216,10 @@ impl<M: Mmio, R: DmaRegion> Nic for E1000<M, R> {
         let _ = self.registers.read_u32(registers::ICR);
     }
 
+    fn request_interrupt(&mut self) {
+        self.registers.write_u32(registers::ICS, Cause::RXT0.bits());
+    }
+
     fn counters(&mut self) -> Counters {
         self.counters.receive_overruns += u64::from(self.registers.read_u32(registers::MPC));
         self.counters

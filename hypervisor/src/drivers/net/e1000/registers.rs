@@ -14,6 +14,8 @@ pub const STATUS: usize = 0x0008;
 pub const EERD: usize = 0x0014;
 /// Interrupt Cause Read: reading clears it and releases the line (13.4.17).
 pub const ICR: usize = 0x00c0;
+/// Interrupt Cause Set: as if the causes written had come up (13.4.19).
+pub const ICS: usize = 0x00c8;
 /// Interrupt Mask Set (13.4.20).
 pub const IMS: usize = 0x00d0;
 /// Interrupt Mask Clear (13.4.21).

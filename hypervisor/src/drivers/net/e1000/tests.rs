@@ -275,6 +275,8 @@ fn acknowledging_releases_the_line() {
     assert_ne!(card.borrow().register(registers::ICR), 0);
     driver.acknowledge_interrupt();
     assert_eq!(card.borrow().register(registers::ICR), 0);
+    driver.request_interrupt();
+    assert_ne!(card.borrow().register(registers::ICR) & card.borrow().register(registers::IMS), 0);
 }
 
 #[test]
