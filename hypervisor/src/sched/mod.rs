@@ -104,7 +104,7 @@ impl CpuLoop {
         let events = percpu::current().map_or(0, percpu::PerCpu::take_events);
         if events & WORK != 0 {
             self.take_in();
-            self.machines.iter_mut().for_each(Machine::serve);
+            self.serve_all();
         }
         let turn = self.run_one(until);
         self.let_go();
@@ -119,6 +119,26 @@ impl CpuLoop {
             match Machine::adopt(blueprint, self.platform) {
                 Ok(machine) => self.machines.push(machine),
                 Err(why) => log::error!("{} cannot run: {why}", handle.name()),
+            }
+        }
+    }
+
+    /// Carries out what machines were told. A command may load its machine's registers into this CPU, so those of
+    /// the others are taken out first.
+    fn serve_all(&mut self) {
+        for position in 0..self.machines.len() {
+            if self.machines[position].has_command() {
+                self.unload_others(position);
+            }
+            self.machines[position].serve();
+        }
+    }
+
+    /// Takes the registers of all machines but the one at `position` out of this CPU.
+    fn unload_others(&mut self, position: usize) {
+        for (other, machine) in self.machines.iter_mut().enumerate() {
+            if other != position {
+                machine.unload();
             }
         }
     }
@@ -143,11 +163,7 @@ impl CpuLoop {
         if let Share::RunUntil(time) = self.machines[position].share(now) {
             end = end.min(time);
         }
-        for (other, machine) in self.machines.iter_mut().enumerate() {
-            if other != position {
-                machine.unload();
-            }
-        }
+        self.unload_others(position);
         interrupts::disable();
         let machine = &mut self.machines[position];
         let why = machine.run(0, end);

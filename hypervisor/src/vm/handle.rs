@@ -281,6 +281,11 @@ impl Shared {
         }
     }
 
+    /// Whether a command waits for the owner.
+    pub(crate) fn has_command(&self) -> bool {
+        matches!(self.mailbox.lock().slot, Slot::Waiting(..))
+    }
+
     /// The owner takes the command that waits.
     pub(crate) fn take_command(&self) -> Option<Command> {
         let mut mailbox = self.mailbox.lock();

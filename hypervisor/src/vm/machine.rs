@@ -287,7 +287,14 @@ impl Machine {
         self.frozen.unwrap_or_else(|| self.clock.ticks())
     }
 
-    /// Carries out the command that waits in the mailbox, if there is one.
+    /// Whether a command waits in the mailbox.
+    #[must_use]
+    pub fn has_command(&self) -> bool {
+        self.handle.has_command()
+    }
+
+    /// Carries out the command that waits in the mailbox, if there is one. No other machine's registers are in this CPU
+    /// then.
     pub fn serve(&mut self) {
         if let Some(command) = self.handle.take_command() {
             let reply = self.carry_out(command).unwrap_or_else(|refusal| Reply::Refused(refusal, None));

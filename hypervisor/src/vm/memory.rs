@@ -351,7 +351,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
             inout("rsi") from => _,
             inout("rdi") to => _,
             out("rax") _,
-            options(nostack, preserves_flags),
+            options(nostack),
         );
     }
 }
@@ -368,7 +368,7 @@ pub unsafe fn zero(at: *mut u8, length: usize) {
             inout("rcx") length / 8 => _,
             inout("rdi") at => _,
             in("rax") 0_u64,
-            options(nostack, preserves_flags),
+            options(nostack),
         );
     }
 }
