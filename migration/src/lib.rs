@@ -20,6 +20,8 @@ mod codec;
 pub mod device;
 mod endpoint;
 pub mod guest;
+#[cfg(test)]
+mod hostile;
 mod identity;
 pub mod io;
 pub mod permit;

@@ -209,6 +209,13 @@ pub enum AbortReason {
         /// Bytes per second that the link carries.
         bytes_per_second: u64,
     },
+    /// The downtime limit is shorter than what a stop takes that has nothing to send: round trips, a pause.
+    LimitTooShort {
+        /// What was asked for.
+        limit: Duration,
+        /// The least possible.
+        least: Duration,
+    },
     /// A step of the guest's life cycle failed at this host.
     Guest(Step, GuestFailure),
     /// A step failed at the other host.
@@ -233,7 +240,7 @@ impl AbortReason {
     #[must_use]
     pub const fn blame(&self) -> Blame {
         match self {
-            Self::Cancelled => Blame::Operator,
+            Self::Cancelled | Self::LimitTooShort { .. } => Blame::Operator,
             Self::LinkLost => Blame::Link,
             Self::Refused(_)
             | Self::PeerSilent(_)
@@ -264,6 +271,7 @@ impl AbortReason {
             Self::NotConverging { .. } => {
                 "raise the downtime limit or the bandwidth, allow more throttling, or migrate when the guest is quieter"
             }
+            Self::LimitTooShort { .. } => "raise the downtime limit above what this network allows",
             Self::Guest(..) | Self::Ram(_) | Self::Contract => "look at this host's log",
             Self::PeerGuest(..) => "look at the other host's log",
             Self::PeerOutOfMemory => "free memory at the target, or choose another target",
@@ -291,6 +299,12 @@ impl fmt::Display for AbortReason {
                 f,
                 "does not converge: {pages_left} pages left after {rounds} rounds, the guest dirties \
                  {dirty_pages_per_second} pages/s, the link carries {bytes_per_second} B/s"
+            ),
+            Self::LimitTooShort { limit, least } => write!(
+                f,
+                "the downtime limit of {} ms cannot be kept: {} ms go by without a page to send",
+                limit.as_millis(),
+                least.as_millis()
             ),
             Self::Guest(step, failure) => write!(f, "{step} failed: {failure}"),
             Self::PeerGuest(step, failure) => write!(f, "{step} failed at the other host: {failure}"),

@@ -200,3 +200,26 @@ fn two_faults_around_the_commit_are_survived() {
         }
     }
 }
+
+/// The downtime that was promised is kept, unless the policy said otherwise, up to what the hosts' own steps take.
+#[test]
+fn the_downtime_limit_is_kept() {
+    let (mut kept, mut overruled) = (0, 0);
+    for seed in 0..600 {
+        let plan = Plan::calm(seed);
+        let (limit, step) =
+            (plan.policy.downtime_limit, std::time::Duration::from_micros(plan.step_latency_us));
+        let world = live(plan);
+        let Some(Event::Completed(report)) = world.verdict() else {
+            panic!("a calm world: {}", world.state())
+        };
+        if world.trace.iter().any(|line| line.contains("LimitOverruled")) {
+            overruled += 1;
+            continue;
+        }
+        kept += 1;
+        // Pause, harvest, save, restore, run.
+        assert!(report.downtime.total <= limit + step * 5, "limit {limit:?}: {}", world.state());
+    }
+    assert!(kept > 400, "{kept} kept, {overruled} overruled");
+}

@@ -3,7 +3,6 @@
 
 use core::time::Duration;
 
-use super::rate::time_for;
 use crate::policy::{Impatience, Policy};
 
 /// A set so small that another round would not make it smaller.
@@ -29,6 +28,8 @@ pub(crate) struct Measured {
     pub(crate) pages_of_round: u32,
     /// Expected downtime if the guest were stopped now; `None` while unknown.
     pub(crate) downtime: Option<Duration>,
+    /// What a stop takes that has nothing to send.
+    pub(crate) least_downtime: Duration,
     /// Throttle in percent.
     pub(crate) throttle: u8,
     /// Time since the first round began.
@@ -48,6 +49,8 @@ pub(crate) enum Decision {
     Throttle(u8),
     /// It does not converge.
     GiveUp,
+    /// No guest at all could be stopped so shortly.
+    LimitTooShort,
 }
 
 /// What decisions remember of earlier rounds.
@@ -62,7 +65,8 @@ pub(crate) struct Convergence {
 impl Convergence {
     /// What to do after a round.
     pub(crate) fn decide(&mut self, measured: &Measured, policy: &Policy) -> Decision {
-        let Measured { rounds, pages_left, pages_of_round, downtime, throttle, elapsed } = *measured;
+        let Measured { rounds, pages_left, pages_of_round, downtime, least_downtime, throttle, elapsed } =
+            *measured;
         let shrinks = u64::from(pages_left) * 4 <= u64::from(pages_of_round) * 3;
         if downtime.is_some_and(|downtime| downtime <= policy.downtime_limit) || pages_left == 0 {
             if pages_left > FEW_PAGES && shrinks && self.polished < POLISH_ROUNDS_MAX {
@@ -70,6 +74,13 @@ impl Convergence {
                 return Decision::Round;
             }
             return Decision::Stop;
+        }
+        if least_downtime > policy.downtime_limit && !shrinks {
+            // No throttle would help.
+            return match policy.impatience {
+                Impatience::GiveUp => Decision::LimitTooShort,
+                Impatience::StopAnyway => Decision::StopAnyway,
+            };
         }
         if rounds >= policy.rounds_max || elapsed >= policy.duration_max {
             return give_up(policy);
@@ -101,33 +112,21 @@ fn give_up(policy: &Policy) -> Decision {
     }
 }
 
-/// What the downtime would be made of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rest {
-    /// Bytes under way, and bytes that the pages left will need.
-    pub(crate) bytes: u64,
-    /// Bytes per second.
-    pub(crate) rate: u64,
-    /// The shortest round trip seen.
-    pub(crate) round_trip: Duration,
-    /// How long the last harvest took.
-    pub(crate) harvest: Duration,
-}
-
-/// Expected downtime: the rest of the pages, a pause and a harvest, and two round trips (verified, committed).
-pub(crate) fn downtime(rest: Rest) -> Duration {
-    time_for(rest.bytes, rest.rate)
-        .saturating_add(rest.harvest.saturating_mul(2))
-        .saturating_add(rest.round_trip.saturating_mul(2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn measured(pages_left: u32, pages_of_round: u32, downtime_ms: u64) -> Measured {
         let downtime = Some(Duration::from_millis(downtime_ms));
-        Measured { rounds: 2, pages_left, pages_of_round, downtime, throttle: 0, elapsed: Duration::ZERO }
+        Measured {
+            rounds: 2,
+            pages_left,
+            pages_of_round,
+            downtime,
+            least_downtime: Duration::ZERO,
+            throttle: 0,
+            elapsed: Duration::ZERO,
+        }
     }
 
     #[test]
@@ -158,6 +157,15 @@ mod tests {
             }
         }
         panic!("it went on for ever");
+    }
+
+    #[test]
+    fn a_limit_that_no_guest_could_meet_is_not_the_guests_fault() {
+        let policy = Policy::default();
+        let measured = Measured { least_downtime: Duration::from_millis(900), ..measured(5, 5, 901) };
+        assert_eq!(Convergence::default().decide(&measured, &policy), Decision::LimitTooShort);
+        let policy = Policy { impatience: Impatience::StopAnyway, ..policy };
+        assert_eq!(Convergence::default().decide(&measured, &policy), Decision::StopAnyway);
     }
 
     #[test]

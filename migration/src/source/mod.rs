@@ -88,8 +88,8 @@ struct Round {
     /// Bytes and non-zero pages sent before it.
     bytes_before: u64,
     pages_before: u64,
-    /// When its end was said.
-    end_said_at: Option<Instant>,
+    /// The end that was said last but not answered, and when.
+    end_said: Option<(u32, Instant)>,
     /// When the last harvest was asked for, and how long it took.
     harvest_asked_at: Instant,
     harvest_time: Duration,

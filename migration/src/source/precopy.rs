@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::batch::Batch;
-use super::convergence::{Decision, Measured, Rest, downtime};
+use super::convergence::{Decision, Measured};
+use super::rate::time_for;
 use super::sender::{Filled, Sender};
 use super::state::{Sections, State, Stopped};
 use super::{Round, Source, Streamed};
@@ -143,6 +144,7 @@ impl Source {
             pages_left: self.pages_left(),
             pages_of_round: self.round.pages,
             downtime: self.downtime_estimate(),
+            least_downtime: self.least_downtime(),
             throttle: self.throttle,
             elapsed: self.round.first_began_at.map_or(Duration::ZERO, |began| now.since(began)),
         };
@@ -159,6 +161,13 @@ impl Source {
                 self.endpoint.tell(Event::Throttle(percent));
                 self.state = State::Throttling;
                 self.endpoint.act(GuestAction::Throttle(percent));
+            }
+            Decision::LimitTooShort => {
+                let reason = AbortReason::LimitTooShort {
+                    limit: self.policy.downtime_limit,
+                    least: self.least_downtime(),
+                };
+                self.abort(now, reason);
             }
             Decision::GiveUp => {
                 let reason = AbortReason::NotConverging {
@@ -194,12 +203,14 @@ impl Source {
             (Some(measured), None) => measured,
             (None, _) => return None,
         };
-        Some(downtime(Rest {
-            bytes: self.bandwidth.in_flight(sent) + pages,
-            rate,
-            round_trip: self.bandwidth.round_trip(),
-            harvest: self.round.harvest_time,
-        }))
+        let bytes = self.bandwidth.in_flight(sent) + pages;
+        Some(time_for(bytes, rate).saturating_add(self.least_downtime()))
+    }
+
+    /// What a stop takes that has nothing to send: a pause and a harvest, and two round trips (verified,
+    /// committed).
+    fn least_downtime(&self) -> Duration {
+        self.round.harvest_time.saturating_add(self.bandwidth.round_trip()).saturating_mul(2)
     }
 
     fn pause(&mut self, now: Instant) {
@@ -240,12 +251,17 @@ impl Source {
     /// The target says how far it is.
     pub(super) fn on_progress(&mut self, now: Instant, progress: &Progress) {
         let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
-        if progress.rounds == self.round.ends
-            && let Some(said_at) = self.round.end_said_at.take()
+        if let Some((round, said_at)) = self.round.end_said
+            && progress.rounds >= round
         {
+            self.round.end_said = None;
             self.bandwidth.saw_round_trip(now.since(said_at));
         }
         self.bandwidth.took(progress.bytes, sent, now);
+        if matches!(self.state, State::Draining) && progress.rounds >= self.round.ends {
+            self.state = State::Harvesting;
+            self.harvest(now);
+        }
     }
 
     /// Puts the next pages or sections into the buffer.
@@ -287,7 +303,7 @@ impl Source {
         let len = if batch.is_empty() {
             0
         } else {
-            self.bandwidth.sending(link.sent, now);
+            self.bandwidth.sending(now);
             batch.finish(link.next_sequence())
         };
         self.bucket.spend(len, now);
@@ -307,8 +323,8 @@ impl Source {
         match &mut self.state {
             State::Sending => {
                 self.say_round_end(now);
-                self.state = State::Harvesting;
-                self.harvest(now);
+                // What is left is only worth looking at, and the link only known, when the round has arrived.
+                self.state = State::Draining;
             }
             State::Stopped(Stopped::Sending(sections), _) => {
                 sections.pages_are_sent = true;
@@ -321,7 +337,7 @@ impl Source {
 
     fn say_round_end(&mut self, now: Instant) {
         self.round.ends += 1;
-        self.round.end_said_at = Some(now);
+        self.round.end_said = Some((self.round.ends, now));
         self.endpoint.say(Control::RoundEnd(RoundEnd { round: self.round.ends }));
     }
 
@@ -349,7 +365,7 @@ impl Source {
             if sections.offset == section.bytes.len() {
                 (sections.index, sections.offset) = (sections.index + 1, 0);
             }
-            self.bandwidth.sending(link.sent, now);
+            self.bandwidth.sending(now);
             return Streamed::Transmit(len);
         }
         let ram = self.sender.as_ref().map_or(0, Sender::digest);

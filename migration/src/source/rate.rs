@@ -102,9 +102,9 @@ impl BandwidthMeter {
         self.round_trip = Some(self.round_trip.map_or(time, |least| least.min(time)));
     }
 
-    /// Bytes are about to be sent; `sent` counts those before them.
-    pub(crate) fn sending(&mut self, sent: u64, now: Instant) {
-        if self.in_flight(sent) == 0 && self.window.is_none() {
+    /// Bytes are about to be sent.
+    pub(crate) fn sending(&mut self, now: Instant) {
+        if self.window.is_none() {
             self.window = Some(Window { since: now, acknowledged: self.acknowledged, from_rest: true });
         }
     }
@@ -199,7 +199,7 @@ mod tests {
         let mut sent = 0;
         for step in 0..50u64 {
             let start = at(step * 1000);
-            meter.sending(sent, start);
+            meter.sending(start);
             sent += 1_000_000;
             // 100 ms of sending at 10 MB/s, then 900 ms of rest.
             meter.took(sent, sent, start.after(Duration::from_millis(100)));

@@ -25,6 +25,8 @@ pub(crate) enum State {
     StartingLog,
     /// The guest runs, pages flow.
     Sending,
+    /// All pages of a round are on their way; the target is to say that it has them.
+    Draining,
     /// A round is over; its harvest is awaited.
     Harvesting,
     /// The throttle is being changed between two rounds.

@@ -167,7 +167,8 @@ impl AbortBody {
     pub(crate) fn to_wire(reason: &AbortReason) -> Self {
         let plain = |code, numbers| Self { code, numbers, text: String::new(), refusals: Vec::new() };
         match reason {
-            AbortReason::Cancelled => plain(ABORT_CANCELLED, [0; 4]),
+            // The target need not know why its source changed its mind.
+            AbortReason::Cancelled | AbortReason::LimitTooShort { .. } => plain(ABORT_CANCELLED, [0; 4]),
             AbortReason::Refused(refusals) => {
                 Self { refusals: refusals_to_wire(refusals), ..plain(ABORT_REFUSED, [0; 4]) }
             }

@@ -1,0 +1,344 @@
+//! Peers that know the protocol and mean harm: frames with right checks and wrong content, at any moment.
+
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use crate::guest::{GuestDescription, HostCapabilities, TscScaling};
+use crate::identity::Identity;
+use crate::io::{Channel, Command, GuestAction, GuestEvent, Input, Output};
+use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
+use crate::policy::{Policy, TargetPolicy};
+use crate::ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
+use crate::source::{Source, SourceConfig};
+use crate::target::{Target, TargetConfig};
+use crate::time::Instant;
+use crate::wire::control::{
+    Commit, Committed, Control, Fate, Outcome, Progress, RoundEnd, Seal, SectionPart, Verified, frame,
+};
+use crate::wire::frame::{Header, Kind};
+use crate::wire::hello::{Hello, Reply};
+use crate::wire::opening::{Greeting, Opening};
+use crate::wire::record::{Fold, Record};
+
+const PAGES: u32 = 40;
+const GUEST: GuestId = GuestId([3; 16]);
+const MIGRATION: MigrationId = MigrationId([4; 16]);
+
+struct Ram(Vec<PageBytes>);
+
+impl GuestRam for Ram {
+    fn page_count(&self) -> u32 {
+        self.0.len() as u32
+    }
+    fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {
+        *into = *self.0.get(page.0 as usize).ok_or(RamFailure::OutOfRange(page))?;
+        Ok(())
+    }
+    fn write_page(&mut self, page: Page, from: &PageBytes) -> Result<(), RamFailure> {
+        *self.0.get_mut(page.0 as usize).ok_or(RamFailure::OutOfRange(page))? = *from;
+        Ok(())
+    }
+    fn take_dirty(&mut self, into: &mut crate::bitmap::PageBitmap) {
+        into.insert(Page(1));
+    }
+}
+
+fn guest() -> GuestDescription {
+    GuestDescription {
+        id: GUEST,
+        generation: Generation::FIRST,
+        name: "g".into(),
+        layout: RamLayout::new(&[RamRange { first_frame: 0, frames: PAGES.into() }]).unwrap(),
+        vcpus: 1,
+        features: vec![],
+        tsc_hz: 1,
+        configuration: vec![],
+    }
+}
+
+/// Something that a hostile peer says.
+#[derive(Clone, Debug)]
+enum Said {
+    Control(Control),
+    Section {
+        id: u32,
+        total: u32,
+        offset: u32,
+        bytes: Vec<u8>,
+    },
+    /// A frame of any kind with any body, rightly checked.
+    Any(u8, Vec<u8>),
+    /// Records with any content, rightly checked as far as that is possible.
+    Pages(Vec<(Record, u8, bool)>),
+    Garbage(Vec<u8>),
+}
+
+fn pages() -> impl Strategy<Value = Said> {
+    let page = || (0u32..PAGES + 4).prop_map(Page);
+    let record = prop_oneof![
+        (page(), 1u16..PAGES as u16 + 2).prop_map(|(first, count)| Record::Zero { first, count }),
+        (page(), 1u16..6).prop_map(|(first, count)| Record::Raw { first, count }),
+        (1u16..=16, 64u32..600).prop_map(|(count, bytes)| Record::Pack { count, bytes }),
+        (page(), page(), 0u16..40).prop_map(|(page, reference, bytes)| Record::Similar {
+            page,
+            reference,
+            bytes
+        }),
+    ];
+    prop::collection::vec((record, any::<u8>(), prop::bool::weighted(0.9)), 0..6).prop_map(Said::Pages)
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..60);
+    let fate =
+        prop_oneof![Just(Fate::Prepared), Just(Fate::Owned), Just(Fate::Unknown), Just(Fate::Starting)];
+    let reply = (0u16..3).prop_map(|version| {
+        Control::Reply(Reply { version, refusals: vec![], incarnation: 1, peer_timeout_ms: 1 })
+    });
+    let control = prop_oneof![
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
+        (0u64..9_000, 0u32..9).prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
+        any::<u32>().prop_map(|round| Control::RoundEnd(RoundEnd { round })),
+        (any::<u64>(), 0u32..3).prop_map(|(digest, sections)| Control::Seal(Seal { digest, sections })),
+        any::<u64>().prop_map(|restore_ns| Control::Verified(Verified { restore_ns })),
+        (0u64..4).prop_map(|generation| Control::Commit(Commit { generation })),
+        (0u64..4).prop_map(|generation| Control::Committed(Committed { generation, run_ns: u64::MAX })),
+        fate.prop_map(|fate| Control::Outcome(Outcome { fate, incarnation: 7 })),
+        reply,
+        Just(Control::Release),
+        Just(Control::Ping),
+        Just(Control::Hello(Hello::new(&guest(), 0))),
+    ];
+    prop_oneof![
+        5 => control.prop_map(Said::Control),
+        3 => pages(),
+        1 => (0u32..3, prop_oneof![0u32..80, any::<u32>()], prop_oneof![Just(0u32), any::<u32>()], bytes())
+            .prop_map(|(id, total, offset, bytes)| Said::Section { id, total, offset, bytes }),
+        1 => (0u8..20, bytes()).prop_map(|(kind, body)| Said::Any(kind, body)),
+        1 => bytes().prop_map(Said::Garbage),
+    ]
+}
+
+const KINDS: [Kind; 15] = [
+    Kind::Hello,
+    Kind::Reply,
+    Kind::Pages,
+    Kind::RoundEnd,
+    Kind::Progress,
+    Kind::Section,
+    Kind::Seal,
+    Kind::Verified,
+    Kind::Commit,
+    Kind::Committed,
+    Kind::Returned,
+    Kind::Release,
+    Kind::Outcome,
+    Kind::Abort,
+    Kind::Ping,
+];
+
+fn encode(said: &Said, sequence: &mut u32) -> Vec<u8> {
+    let mut buffer = vec![0; 64 * 1024];
+    let this = *sequence;
+    *sequence += 1;
+    let length = match said {
+        Said::Control(control) => control.encode(this, &mut buffer),
+        Said::Section { id, total, offset, bytes } => {
+            let (total_bytes, offset) = (*total, *offset);
+            let part = SectionPart {
+                id: *id,
+                instance: 0,
+                version: 1,
+                is_mandatory: true,
+                total_bytes,
+                offset,
+                bytes,
+            };
+            frame(Kind::Section, this, &part, &mut buffer)
+        }
+        Said::Any(kind, body) => {
+            let kind = KINDS[usize::from(*kind) % KINDS.len()];
+            let body = if kind == Kind::Pages { &[] } else { &body[..] };
+            return [&Header::encode(kind, this, body)[..], body].concat();
+        }
+        Said::Pages(records) => {
+            let body = records.iter().flat_map(|(record, fill, is_right)| content(*record, *fill, *is_right));
+            let body: Vec<u8> = body.collect();
+            return [&Header::encode(Kind::Pages, this, &body)[..], &body].concat();
+        }
+        Said::Garbage(bytes) => {
+            *sequence = this;
+            return bytes.clone();
+        }
+    };
+    buffer.truncate(length);
+    buffer
+}
+
+fn content(record: Record, fill: u8, is_right: bool) -> Vec<u8> {
+    let (length, pages) = match record {
+        Record::Zero { .. } => (0, 0),
+        Record::Raw { count, .. } => (usize::from(count) * PAGE_BYTES, count),
+        Record::Pack { bytes, .. } => (bytes as usize, 0),
+        Record::Similar { bytes, .. } => (bytes.into(), 0),
+    };
+    let mut fold = Fold::default();
+    (0..pages).for_each(|_| fold.add(Identity::of(&[fill; PAGE_BYTES])));
+    if !is_right {
+        fold.add(Identity(9));
+    }
+    let mut all = record.encode(fold).to_vec();
+    all.resize(all.len() + length, fill);
+    all
+}
+
+/// An engine with a guest at hand that does every step at once.
+struct Host<T> {
+    engine: T,
+    ram: Option<Ram>,
+    permit: Option<RunPermit>,
+    now: u64,
+    runs: u32,
+}
+
+trait Engine {
+    fn input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam);
+    fn output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
+}
+impl Engine for Target {
+    fn input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
+        self.handle_input(now, input, ram);
+    }
+    fn output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
+        self.poll_output(now, buffer, ram)
+    }
+}
+impl Engine for Source {
+    fn input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
+        self.handle_input(now, input, ram);
+    }
+    fn output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
+        self.poll_output(now, buffer, ram)
+    }
+}
+
+impl<T: Engine> Host<T> {
+    fn give(&mut self, input: Input<'_>) {
+        self.now += 1_000_000;
+        let (now, mut none) = (Instant::from_nanos(self.now), NoRam);
+        let ram: &mut dyn GuestRam = match &mut self.ram {
+            Some(ram) => ram,
+            None => &mut none,
+        };
+        self.engine.input(now, input, ram);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
+        for _ in 0..300 {
+            let (now, mut none) = (Instant::from_nanos(self.now), NoRam);
+            let ram: &mut dyn GuestRam = match &mut self.ram {
+                Some(ram) => ram,
+                None => &mut none,
+            };
+            match self.engine.output(now, &mut buffer, ram) {
+                Output::Timeout(_) => return,
+                Output::Guest(action) => {
+                    let event = self.act(action);
+                    return self.give(Input::Guest(event));
+                }
+                Output::Connect => return self.give(Input::LinkUp),
+                Output::Transmit { .. } | Output::Disconnect | Output::Event(_) => {}
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn act(&mut self, action: GuestAction) -> GuestEvent {
+        match action {
+            GuestAction::Build(guest) => {
+                self.ram = Some(Ram(vec![[0; PAGE_BYTES]; guest.layout.page_count() as usize]));
+                GuestEvent::Built
+            }
+            GuestAction::StartDirtyLog => GuestEvent::DirtyLogStarted,
+            GuestAction::HarvestDirtyLog => GuestEvent::DirtyLogHarvested,
+            GuestAction::StopDirtyLog => GuestEvent::DirtyLogStopped,
+            GuestAction::Throttle(_) => GuestEvent::Throttled,
+            GuestAction::Pause => GuestEvent::Paused(self.permit.take().expect("the guest runs")),
+            GuestAction::SaveState => GuestEvent::StateSaved(vec![]),
+            GuestAction::RestoreState(_) => GuestEvent::StateRestored,
+            GuestAction::Run(permit) => {
+                assert!(self.permit.replace(permit).is_none(), "it runs already");
+                self.runs += 1;
+                GuestEvent::Running
+            }
+            GuestAction::Discard => {
+                assert!(self.permit.is_none(), "it runs");
+                self.ram = None;
+                GuestEvent::Discarded
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn a_target_survives_any_source(all in prop::collection::vec(said(), 0..40), versions in (0u16..3, 0u16..3), honest in prop::bool::weighted(0.9)) {
+        let host = HostCapabilities {
+            name: "b".into(),
+            incarnation: 1,
+            features: vec![],
+            tsc_hz: 1,
+            tsc_scaling: TscScaling::Available,
+            tsc_tolerance_ppm: 0,
+            memory_free_bytes: 1 << 20,
+            vcpus_max: 1,
+        };
+        let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
+        let mut host = Host { engine, ram: None, permit: None, now: 0, runs: 0 };
+        host.give(Input::LinkUp);
+        let mut sequence = 0;
+        if honest {
+            let (version_min, version_max) = (versions.0.min(versions.1), versions.0.max(versions.1).max(1));
+            let opening = Opening::Begin { migration: MIGRATION, guest: GUEST };
+            let mut first = Greeting { opening, version_min, version_max }.encode().to_vec();
+            first.extend(encode(&Said::Control(Control::Hello(Hello::new(&guest(), 1000))), &mut sequence));
+            host.give(Input::Bytes(Channel::MAIN, &first));
+        }
+        for said in &all {
+            let bytes = encode(said, &mut sequence);
+            host.give(Input::Bytes(Channel::MAIN, &bytes));
+        }
+        host.give(Input::LinkDown);
+        host.give(Input::Command(Command::Cancel));
+        prop_assert!(host.ram.is_none() || host.permit.is_some(), "a guest is left that does not run");
+    }
+
+    #[test]
+    fn a_source_survives_any_target(all in prop::collection::vec(said(), 0..40)) {
+        let policy = Policy { rounds_max: 5, ..Policy::default() };
+        let engine = Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy });
+        let ram = Some(Ram(vec![[0; PAGE_BYTES]; PAGES as usize]));
+        let permit = Some(RunPermit::for_new_guest(GUEST));
+        let mut host = Host { engine, ram, permit, now: 0, runs: 0 };
+        host.give(Input::Command(Command::Start));
+        let mut sequence = 0;
+        let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000 };
+        host.give(Input::Bytes(Channel::MAIN, &encode(&Said::Control(Control::Reply(reply)), &mut sequence)));
+        for said in &all {
+            let bytes = encode(said, &mut sequence);
+            host.give(Input::Bytes(Channel::MAIN, &bytes));
+        }
+        host.give(Input::Command(Command::Cancel));
+        // Whatever the target said: either the guest runs here, or the target claimed it.
+        let is_unknown = host.engine.status(Instant::from_nanos(host.now)).phase == crate::Phase::CommitUnknown
+            || host.engine.status(Instant::from_nanos(host.now)).phase == crate::Phase::Committing;
+        prop_assert!(host.permit.is_some() || host.ram.is_none() || is_unknown);
+    }
+}
