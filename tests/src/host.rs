@@ -1,7 +1,7 @@
 //! One running Godwit host, used as a person uses it: commands on its console, guests' consoles through it.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -14,6 +14,10 @@ use crate::switch::PortId;
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest move of a test guest that goes well.
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A prompt that nothing follows for so long is the last word.
+const PROMPT_SETTLES: Duration = Duration::from_millis(60);
+/// Nothing the console still has to say takes longer.
+const RECOVERY: Duration = Duration::from_secs(2);
 /// Typed while attached to a guest: back to the host's prompt.
 const DETACH: &[u8] = b"\x1d.";
 /// The Linux guest's prompt.
@@ -67,22 +71,30 @@ impl Host {
         self.machine.serial()
     }
 
-    /// Waits for the prompt at the beginning of a line; returns what came before it.
+    /// Waits for the prompt, with nothing behind it; returns what came before it.
+    ///
+    /// The host may say something unasked at any moment and paint the prompt and a half-typed line anew: only a prompt
+    /// that stays the last word counts.
     ///
     /// # Errors
     /// It did not come in time.
     pub fn wait_for_prompt(&mut self, timeout: Duration) -> Result<String> {
         let prompt = format!("{}> ", self.name);
-        let found = |text: &str| {
-            let at = match text.find(&format!("\n{prompt}")) {
-                _ if text.starts_with(&prompt) => 0,
-                Some(at) => at + 1,
-                None => return None,
+        let deadline = Instant::now() + timeout;
+        loop {
+            let found = |text: &str| {
+                let before = text.strip_suffix(&prompt)?;
+                (before.is_empty() || before.ends_with('\n')).then(|| (before.to_owned(), 0))
             };
-            Some((text[..at].to_owned(), at + prompt.len()))
-        };
-        let outcome = self.serial().expect_with(&format!("prompt {prompt:?}"), timeout, found);
-        self.explained(outcome, "waiting for the prompt")
+            let left = deadline.saturating_duration_since(Instant::now());
+            let outcome = self.serial().expect_with(&format!("prompt {prompt:?}"), left, found);
+            let before = self.explained(outcome, "waiting for the prompt")?;
+            std::thread::sleep(PROMPT_SETTLES);
+            if self.serial().pending().len() == before.len() + prompt.len() {
+                self.serial().skip_pending();
+                return Ok(before);
+            }
+        }
     }
 
     /// Types `line` and returns what it printed, without the echo.
@@ -232,9 +244,11 @@ impl Host {
     /// # Errors
     /// The host does not answer.
     pub fn recover(&mut self) -> Result<()> {
-        self.serial().write(DETACH)?;
-        self.serial().write(b"\x03\r")?;
-        self.wait_for_prompt(COMMAND_TIMEOUT)?;
+        for bytes in [DETACH, b"\x03"] {
+            self.serial().write(bytes)?;
+            std::thread::sleep(RECOVERY);
+        }
+        self.serial().skip_pending();
         self.command("version", COMMAND_TIMEOUT).map(|_| ())
     }
 

@@ -85,6 +85,8 @@ pub struct Record {
     pub(super) id: GuestId,
     pub(super) generation: Generation,
     handle: Option<VmHandle>,
+    /// What an ended machine wrote and nobody has taken yet: its last words say most.
+    last_words: VecDeque<u8>,
     /// Held while the guest stands still after a migration that could not run it again.
     permit: Option<RunPermit>,
     last_end: Option<StopReason>,
@@ -125,6 +127,7 @@ impl Record {
             id: GuestId([0; 16]),
             generation: Generation::FIRST,
             handle: None,
+            last_words: VecDeque::new(),
             permit: None,
             last_end: None,
             end_was_told: true,
@@ -205,6 +208,7 @@ impl Record {
     pub(super) fn attach(&mut self, handle: VmHandle) {
         self.ram = MachineRam(handle.ram());
         self.handle = Some(handle);
+        self.last_words.clear();
         self.last_end = None;
         self.end_was_told = false;
         self.figures = None;
@@ -218,8 +222,27 @@ impl Record {
         if self.standing() == Standing::Paused { self.permit.take() } else { None }
     }
 
-    pub(super) fn take_output(&self, into: &mut [u8]) -> usize {
-        self.handle.as_ref().map_or(0, |handle| handle.take_output(into))
+    pub(super) fn take_output(&mut self, into: &mut [u8]) -> usize {
+        if self.last_words.is_empty() {
+            return self.handle.as_ref().map_or(0, |handle| handle.take_output(into));
+        }
+        let count = into.len().min(self.last_words.len());
+        for (place, byte) in into.iter_mut().zip(self.last_words.drain(..count)) {
+            *place = byte;
+        }
+        count
+    }
+
+    /// Keeps what the machine wrote to the end; a machine holds a bounded number of bytes.
+    fn keep_last_words(&mut self) {
+        let mut chunk = [0; 256];
+        while let Some(handle) = &self.handle {
+            let count = handle.take_output(&mut chunk);
+            if count == 0 {
+                return;
+            }
+            self.last_words.extend(&chunk[..count]);
+        }
     }
 
     /// A person's command: carried out when those before it are.
@@ -303,6 +326,7 @@ impl Record {
             return None;
         };
         self.poll();
+        self.keep_last_words();
         self.handle = None;
         self.ram = MachineRam(None);
         self.permit = None;

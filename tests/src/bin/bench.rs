@@ -30,7 +30,7 @@ const SECTIONS: [(&str, Measure); 5] = [
     ("exits", bench::exits::measure),
     ("boot", bench::boot::measure),
     ("moves", bench::moves::measure),
-    ("engine", |_| bench::engine::qemu()),
+    ("engine", |_| bench::engine::measure()),
 ];
 
 fn main() -> ExitCode {

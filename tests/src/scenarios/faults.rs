@@ -37,7 +37,10 @@ const CHECKS: &[Check] = &[
     Check { name: "a bare-metal guest runs and is heard", run: hello },
     Check { name: "a triple fault stops that guest", run: |c| ends(c, "triple-fault", "triple fault") },
     Check { name: "a jump to nowhere stops that guest", run: |c| ends(c, "wild-jump", "") },
-    Check { name: "a halt with interrupts off stops that guest", run: |c| ends(c, "hlt-cli", "halt") },
+    Check {
+        name: "a halt with interrupts off stops that guest",
+        run: |c| ends(c, "hlt-cli", "hlt with interrupts off"),
+    },
     Check {
         name: "memory that is not there reads as ones",
         run: |c| says(c, "wild-mmio", "read 0xffffffff"),
