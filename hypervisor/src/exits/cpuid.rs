@@ -24,8 +24,6 @@ const COMPATIBLE_FEATURES: u32 = COMPATIBLE_FIRST + 1;
 /// Port input and output needs no delays: the only KVM feature offered.
 const FEATURE_NO_IO_DELAY: u32 = 1 << 1;
 const SUBLEAVES_MAX: u32 = 32;
-/// ECX of leaf 0xd: the component begins at a multiple of 64 in the compacted area.
-const COMPACTED_ALIGNED: u32 = 1 << 1;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const LEAF_1_OSXSAVE: u32 = 1 << 27;
 
@@ -189,7 +187,6 @@ impl GuestCpuid {
                 registers[3] = vcpu;
             }
             0xd if subleaf == 0 => registers[1] = self.area_bytes(xcr0),
-            0xd if subleaf == 1 => registers[1] = self.compacted_bytes(xcr0),
             _ => {}
         }
         registers
@@ -224,21 +221,6 @@ impl GuestCpuid {
         for component in 2..64 {
             if xcr0 & 1 << component != 0 {
                 bytes = bytes.max(self.area_ends[component]);
-            }
-        }
-        bytes
-    }
-
-    /// Bytes of a compacted XSAVE area for the components that `xcr0` enables (SDM volume 1, section 13.4.3).
-    fn compacted_bytes(&self, xcr0: u64) -> u32 {
-        let mut bytes = 512 + 64;
-        for component in 2..SUBLEAVES_MAX {
-            if xcr0 & 1 << component != 0 {
-                let Some([size, _, flags, _]) = self.look_up(0xd, component) else { continue };
-                if flags & COMPACTED_ALIGNED != 0 {
-                    bytes = u32::next_multiple_of(bytes, 64);
-                }
-                bytes = bytes.saturating_add(size);
             }
         }
         bytes
@@ -291,7 +273,7 @@ const fn topology(subleaf: u32, vcpus: u32) -> Registers {
     }
 }
 
-/// Leaf 0xd for the carried components; subleaves 0 and 1 get the size for the current XCR0 when asked.
+/// Leaf 0xd for the carried components; subleaf 0 gets the size for the current XCR0 when asked.
 fn extended_state(subleaf: u32, host: Registers, filtered: Registers, components: Components) -> Registers {
     match subleaf {
         0 => {
@@ -299,7 +281,7 @@ fn extended_state(subleaf: u32, host: Registers, filtered: Registers, components
             [bits as u32, 0, godwit_vmx::fpu::AREA_BYTES as u32, (bits >> 32) as u32]
         }
         1 => [filtered[0], 0, 0, 0],
-        component if components.bits() & 1 << component != 0 => [host[0], host[1], host[2] & 2, 0],
+        component if components.bits() & 1 << component != 0 => [host[0], host[1], 0, 0],
         _ => [0; 4],
     }
 }
@@ -369,29 +351,9 @@ mod tests {
         assert_ne!(cpuid.query(1, 0, 0, 1, || CR4_OSXSAVE)[2] & LEAF_1_OSXSAVE, 0);
         assert_eq!(cpuid.query(0xd, 0, 0, 3, || 0)[1], 576);
         assert_eq!(cpuid.query(0xd, 0, 0, 7, || 0)[1], 832);
-        assert_eq!(cpuid.query(0xd, 1, 0, 7, || 0)[1], 832);
+        assert_eq!(cpuid.query(0xd, 1, 0, 7, || 0)[1], 0, "there is no compacted area");
         assert_eq!(ask(&cpuid, 0xd, 0)[0], 7);
         assert_eq!(ask(&cpuid, 0xd, 5), [0; 4], "a component that is not carried");
-    }
-
-    #[test]
-    fn the_compacted_area_leaves_out_what_is_not_enabled() {
-        let host = |leaf: u32, subleaf: u32| match (leaf, subleaf) {
-            (0xd, 2) => [256, 576, 0, 0],
-            (0xd, 5) => [8, 1088, 0, 0],
-            (0xd, 6) => [512, 1152, COMPACTED_ALIGNED, 0],
-            _ => [!0; 4],
-        };
-        let cpuid = GuestCpuid::new(&Basis {
-            host: &host,
-            components: Components::all(),
-            tsc_hz: 10_000_000,
-            vcpus: 1,
-            withheld: FeatureSet([0; WORDS]),
-        });
-        let both = |xcr0| (cpuid.query(0xd, 0, 0, xcr0, || 0)[1], cpuid.query(0xd, 1, 0, xcr0, || 0)[1]);
-        assert_eq!(both(0x27), (1096, 840), "component 5 follows component 2");
-        assert_eq!(both(0x67), (1664, 1408), "component 6 begins at a multiple of 64");
     }
 
     #[test]
