@@ -127,7 +127,7 @@ fn powers_off(cluster: &mut Cluster) -> Result<()> {
     host.guest_command("", COMMAND_TIMEOUT)?;
     host.serial().send_line("poweroff")?;
     let line = host.serial().expect_line("linux ended:", LINUX_TIMEOUT)?;
-    ensure!(line.contains("power"), "{line}");
+    ensure!(line.contains("switched itself off"), "{line}");
     host.wait_for_prompt(COMMAND_TIMEOUT)?;
     host.expect_state(LINUX, "stopped").map(|_| ())
 }
