@@ -289,7 +289,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn a_target_survives_any_source(all in prop::collection::vec(said(), 0..40), versions in (0u16..3, 0u16..3), honest in prop::bool::weighted(0.9)) {
+    fn a_target_survives_any_source(
+        all in prop::collection::vec(said(), 0..40),
+        versions in (0u16..3, 0u16..3),
+        honest in prop::bool::weighted(0.9),
+    ) {
         let host = HostCapabilities {
             name: "b".into(),
             incarnation: 1,
