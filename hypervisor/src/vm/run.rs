@@ -68,7 +68,9 @@ impl Machine {
             Activity::WaitingForStartup => Err(u64::MAX),
             Activity::Halted => {
                 let due = tsc::host() >= self.timer.host_tsc;
-                let wakes = self.board.pending_interrupt(index).is_some()
+                // After a pause or a move nobody has looked yet, and the deadline is not known.
+                let wakes = vcpu.context.attention
+                    || self.board.pending_interrupt(index).is_some()
                     || vcpu.context.nmi_pending
                     || self.board.has_requests();
                 if due || wakes { Ok(()) } else { Err(self.timer.host_tsc) }
