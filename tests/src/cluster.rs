@@ -16,7 +16,7 @@ use crate::{guest, scratch};
 /// Names of hosts, in order.
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 /// From power-on to the prompt: the firmware alone takes 10 s of a quiet processor.
-pub const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The most hosts a cluster can have.
 pub const HOSTS_MAX: usize = NAMES.len();

@@ -11,9 +11,9 @@ use crate::serial::{Serial, SerialError};
 use crate::switch::PortId;
 
 /// From a command to the prompt, when nothing slow is asked.
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest move of a test guest that goes well.
-pub const MOVE_TIMEOUT: Duration = Duration::from_secs(300);
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A prompt that nothing follows for so long is the last word.
 const PROMPT_SETTLES: Duration = Duration::from_millis(60);
 /// Nothing the console still has to say takes longer.

@@ -16,7 +16,7 @@ use serde_json::json;
 
 const LINUX: &str = "linux";
 const MEMORY_MIB: u64 = 128;
-const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Moves a running Linux guest from host a to host b.

@@ -10,7 +10,7 @@ use crate::machine::Kind;
 use crate::suite::{Check, Group, eventually};
 
 /// From `vm start` to the end of a guest that does one thing.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
 /// Rewrites memory all the while.
 const WITNESS: &str = "witness";
 

@@ -11,7 +11,7 @@ use crate::machine::Kind;
 use crate::suite::{Check, Group, eventually};
 
 /// From `vm start` to the shell.
-pub(super) const LINUX_TIMEOUT: Duration = Duration::from_secs(240);
+pub(super) const LINUX_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) const LINUX: &str = "linux";
 const PAUSE: Duration = Duration::from_secs(3);
 
