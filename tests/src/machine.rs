@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Result, bail};
 
@@ -17,6 +19,13 @@ pub mod qemu;
 
 /// The UEFI firmware of Debian's `ovmf` package: the 2 MiB image, since Bochs does not boot the 4 MiB ones.
 pub const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
+
+/// What an emulator prints, in its scratch directory.
+const OUTPUT_LOG: &str = "output.log";
+/// How many of its last lines an error shows.
+const OUTPUT_LINES: usize = 5;
+/// Emulators plug their serial port in before they execute anything.
+const PLUG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kinds of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +180,31 @@ pub trait Machine: Send {
     fn kill(&mut self);
     /// Holds the emulator's configuration, logs and the serial transcript.
     fn scratch(&self) -> &Path;
+}
+
+/// Waits until `machine` has connected its serial port, so that an emulator that cannot start is an error at once and
+/// not a test's time-out later.
+///
+/// # Errors
+/// It ended, or did not connect; with the last that it printed.
+fn wait_until_plugged_in(machine: &mut dyn Machine) -> Result<()> {
+    let deadline = Instant::now() + PLUG_TIMEOUT;
+    while !machine.serial().is_connected() {
+        let problem = match machine.is_running() {
+            false => "ended before it executed anything",
+            true if Instant::now() >= deadline => "does not connect its serial port",
+            true => {
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+        };
+        let output = fs::read(machine.scratch().join(OUTPUT_LOG)).unwrap_or_default();
+        let output = String::from_utf8_lossy(&output);
+        let mut last: Vec<&str> = output.lines().rev().take(OUTPUT_LINES).collect();
+        last.reverse();
+        bail!("{} {problem}; the last it printed was:\n{}", machine.kind(), last.join("\n"));
+    }
+    Ok(())
 }
 
 /// The first of `files` that does not exist, as a reason.

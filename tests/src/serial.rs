@@ -140,6 +140,11 @@ impl Serial {
         self.port
     }
 
+    /// Whether the machine has connected, now or earlier.
+    pub fn is_connected(&self) -> bool {
+        lock(&self.shared.state).stream.is_some()
+    }
+
     /// Where all output is kept.
     pub fn transcript(&self) -> &Path {
         &self.transcript

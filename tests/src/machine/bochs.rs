@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{FIRMWARE, Kind, Machine, Nic, Spec, missing_file};
+use super::{FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, Spec, missing_file, wait_until_plugged_in};
 use crate::process::Process;
 use crate::scratch;
 use crate::serial::Serial;
@@ -41,13 +41,15 @@ impl Bochs {
         fs::write(scratch.join("bochsrc"), text)?;
         fs::write(scratch.join("debugger"), "c\n")?;
         let arguments = ["-q", "-f", "bochsrc", "-rc", "debugger"].map(str::to_owned);
-        let output = File::create(scratch.join("output.log"))?;
+        let output = File::create(scratch.join(OUTPUT_LOG))?;
         let errors = output.try_clone()?;
         let process = Process::start(PROGRAM, &arguments, |command| {
             command.current_dir(&scratch).stdout(output).stderr(errors);
         })
         .context("bochs-bin")?;
-        Ok(Self { process, serial, scratch })
+        let mut machine = Self { process, serial, scratch };
+        wait_until_plugged_in(&mut machine)?;
+        Ok(machine)
     }
 }
 
@@ -73,7 +75,8 @@ impl Machine for Bochs {
     }
 }
 
-/// The text of `bochsrc`. `error: action=ignore`, or the log grows by a line per EPT violation.
+/// The text of `bochsrc`. `error: action=ignore`, or the log grows by a line per EPT violation. No speaker and no sound
+/// drivers: where ALSA finds no card, Debian's Bochs overflows a buffer in its mixer and is killed at start.
 fn configuration(spec: &Spec, serial_port: u16) -> Result<String> {
     let disk = fs::canonicalize(&spec.disk).with_context(|| spec.disk.display().to_string())?;
     let network = match &spec.network {
@@ -87,7 +90,8 @@ fn configuration(spec: &Spec, serial_port: u16) -> Result<String> {
     };
     let Spec { memory_mib, cpus, ips, .. } = spec;
     Ok(format!(
-        "plugin_ctrl: unmapped=1, biosdev=1, serial=1, e1000={nic}\n\
+        "plugin_ctrl: unmapped=1, biosdev=1, serial=1, speaker=0, e1000={nic}\n\
+         sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          config_interface: textconfig\n\
          display_library: rfb, options=\"timeout=0\"\n\
          memory: guest={memory_mib}, host={memory_mib}\n\

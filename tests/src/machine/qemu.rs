@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{FIRMWARE, Kind, Machine, Nic, OnReset, Spec, missing_file};
+use super::{FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, OnReset, Spec, missing_file, wait_until_plugged_in};
 use crate::process::Process;
 use crate::scratch;
 use crate::serial::Serial;
@@ -72,13 +72,15 @@ impl Qemu {
         let disk = fs::canonicalize(&spec.disk).with_context(|| spec.disk.display().to_string())?;
         let arguments = arguments(spec, &disk, accelerator, serial.port());
         fs::write(scratch.join("arguments"), arguments.join("\n"))?;
-        let output = File::create(scratch.join("output.log"))?;
+        let output = File::create(scratch.join(OUTPUT_LOG))?;
         let errors = output.try_clone()?;
         let process = Process::start(PROGRAM, &arguments, |command| {
             command.current_dir(&scratch).stdout(output).stderr(errors);
         })
         .context("qemu-system-x86_64")?;
-        Ok(Self { process, serial, scratch, accelerator })
+        let mut machine = Self { process, serial, scratch, accelerator };
+        wait_until_plugged_in(&mut machine)?;
+        Ok(machine)
     }
 }
 
