@@ -13,6 +13,9 @@ const POLISH_ROUNDS_MAX: u32 = 6;
 const STALLED_ROUNDS: u32 = 2;
 /// Further rounds without progress at the strongest throttle before it is given up.
 const HOPELESS_ROUNDS: u32 = 4;
+/// Rounds made only to learn whether the limit is really too short: the time that an answer takes is known too long
+/// as long as it was only measured behind a queue of pages, and a small round has none.
+const PROBE_ROUNDS_MAX: u32 = 4;
 /// First throttle and the further steps, in percent.
 const THROTTLE_FIRST: u8 = 20;
 const THROTTLE_STEP: u8 = 15;
@@ -58,6 +61,7 @@ pub(crate) enum Decision {
 pub(crate) struct Convergence {
     stalled: u32,
     polished: u32,
+    probed: u32,
     /// Fewest pages that were left after any round.
     least_left: Option<u32>,
 }
@@ -77,6 +81,10 @@ impl Convergence {
         }
         if least_downtime > policy.downtime_limit && !shrinks {
             // No throttle would help.
+            if self.probed < PROBE_ROUNDS_MAX {
+                self.probed += 1;
+                return Decision::Round;
+            }
             return match policy.impatience {
                 Impatience::GiveUp => Decision::LimitTooShort,
                 Impatience::StopAnyway => Decision::StopAnyway,
@@ -163,9 +171,24 @@ mod tests {
     fn a_limit_that_no_guest_could_meet_is_not_the_guests_fault() {
         let policy = Policy::default();
         let measured = Measured { least_downtime: Duration::from_millis(900), ..measured(5, 5, 901) };
-        assert_eq!(Convergence::default().decide(&measured, &policy), Decision::LimitTooShort);
-        let policy = Policy { impatience: Impatience::StopAnyway, ..policy };
-        assert_eq!(Convergence::default().decide(&measured, &policy), Decision::StopAnyway);
+        let last = |policy: &Policy| {
+            let mut convergence = Convergence::default();
+            for _ in 0..PROBE_ROUNDS_MAX {
+                assert_eq!(convergence.decide(&measured, policy), Decision::Round);
+            }
+            convergence.decide(&measured, policy)
+        };
+        assert_eq!(last(&policy), Decision::LimitTooShort);
+        assert_eq!(last(&Policy { impatience: Impatience::StopAnyway, ..policy }), Decision::StopAnyway);
+    }
+
+    #[test]
+    fn an_answer_that_only_waited_in_a_queue_does_not_end_the_migration() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let slow = Measured { least_downtime: Duration::from_millis(333), ..measured(40, 40, 340) };
+        assert_eq!(convergence.decide(&slow, &policy), Decision::Round);
+        let quick = Measured { least_downtime: Duration::from_millis(20), ..measured(40, 40, 30) };
+        assert_eq!(convergence.decide(&quick, &policy), Decision::Stop);
     }
 
     #[test]
