@@ -26,6 +26,8 @@ use terminal::Terminal;
 
 /// The longest wait: a device whose interrupt does not get through is still served.
 const WAIT_MAX: Duration = Duration::from_millis(10);
+/// What a guest on this CPU gets at least between two looks at the devices, however busy they are.
+const SLICE_MIN: Duration = Duration::from_micros(200);
 /// Bytes taken from the serial port at once.
 const TYPED_MAX: usize = 64;
 
@@ -41,7 +43,7 @@ pub fn run(platform: &'static Platform) -> ! {
     loop {
         // Guests first: what they sent is then shown in the same turn.
         let turn = match &mut guests {
-            Some(guests) => guests.turn(platform.clock.ticks(due)),
+            Some(guests) => guests.turn(platform.clock.ticks(due.max(Instant::now() + SLICE_MIN))),
             None => Turn::Idle(u64::MAX),
         };
         let now = Instant::now();

@@ -20,7 +20,7 @@ const STEPS_MAX: usize = 16;
 /// When a session is to be polled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wakeup {
-    /// At once: there was more to do.
+    /// At once: there was more to do, or a guest stands still until the peer answers.
     Now,
     /// At this moment, or earlier when something arrives.
     At(Instant),
@@ -144,10 +144,16 @@ impl<E: Engine, K: Copy> Session<E, K> {
             busy |= self.drain(now, streams, house);
             if !busy {
                 self.finish(streams, house);
-                return Wakeup::At(self.deadline);
+                return if self.is_urgent() { Wakeup::Now } else { Wakeup::At(self.deadline) };
             }
         }
         Wakeup::Now
+    }
+
+    /// Whether a guest waits for the other host's answer: then the network is polled, since waking from a sleep would
+    /// be downtime.
+    fn is_urgent(&self) -> bool {
+        self.engine.phase().is_downtime() && self.wire.is_attached()
     }
 
     /// Gives the engine what has come from the guest and from the connection; whether there was anything.

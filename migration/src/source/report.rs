@@ -4,10 +4,16 @@ use core::time::Duration;
 
 use super::Source;
 use super::sender::Sender;
-use crate::status::{Report, Status};
+use crate::status::{Phase, Report, Status};
 use crate::time::Instant;
 
 impl Source {
+    /// Where it stands, in a word.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.endpoint.phase()
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {

@@ -187,6 +187,12 @@ impl Target {
         None
     }
 
+    /// Where it stands, in a word.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.endpoint.phase()
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
