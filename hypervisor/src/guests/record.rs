@@ -247,6 +247,7 @@ impl Record {
 
     /// A person's command: carried out when those before it are.
     pub(super) fn order(&mut self, command: Command) {
+        self.forget_figures();
         if self.jobs.len() < JOBS_MAX {
             self.jobs.push_back((Purpose::Wish, command));
             self.poll();
@@ -255,14 +256,24 @@ impl Record {
 
     /// A migration's command.
     pub(super) fn order_step(&mut self, step: Step, command: Command) {
+        self.forget_figures();
         self.jobs.push_back((Purpose::Step(step), command));
         self.poll();
     }
 
+    /// Asks the machine for figures, unless it has something better to do: while it stands still for a move, every
+    /// round trip is downtime.
     pub(super) fn ask_for_figures(&mut self) {
-        if self.handle.is_some() && self.current.is_none() && self.jobs.is_empty() && !self.migrating {
+        let has_figures = |state| matches!(state, State::Running | State::MovingOut | State::Paused);
+        let is_free = self.current.is_none() && self.jobs.is_empty();
+        if is_free && self.handle.as_ref().is_some_and(|handle| has_figures(handle.state())) {
             self.jobs.push_back((Purpose::Figures, Command::Inspect));
         }
+    }
+
+    /// Nothing waits behind a question that can as well be asked later.
+    fn forget_figures(&mut self) {
+        self.jobs.retain(|(purpose, _)| *purpose != Purpose::Figures);
     }
 
     /// Brings commands to the machine and answers back.
@@ -294,7 +305,12 @@ impl Record {
 
     fn finish(&mut self, purpose: Purpose, reply: Reply) {
         match purpose {
-            Purpose::Step(step) => self.events.push_back(house::event(step, reply)),
+            Purpose::Step(step) => {
+                self.events.push_back(house::event(step, reply));
+                if step == Step::Run {
+                    self.ask_for_figures();
+                }
+            }
             Purpose::Figures => {
                 if let Reply::Figures(figures) = reply {
                     self.figures = Some(*figures);
@@ -305,6 +321,7 @@ impl Record {
                     log::warn!("{}: {why}", self.name);
                     self.permit = permit.or(self.permit.take());
                 }
+                self.ask_for_figures();
             }
         }
     }
@@ -350,5 +367,94 @@ impl Record {
     /// Whether this is the guest `id`, alive.
     pub(super) fn is(&self, id: GuestId) -> bool {
         self.id == id && self.handle.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+    use alloc::sync::Arc;
+
+    use godwit_vmx::exit::REASONS;
+
+    use super::*;
+    use crate::vm::handle::Shared;
+    use crate::vm::memory::testing::HeapBlocks;
+    use crate::vm::memory::{BLOCK_BYTES, GuestRam};
+
+    /// A guest that comes from another host, and its machine, whose owner the test is.
+    fn arriving() -> (Record, VmHandle) {
+        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
+        let handle = Arc::new(Shared::new("linux", 1, Arc::new(ram), State::MovingIn, 0, |_| {}));
+        let mut record = Record::arriving(Key(1), "b");
+        record.attach(Arc::clone(&handle));
+        (record, handle)
+    }
+
+    fn permit() -> RunPermit {
+        RunPermit::for_new_guest(GuestId([7; 16]))
+    }
+
+    fn figures(tsc: u64) -> Reply {
+        Reply::Figures(Box::new(Figures {
+            exits: [0; REASONS],
+            wild_accesses: 0,
+            run_ticks: 0,
+            tsc,
+            throttle: 0,
+            dirty_source: "",
+            first_entry_tsc: 0,
+        }))
+    }
+
+    #[test]
+    fn an_arrived_guest_has_figures_as_soon_as_it_runs() {
+        let (mut record, handle) = arriving();
+        record.order_step(Step::Run, Command::Run(Some(permit())));
+        assert!(matches!(handle.take_command(), Some(Command::Run(_))));
+        handle.publish(&State::Running);
+        handle.answer(Reply::Done);
+        record.poll();
+        assert!(matches!(record.events.pop_front(), Some(GuestEvent::Running)));
+        assert!(matches!(handle.take_command(), Some(Command::Inspect)));
+        handle.answer(figures(77));
+        record.poll();
+        assert!(record.is_migrating(), "its session is not over");
+        assert_eq!(record.figures().map(|figures| figures.tsc), Some(77));
+        record.ask_for_figures();
+        record.poll();
+        assert!(matches!(handle.take_command(), Some(Command::Inspect)), "and from then on");
+    }
+
+    #[test]
+    fn a_resumed_or_paused_guest_shows_no_old_figures() {
+        let (mut record, handle) = arriving();
+        handle.publish(&State::Running);
+        record.order(Command::Pause);
+        assert!(matches!(handle.take_command(), Some(Command::Pause)));
+        handle.publish(&State::Paused);
+        handle.answer(Reply::Done);
+        record.poll();
+        assert!(matches!(handle.take_command(), Some(Command::Inspect)));
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_for_a_move_is_not_asked() {
+        for state in [State::MovingIn, State::Stunned] {
+            let (mut record, handle) = arriving();
+            handle.publish(&state);
+            record.ask_for_figures();
+            record.poll();
+            assert!(handle.take_command().is_none(), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_step_does_not_wait_for_figures() {
+        let (mut record, handle) = arriving();
+        handle.publish(&State::MovingOut);
+        record.ask_for_figures();
+        record.order_step(Step::Pause, Command::Stun);
+        assert!(matches!(handle.take_command(), Some(Command::Stun)));
     }
 }
