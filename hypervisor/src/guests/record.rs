@@ -11,7 +11,7 @@ use super::Key;
 use super::house;
 use crate::exits::StopReason;
 use crate::migrate::ram::MachineRam;
-use crate::vm::handle::{Command, Figures, Reply, Ticket, VmHandle};
+use crate::vm::handle::{Command, Figures, Refusal, Reply, Ticket, Unsent, VmHandle};
 use crate::vm::lifecycle::State;
 
 /// Commands that wait for a machine.
@@ -206,6 +206,8 @@ impl Record {
 
     /// It has a machine from now on.
     pub(super) fn attach(&mut self, handle: VmHandle) {
+        // Whatever still waits was for the machine before it.
+        self.fail_all();
         self.ram = MachineRam(handle.ram());
         self.handle = Some(handle);
         self.last_words.clear();
@@ -283,22 +285,20 @@ impl Record {
             return;
         };
         if let Some((ticket, purpose)) = self.current {
-            match handle.poll(ticket) {
-                Some(reply) => {
-                    self.current = None;
-                    self.finish(purpose, reply);
-                }
-                // Its loop has let go of it: nobody will answer.
-                None if matches!(handle.state(), State::Stopped(_)) => self.fail_all(),
-                None => return,
-            }
+            let Some(reply) = handle.poll(ticket) else { return };
+            self.current = None;
+            self.finish(purpose, reply);
         }
         if self.current.is_none()
             && let Some((purpose, command)) = self.jobs.pop_front()
         {
             match handle.submit(command) {
                 Ok(ticket) => self.current = Some((ticket, purpose)),
-                Err(busy) => self.jobs.push_front((purpose, busy.0)),
+                Err(Unsent::Busy(command)) => self.jobs.push_front((purpose, command)),
+                Err(Unsent::Gone(command)) => {
+                    self.jobs.push_front((purpose, command));
+                    self.fail_all();
+                }
             }
         }
     }
@@ -318,7 +318,10 @@ impl Record {
             }
             Purpose::Wish => {
                 if let Reply::Refused(why, permit) = reply {
-                    log::warn!("{}: {why}", self.name);
+                    // That it has ended is told anyway.
+                    if why != Refusal::Gone {
+                        log::warn!("{}: {why}", self.name);
+                    }
                     self.permit = permit.or(self.permit.take());
                 }
                 self.ask_for_figures();
@@ -339,9 +342,14 @@ impl Record {
 
     /// Lets go of a machine that has ended; why it ended, once.
     pub(super) fn notice_end(&mut self) -> Option<StopReason> {
-        let State::Stopped(reason) = self.handle.as_ref()?.state() else {
+        let handle = self.handle.as_ref()?;
+        let State::Stopped(reason) = handle.state() else {
             return None;
         };
+        if !handle.is_closed() {
+            // Its owner is about to answer the command that ended it.
+            return None;
+        }
         self.poll();
         self.keep_last_words();
         self.handle = None;
@@ -375,6 +383,7 @@ mod tests {
     use alloc::boxed::Box;
     use alloc::sync::Arc;
 
+    use godwit_migration::GuestFailure;
     use godwit_vmx::exit::REASONS;
 
     use super::*;
@@ -447,6 +456,56 @@ mod tests {
             record.poll();
             assert!(handle.take_command().is_none(), "{state}");
         }
+    }
+
+    #[test]
+    fn all_that_waits_for_a_machine_that_ended_is_answered() {
+        let (mut record, handle) = arriving();
+        record.order_step(Step::Throttle, Command::Throttle(10));
+        record.order_step(Step::Run, Command::Run(Some(permit())));
+        record.order_step(Step::Discard, Command::Stop(StopReason::Migrated));
+        handle.publish(&State::Stopped(StopReason::Shutdown));
+        assert_eq!(record.notice_end(), None, "its owner has not let go of it");
+        handle.close();
+        assert_eq!(record.notice_end(), Some(StopReason::Shutdown));
+        let mut next = || record.events.pop_front();
+        assert!(matches!(next(), Some(GuestEvent::Failed(Step::Throttle, GuestFailure::Gone))));
+        assert!(matches!(next(), Some(GuestEvent::RunFailed(_, GuestFailure::Gone))));
+        assert!(matches!(next(), Some(GuestEvent::Discarded)));
+        assert!(matches!(next(), Some(GuestEvent::Ended)));
+        assert!(next().is_none());
+        assert_eq!(record.standing(), Standing::Stopped);
+    }
+
+    #[test]
+    fn a_step_begun_after_the_end_is_answered_too() {
+        let (mut record, handle) = arriving();
+        handle.publish(&State::Stopped(StopReason::Reset));
+        handle.close();
+        record.order_step(Step::Pause, Command::Stun);
+        let event = record.events.pop_front();
+        assert!(matches!(event, Some(GuestEvent::Failed(Step::Pause, GuestFailure::Gone))));
+    }
+
+    #[test]
+    fn discarding_a_machine_that_ends_meanwhile_succeeds() {
+        let (mut record, handle) = arriving();
+        record.order_step(Step::Discard, Command::Stop(StopReason::Migrated));
+        handle.close();
+        record.poll();
+        assert!(matches!(record.events.pop_front(), Some(GuestEvent::Discarded)));
+    }
+
+    #[test]
+    fn a_new_machine_is_not_asked_for_the_answers_of_the_one_before() {
+        let (mut record, ended) = arriving();
+        record.order(Command::Stop(StopReason::Requested));
+        ended.publish(&State::Stopped(StopReason::Requested));
+        ended.close();
+        let (_, handle) = arriving();
+        record.attach(Arc::clone(&handle));
+        record.order(Command::Run(None));
+        assert!(matches!(handle.take_command(), Some(Command::Run(None))));
     }
 
     #[test]

@@ -42,7 +42,10 @@ pub fn run(platform: &'static Platform) -> ! {
         // Guests first: what they sent is then shown in the same turn.
         let turn = match &mut guests {
             Some(guests) => guests.turn(platform.clock.ticks(due)),
-            None => Turn::Idle(u64::MAX),
+            None => {
+                sched::turn_away();
+                Turn::Idle(u64::MAX)
+            }
         };
         let now = Instant::now();
         due = machine.poll(now).min(now + WAIT_MAX);

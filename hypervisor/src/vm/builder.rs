@@ -170,8 +170,23 @@ fn first_state(entry: &EntryState) -> VcpuState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::memory::BLOCK_BYTES;
+    use super::super::memory::testing::HeapBlocks;
     use super::*;
+
+    /// A machine of one block of RAM whose TSC runs at `tsc_hz`.
+    pub(in super::super) fn blueprint(tsc_hz: u64) -> (VmHandle, Blueprint) {
+        let ram = Arc::new(GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap());
+        let config = BoardConfig { vcpus: 1, tsc_hz, crystal_hz: CRYSTAL_HZ, wall_clock_unix_seconds: 0 };
+        let board = Board::new(&config, GuestTime::ZERO).unwrap();
+        let shared = Shared::new("linux", 1, Arc::clone(&ram), State::Created, 0, |_| {});
+        let handle = Arc::new(shared);
+        let policy = crate::exits::Policy { tsc_hz, ..crate::exits::testing::policy() };
+        let vcpus = alloc::vec![first_state(&EntryState::at(0))];
+        let state = State::Created;
+        (Arc::clone(&handle), Blueprint { handle, ram, board, policy, vcpus, state })
+    }
 
     #[test]
     fn the_first_state_is_what_the_boot_protocol_wants() {

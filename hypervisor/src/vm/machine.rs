@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use godwit_migration::RunPermit;
+use godwit_vmx::ept::EptError;
 use godwit_vmx::exit::REASONS;
 use godwit_vmx::io_bitmap::IoBitmaps;
 use godwit_vmx::msr_bitmap::MsrBitmap;
@@ -60,6 +61,13 @@ pub struct Blueprint {
     pub vcpus: Vec<VcpuState>,
     /// Where it is in its life.
     pub state: State,
+}
+
+impl Blueprint {
+    /// Ends a machine that no CPU can take over.
+    pub fn refuse(self) {
+        end(&self.handle, StopReason::NotTaken);
+    }
 }
 
 /// A machine. See the module's documentation.
@@ -120,25 +128,29 @@ impl Machine {
     /// Takes a machine over for the running CPU, on which VMX is on.
     ///
     /// # Errors
-    /// What is missing; the machine has then ended.
+    /// What is missing; the machine has then ended, and its mailbox is closed.
     pub fn adopt(blueprint: Blueprint, platform: &'static Platform) -> Result<Self, Refusal> {
+        let handle = Arc::clone(&blueprint.handle);
+        Self::assemble(blueprint, platform).inspect_err(|refusal| {
+            end(
+                &handle,
+                match refusal {
+                    Refusal::Tables(EptError::OutOfFrames) => StopReason::OutOfMemory,
+                    _ => StopReason::NotTaken,
+                },
+            );
+        })
+    }
+
+    fn assemble(blueprint: Blueprint, platform: &'static Platform) -> Result<Self, Refusal> {
         let Blueprint { handle, ram, board, policy, vcpus, state } = blueprint;
-        let fail = |refusal| {
-            handle.publish(&State::Stopped(StopReason::OutOfMemory));
-            refusal
-        };
-        let tsc_hz = policy.tsc_hz;
-        let multiplier = multiplier(platform, tsc_hz).map_err(Refusal::Processor).map_err(fail)?;
+        let multiplier = multiplier(platform, policy.tsc_hz).map_err(Refusal::Processor)?;
+        let bitmaps = Bitmaps::new(&policy).ok_or(Refusal::Tables(EptError::OutOfFrames))?;
         let tables = Tables::new(Arc::clone(&ram), platform.accessed_dirty(), platform.dirty_source)
-            .map_err(|error| fail(Refusal::Tables(error)))?;
-        let no_memory = Refusal::Tables(godwit_vmx::ept::EptError::OutOfFrames);
-        let bitmaps = match Bitmaps::new(&policy) {
-            Some(bitmaps) => bitmaps,
-            None => return Err(fail(no_memory)),
-        };
+            .map_err(Refusal::Tables)?;
         let clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
         let mut machine = Self {
-            handle: Arc::clone(&handle),
+            handle,
             ram,
             board,
             policy,
@@ -157,14 +169,25 @@ impl Machine {
             tsc_multiplier: multiplier,
             loaded: None,
         };
-        let limits = platform.limits(&machine.policy);
-        for (index, state) in vcpus.into_iter().enumerate() {
-            let parts = state.validate(&limits).map_err(Refusal::Processor).map_err(fail)?;
-            let slot =
-                VmcsSlot::new(platform.capabilities.revision).map_err(|_refused| fail(Refusal::Vmcs))?;
-            machine.vcpus.push(Vcpu::new(index, slot, platform, Box::new(state), parts));
+        match machine.equip(vcpus) {
+            Ok(()) => Ok(machine),
+            Err(refusal) => {
+                machine.give_back();
+                Err(refusal)
+            }
         }
-        Ok(machine)
+    }
+
+    /// Gives it processors in these states.
+    fn equip(&mut self, states: Vec<VcpuState>) -> Result<(), Refusal> {
+        let limits = self.platform.limits(&self.policy);
+        for (index, state) in states.into_iter().enumerate() {
+            let parts = state.validate(&limits).map_err(Refusal::Processor)?;
+            let slot =
+                VmcsSlot::new(self.platform.capabilities.revision).map_err(|_refused| Refusal::Vmcs)?;
+            self.vcpus.push(Vcpu::new(index, slot, self.platform, Box::new(state), parts));
+        }
+        Ok(())
     }
 
     /// What is shared about it.
@@ -473,14 +496,26 @@ impl Machine {
         news
     }
 
-    /// Gives everything back. It has ended.
-    pub fn destroy(mut self) {
+    /// Gives everything back and closes the mailbox. It has ended.
+    pub fn destroy(self) {
+        let handle = Arc::clone(&self.handle);
+        self.give_back();
+        handle.close();
+    }
+
+    fn give_back(mut self) {
         self.unload();
         for vcpu in &mut self.vcpus {
             vcpu.slot.clear();
         }
         self.tables.destroy();
     }
+}
+
+/// Ends a machine that nobody has taken over.
+fn end(handle: &VmHandle, reason: StopReason) {
+    handle.publish(&State::Stopped(reason));
+    handle.close();
 }
 
 /// The multiplier by which a guest's TSC runs at `tsc_hz` here.
@@ -496,4 +531,39 @@ fn multiplier(platform: &Platform, tsc_hz: u64) -> Result<u64, InvalidState> {
         return Err(refused);
     }
     tsc::multiplier(tsc_hz, platform.tsc_hz).ok_or(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::builder::tests::blueprint;
+    use super::super::lifecycle::State;
+    use super::super::vcpu::tests::platform;
+    use super::*;
+
+    #[test]
+    fn a_machine_that_no_cpu_can_take_ends_and_answers() {
+        let platform: &'static Platform = Box::leak(Box::new(Platform {
+            // Without TSC scaling a guest of another frequency cannot run.
+            capabilities: godwit_vmx::capability::Capabilities {
+                secondary: godwit_vmx::controls::Allowed { must_be_1: 0, may_be_1: 0 },
+                ..platform().capabilities
+            },
+            ..platform()
+        }));
+        let (handle, blueprint) = blueprint(platform.tsc_hz * 2);
+        let ticket = handle.submit(Command::Pause).unwrap();
+        let refusal = Machine::adopt(blueprint, platform).unwrap_err();
+        assert!(matches!(refusal, Refusal::Processor(InvalidState::TscFrequency(_))));
+        assert_eq!(handle.state(), State::Stopped(StopReason::NotTaken));
+        assert!(matches!(handle.poll(ticket), Some(Reply::Refused(Refusal::Gone, None))));
+        assert!(handle.is_closed());
+    }
+
+    #[test]
+    fn a_refused_blueprint_ends_too() {
+        let (handle, blueprint) = blueprint(1_000_000_000);
+        let ticket = handle.submit(Command::Run(None)).unwrap();
+        blueprint.refuse();
+        assert!(matches!(handle.poll(ticket), Some(Reply::Refused(Refusal::Gone, None))));
+    }
 }

@@ -348,7 +348,7 @@ fn next_vpid() -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use godwit_vmx::preemption_timer::PreemptionTimer;
     use godwit_vmx::vmcs::FakeVmcs;
 
@@ -361,7 +361,7 @@ mod tests {
     use crate::exits::testing::policy;
     use godwit_vmx::fpu::Components;
 
-    fn platform() -> Platform {
+    pub(in super::super) fn platform() -> Platform {
         let capabilities = kvm();
         Platform {
             capabilities,
