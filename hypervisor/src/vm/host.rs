@@ -2,6 +2,8 @@
 //! The processor's side of running guests: VMX on each CPU, host state in a VMCS, and guest registers that
 //! stay in the processor until another guest takes it.
 
+use alloc::boxed::Box;
+
 use godwit_vmx::capability::{Capabilities, FeatureControl};
 use godwit_vmx::controls::SecondaryControls;
 use godwit_vmx::field;
@@ -150,8 +152,8 @@ pub struct Resident {
     pub dr: [u64; 4],
     /// DR6.
     pub dr6: u64,
-    /// Extended state.
-    pub xsave: XsaveArea,
+    /// Extended state; boxed, since the rest moves by value.
+    pub xsave: Box<XsaveArea>,
 }
 
 const RESIDENT_MSRS: [u32; 6] =

@@ -53,10 +53,11 @@ pub struct Blueprint {
     pub handle: VmHandle,
     /// RAM.
     pub ram: Arc<GuestRam>,
-    /// Devices.
-    pub board: Board,
+    /// Devices. They and the policy take kilobytes: they are boxed where they are made, so that a machine on its way
+    /// to its CPU does not.
+    pub board: Box<Board>,
     /// What its guest sees.
-    pub policy: Policy,
+    pub policy: Box<Policy>,
     /// First state of each processor.
     pub vcpus: Vec<VcpuState>,
     /// Where it is in its life.
@@ -75,8 +76,8 @@ impl Blueprint {
 pub struct Machine {
     pub(super) handle: VmHandle,
     pub(super) ram: Arc<GuestRam>,
-    pub(super) board: Board,
-    pub(super) policy: Policy,
+    pub(super) board: Box<Board>,
+    pub(super) policy: Box<Policy>,
     pub(super) clock: GuestClock,
     pub(super) tables: Tables,
     pub(super) vcpus: Vec<Vcpu>,
@@ -368,8 +369,8 @@ impl Machine {
                 self.step(Input::EndMove)?;
             }
             Command::Throttle(percent) => self.throttle.set(percent),
-            Command::Save => return self.save().map(|state| Reply::Saved(Box::new(state))),
-            Command::Restore(state) => self.restore(*state)?,
+            Command::Save => return self.save().map(Reply::Saved),
+            Command::Restore(state) => self.restore(state)?,
             Command::Inspect => return Ok(Reply::Figures(Box::new(self.figures()))),
         }
         Ok(Reply::Done)
@@ -407,7 +408,7 @@ impl Machine {
     }
 
     /// Its state; it stands still, so that nothing changes meanwhile.
-    fn save(&mut self) -> Result<MachineState, Refusal> {
+    fn save(&mut self) -> Result<Box<MachineState>, Refusal> {
         if self.state.runs() {
             let state = self.state.clone();
             return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Stun }));
@@ -422,12 +423,13 @@ impl Machine {
             vcpus.push(vcpu.save(vmcs));
         }
         self.unload();
-        Ok(MachineState { tsc: self.tsc(), tsc_hz: self.policy.tsc_hz, vcpus, board: self.board.save() })
+        let (tsc, tsc_hz) = (self.tsc(), self.policy.tsc_hz);
+        Ok(Box::new(MachineState { tsc, tsc_hz, vcpus, board: self.board.save() }))
     }
 
     /// Takes over a state. Everything is checked before anything changes.
-    fn restore(&mut self, state: MachineState) -> Result<(), Refusal> {
-        let MachineState { tsc, tsc_hz, vcpus, board } = state;
+    fn restore(&mut self, state: Box<MachineState>) -> Result<(), Refusal> {
+        let MachineState { tsc, tsc_hz, ref vcpus, ref board } = *state;
         if self.state != State::MovingIn {
             let state = self.state.clone();
             return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Run }));
@@ -436,13 +438,13 @@ impl Machine {
             return Err(Refusal::Processor(InvalidState::Vcpus(vcpus.len())));
         }
         let multiplier = multiplier(self.platform, tsc_hz).map_err(Refusal::Processor)?;
-        let policy = self.platform.policy(vcpus.len() as u32, tsc_hz);
+        let policy = Box::new(self.platform.policy(vcpus.len() as u32, tsc_hz));
         let limits = self.platform.limits(&policy);
         let mut parts = Vec::new();
-        for vcpu in &vcpus {
+        for vcpu in vcpus {
             parts.push(vcpu.validate(&limits).map_err(Refusal::Processor)?);
         }
-        let mut board = Board::restore(&board).map_err(Refusal::Devices)?;
+        let mut board = Box::new(Board::restore(board).map_err(Refusal::Devices)?);
         if board.vcpus() != vcpus.len() {
             return Err(Refusal::Processor(InvalidState::Vcpus(board.vcpus())));
         }
@@ -450,7 +452,7 @@ impl Machine {
             board.set_tsc_adjust(index, vcpu.msrs.tsc_adjust as i64);
         }
         self.unload();
-        for (vcpu, (state, parts)) in self.vcpus.iter_mut().zip(vcpus.into_iter().zip(parts)) {
+        for (vcpu, (state, parts)) in self.vcpus.iter_mut().zip(state.vcpus.into_iter().zip(parts)) {
             vcpu.restore(Box::new(state), parts);
         }
         self.clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
@@ -539,6 +541,15 @@ mod tests {
     use super::super::lifecycle::State;
     use super::super::vcpu::tests::platform;
     use super::*;
+
+    #[test]
+    fn what_is_moved_by_value_is_small() {
+        assert!(size_of::<Blueprint>() <= 512, "{}", size_of::<Blueprint>());
+        assert!(size_of::<Machine>() <= 768, "{}", size_of::<Machine>());
+        assert!(size_of::<Vcpu>() <= 512, "{}", size_of::<Vcpu>());
+        assert!(size_of::<Command>() <= 128, "{}", size_of::<Command>());
+        assert!(size_of::<Reply>() <= 128, "{}", size_of::<Reply>());
+    }
 
     #[test]
     fn a_machine_that_no_cpu_can_take_ends_and_answers() {

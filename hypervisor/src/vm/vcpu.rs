@@ -93,7 +93,7 @@ impl Vcpu {
         slot: VmcsSlot,
         platform: &Platform,
         state: Box<VcpuState>,
-        parts: (XsaveArea, Option<Event>),
+        parts: (Box<XsaveArea>, Option<Event>),
     ) -> Self {
         let context = CpuContext {
             registers: GuestRegisters::default(),
@@ -123,7 +123,7 @@ impl Vcpu {
 
     /// Takes over a state, validated, with its extended state and event as [`VcpuState::validate`] gives them. The
     /// VMCS follows when it is next current.
-    pub fn restore(&mut self, state: Box<VcpuState>, (xsave, event): (XsaveArea, Option<Event>)) {
+    pub fn restore(&mut self, state: Box<VcpuState>, (xsave, event): (Box<XsaveArea>, Option<Event>)) {
         let context = &mut *self.context;
         for (index, value) in (0..).zip(state.general) {
             if let Some(register) = context.registers.get_mut(index) {
