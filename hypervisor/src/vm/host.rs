@@ -276,6 +276,19 @@ pub fn set_cr2(address: u64) {
     unsafe { core::arch::asm!("mov cr2, {}", in(reg) address, options(nostack, nomem, preserves_flags)) };
 }
 
+/// DR6, which is the loaded guest's.
+#[must_use]
+pub fn dr6() -> u64 {
+    read_debug().1
+}
+
+/// Sets DR6, for a debug exception that is about to be injected. The upper half of `value` is zero.
+pub fn set_dr6(value: u64) {
+    debug_assert!(value >> 32 == 0);
+    // SAFETY: the host does not look at DR6; a value below 2^32 does not fault.
+    unsafe { core::arch::asm!("mov dr6, {}", in(reg) value, options(nostack, nomem, preserves_flags)) };
+}
+
 fn write_debug(dr: [u64; 4], dr6: u64) {
     // SAFETY: breakpoints are off in the host, since every VM exit resets DR7.
     unsafe {
