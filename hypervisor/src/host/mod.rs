@@ -2,10 +2,11 @@
 //!
 //! CPU 0 owns the serial console and the network ([`machine::Machine`]); the other CPUs wait to be given guests.
 //! A loop runs with interrupts on, so that input is queued and output flows while it works. Before it waits it
-//! turns them off, looks whether anything has become due, and only then waits: [`interrupts::wait`].
+//! turns them off, looks whether anything has become due, and only then waits: [`percpu::idle`].
 
 mod guest_view;
 mod inspect;
+mod load;
 mod log_reader;
 mod machine;
 mod machines;
@@ -83,7 +84,7 @@ fn rest(due: Instant, machine: &Machine) {
     interrupts::disable();
     if due > Instant::now() && !serial::has_input() && !machine.is_called() && !is_raised() {
         time::arm_wakeup(due);
-        interrupts::wait();
+        percpu::idle();
     }
     interrupts::enable();
 }
@@ -99,7 +100,7 @@ pub fn run_other() -> ! {
     match machines::get() {
         Ok(platform) => sched::run_guests(platform),
         Err(_) => loop {
-            interrupts::wait();
+            percpu::idle();
         },
     }
 }

@@ -180,8 +180,12 @@ impl CpuLoop {
         self.unload_others(position);
         interrupts::disable();
         let machine = &mut self.machines[position];
+        let before = machine.run_ticks();
         let why = machine.run(0, end);
         interrupts::enable();
+        if let Some(block) = percpu::of(self.index) {
+            block.time().add_guest(machine.run_ticks().wrapping_sub(before));
+        }
         if machine.hand_on_output() && self.index != BOOT_CPU {
             kick(BOOT_CPU);
         }
@@ -224,7 +228,7 @@ pub fn wait(until: u64) {
         } else {
             apic::arm_timer(until);
         }
-        interrupts::wait();
+        percpu::idle();
     }
     interrupts::enable();
 }

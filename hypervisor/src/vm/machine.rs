@@ -203,6 +203,12 @@ impl Machine {
         &self.state
     }
 
+    /// TSC ticks of the host that it has taken so far, handling its exits included.
+    #[must_use]
+    pub const fn run_ticks(&self) -> u64 {
+        self.run_ticks
+    }
+
     /// Whether its throttle lets it run at host TSC `now`.
     #[must_use]
     pub const fn share(&self, now: u64) -> Share {

@@ -88,15 +88,12 @@ impl Machine {
         if self.first_entry_tsc == 0 {
             self.first_entry_tsc = start;
         }
-        let end = match self.rounds(index, slice_end) {
-            Ok(end) => end,
-            Err(reason) => {
-                self.stop(reason);
-                return RunEnd::Stopped;
-            }
-        };
+        let end = self.rounds(index, slice_end);
         self.run_ticks += tsc::host().wrapping_sub(start);
-        end
+        end.unwrap_or_else(|reason| {
+            self.stop(reason);
+            RunEnd::Stopped
+        })
     }
 
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
