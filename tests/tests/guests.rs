@@ -122,6 +122,7 @@ fn bare_measures_each_exit() {
 fn bare_sees_its_faults() {
     for (behaviour, line) in [
         ("unknown-exit", "bare: exception 6,"),
+        ("single-step", "single-step: 7 traps of 7, dr6 0xffff4ff0"),
         ("nonsense", "bare: no behaviour \"nonsense\""),
         ("hello", "bare: done"),
     ] {

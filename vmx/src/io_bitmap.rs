@@ -1,34 +1,38 @@
 //! I/O bitmaps (SDM 25.6.4): a bit per port, set where the access exits.
 
+use alloc::boxed::Box;
+
 /// Both bitmaps: the first page is bitmap A, the second bitmap B.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[repr(C, align(4096))]
 pub struct IoBitmaps {
-    bits: [u64; 1024],
+    bits: Box<[u64]>,
 }
+
+const WORDS_PER_PAGE: usize = 512;
 
 impl IoBitmaps {
     /// Every port exits.
     #[must_use]
-    pub const fn intercept_all() -> Self {
-        Self { bits: [!0; 1024] }
+    pub fn intercept_all() -> Self {
+        // Two pages are too much for a stack.
+        Self { bits: alloc::vec![!0; 2 * WORDS_PER_PAGE].into() }
     }
 
     /// Lets the guest reach `port` of the machine directly.
-    pub const fn pass_through(&mut self, port: u16) {
+    pub fn pass_through(&mut self, port: u16) {
         self.bits[port as usize / 64] &= !(1 << (port % 64));
     }
 
     /// Bitmaps A and B as they lie in memory.
     #[must_use]
     pub fn pages(&self) -> [&[u64]; 2] {
-        let (low, high) = self.bits.split_at(512);
+        let (low, high) = self.bits.split_at(WORDS_PER_PAGE);
         [low, high]
     }
 
     /// Whether an access to `port` exits.
     #[must_use]
-    pub const fn intercepts(&self, port: u16) -> bool {
+    pub fn intercepts(&self, port: u16) -> bool {
         self.bits[port as usize / 64] & (1 << (port % 64)) != 0
     }
 }
@@ -48,6 +52,7 @@ mod tests {
 
     #[test]
     fn the_bitmaps_fill_two_pages() {
-        assert_eq!(size_of::<IoBitmaps>(), 8192);
+        let pages = IoBitmaps::intercept_all();
+        assert_eq!(pages.pages().map(|page| page.len() * size_of::<u64>()), [4096, 4096]);
     }
 }

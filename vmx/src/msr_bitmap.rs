@@ -1,5 +1,7 @@
 //! MSR bitmap (SDM 25.6.9): which RDMSR and WRMSR exit.
 
+use alloc::boxed::Box;
+
 /// Direction of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -11,10 +13,12 @@ pub enum Access {
 
 /// The four 1 KiB bitmaps: read low, read high, write low, write high. MSRs outside both ranges always exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[repr(C, align(4096))]
 pub struct MsrBitmap {
-    bits: [u64; 512],
+    bits: Box<[u64]>,
 }
+
+/// Words of the bitmap: one page.
+const WORDS: usize = 512;
 
 const LOW_FIRST: u32 = 0;
 const HIGH_FIRST: u32 = 0xc000_0000;
@@ -23,8 +27,9 @@ const RANGE: u32 = 0x2000;
 impl MsrBitmap {
     /// Every MSR exits.
     #[must_use]
-    pub const fn intercept_all() -> Self {
-        Self { bits: [!0; 512] }
+    pub fn intercept_all() -> Self {
+        // A page is too much for a stack.
+        Self { bits: alloc::vec![!0; WORDS].into() }
     }
 
     const fn position(number: u32, access: Access) -> Option<usize> {
@@ -41,7 +46,7 @@ impl MsrBitmap {
     }
 
     /// Lets the guest `access` the register directly; an MSR that no bitmap covers goes on exiting.
-    pub const fn pass_through(&mut self, number: u32, access: Access) {
+    pub fn pass_through(&mut self, number: u32, access: Access) {
         if let Some(position) = Self::position(number, access) {
             self.bits[position / 64] &= !(1 << (position % 64));
         }
@@ -49,13 +54,13 @@ impl MsrBitmap {
 
     /// The bitmap as it lies in memory.
     #[must_use]
-    pub const fn words(&self) -> &[u64; 512] {
+    pub fn words(&self) -> &[u64] {
         &self.bits
     }
 
     /// Whether `access` to the register exits.
     #[must_use]
-    pub const fn intercepts(&self, number: u32, access: Access) -> bool {
+    pub fn intercepts(&self, number: u32, access: Access) -> bool {
         match Self::position(number, access) {
             Some(position) => self.bits[position / 64] & (1 << (position % 64)) != 0,
             None => true,
@@ -94,6 +99,7 @@ mod tests {
         let mut bitmap = MsrBitmap::intercept_all();
         bitmap.pass_through(msr::EFER, Access::Write);
         // Write bitmap for high MSRs begins at byte 3072; EFER is its bit 0x80.
-        assert_eq!(bitmap.bits[(3072 + 0x80 / 8) / 8], !1);
+        assert_eq!(bitmap.words()[(3072 + 0x80 / 8) / 8], !1);
+        assert_eq!(bitmap.words().len() * size_of::<u64>(), 4096);
     }
 }

@@ -18,4 +18,5 @@ pub mod port;
 pub mod random;
 pub mod serial;
 pub mod smp;
+pub mod time_account;
 pub mod tsc;

@@ -8,6 +8,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::Once;
 
+use super::time_account::TimeAccount;
+use super::{interrupts, tsc};
+
 /// Most CPUs that are used; more are left alone and said in the log.
 pub const CPUS_MAX: usize = 64;
 
@@ -18,6 +21,7 @@ pub struct PerCpu {
     apic_id: AtomicU32,
     held_levels: AtomicU32,
     pending: AtomicU32,
+    time: TimeAccount,
 }
 
 static BOOT: PerCpu = PerCpu::new(0, 0);
@@ -32,7 +36,14 @@ impl PerCpu {
             apic_id: AtomicU32::new(apic_id),
             held_levels: AtomicU32::new(0),
             pending: AtomicU32::new(0),
+            time: TimeAccount::new(),
         }
+    }
+
+    /// Where its time went.
+    #[must_use]
+    pub const fn time(&self) -> &TimeAccount {
+        &self.time
     }
 
     /// Position in the list of CPUs; the boot CPU is 0.
@@ -114,6 +125,14 @@ pub fn of(index: usize) -> Option<&'static PerCpu> {
 /// The blocks of all CPUs that run, in ascending order.
 pub fn all() -> impl Iterator<Item = &'static PerCpu> {
     ALL.iter().filter_map(|block| block.get().copied())
+}
+
+/// Waits for an interrupt as [`interrupts::wait`] does, and accounts for it.
+pub fn idle() {
+    let Some(block) = current() else { return interrupts::wait() };
+    block.time.begin_idle(tsc::read());
+    interrupts::wait();
+    block.time.end_idle(tsc::read());
 }
 
 /// Number of the running CPU; 0 before [`install`] and on the host.

@@ -119,7 +119,7 @@ pub(super) static COMMANDS: [Entry; 12] = [
         name: "cpu",
         summary: "CPUs: state, load, whether they can run guests",
         forms: &[form("", &[], "CPUs with state, load and guests, and whether they can run guests")],
-        notes: "",
+        notes: "Shares of the last five seconds: guests and their exits, other work, halted.",
     },
     Entry {
         name: "pci",

@@ -14,6 +14,7 @@ use crate::devices::{GuestTime, TscClock};
 use crate::guest_memory::GuestMemory;
 
 use super::cpuid::GuestCpuid;
+use super::debug::Conditions;
 use super::stop::StopReason;
 use super::translate::{Large, Mode, PageFault, Paging, Privilege, Purpose};
 
@@ -127,6 +128,8 @@ pub enum Outcome {
     Inject(Event),
     /// Deliver a page fault at the instruction, with CR2.
     PageFault(PageFault),
+    /// Deliver a debug exception where the guest is, with DR6.
+    DebugException(Conditions),
     /// The instruction is done; the processor waits for an interrupt.
     Block,
     /// XSETBV: load [`CpuContext::xcr0`], then go on after the instruction.

@@ -18,6 +18,7 @@ pub mod context;
 pub mod control_register;
 pub mod cpuid;
 pub mod cpuid_features;
+pub mod debug;
 mod mmio;
 pub mod msr;
 mod port;
@@ -31,6 +32,7 @@ pub use context::{Context, CpuContext, GuestClock, Outcome, Policy, Yield};
 pub use stop::StopReason;
 
 const RFLAGS_IF: u64 = 1 << 9;
+const DEBUG: u8 = Exception::Debug as u8;
 const MACHINE_CHECK: u8 = Exception::MachineCheck as u8;
 
 /// Handles one exit.
@@ -50,7 +52,7 @@ pub fn handle<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, ex
             Outcome::Resume
         }
         Exit::ControlRegister(access) => control_register::handle(context, access),
-        Exit::ExceptionOrNmi(event) => exception(event),
+        Exit::ExceptionOrNmi(event) => exception(context, event),
         Exit::PmlFull => Outcome::LogFull,
         Exit::Xsetbv => xsetbv(context),
         Exit::Invd | Exit::Wbinvd | Exit::Pause => Outcome::Skip,
@@ -109,12 +111,16 @@ fn halt<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> Outco
 }
 
 /// NMIs and machine checks are the host's; every other exception that was asked for goes back to the guest.
-fn exception(event: Option<Event>) -> Outcome {
+fn exception<V: VmcsAccess, M: GuestMemory>(
+    context: &mut Context<'_, V, M>,
+    event: Option<Event>,
+) -> Outcome {
     match event {
         Some(Event { kind: EventKind::Nmi, .. }) => Outcome::Yield(Yield::Nmi),
         Some(Event { kind: EventKind::HardwareException, vector: MACHINE_CHECK, .. }) => {
             Outcome::Stop(StopReason::MachineCheck)
         }
+        Some(event) if event.vector == DEBUG => debug::handle(context, event),
         Some(event) => Outcome::Inject(event),
         None => Outcome::Resume,
     }

@@ -53,6 +53,8 @@ pub enum StopReason {
     },
     /// The host lacked memory that the guest's tables needed.
     OutOfMemory,
+    /// The CPU that was to run it could not take it.
+    NotTaken,
     /// A machine check was reported while the guest ran.
     MachineCheck,
 }
@@ -90,6 +92,7 @@ impl fmt::Display for StopReason {
                 write!(f, "the processor refused to run the guest (error {error}) at rip {:#x}", rip.as_u64())
             }
             Self::OutOfMemory => f.write_str("the host ran out of memory for the guest's page tables"),
+            Self::NotTaken => f.write_str("this host's processor cannot run it: the log says why"),
             Self::MachineCheck => f.write_str("the machine reported a hardware error while the guest ran"),
         }
     }

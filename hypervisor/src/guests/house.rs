@@ -184,6 +184,8 @@ pub(super) fn event(step: Step, reply: Reply) -> GuestEvent {
             Err(error) => GuestEvent::Failed(step, GuestFailure::Host(error.to_string())),
         },
         (Step::Run, Reply::Refused(why, Some(permit))) => GuestEvent::RunFailed(permit, failure(&why)),
+        // What has ended is discarded.
+        (Step::Discard, Reply::Refused(handle::Refusal::Gone, _)) => GuestEvent::Discarded,
         (_, Reply::Refused(why, _)) => GuestEvent::Failed(step, failure(&why)),
         (Step::Build, _) => GuestEvent::Built,
         (Step::StartDirtyLog, _) => GuestEvent::DirtyLogStarted,
@@ -199,7 +201,7 @@ pub(super) fn event(step: Step, reply: Reply) -> GuestEvent {
     }
 }
 
-/// What a session is told when the machine is gone. A command that never got there is returned with it.
+/// What a session is told when `command` never got to the machine, which is gone.
 pub(super) fn event_of_the_gone(step: Step, command: Option<Command>) -> GuestEvent {
     match (step, command) {
         (Step::Discard, _) => GuestEvent::Discarded,

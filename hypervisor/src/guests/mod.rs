@@ -150,6 +150,15 @@ impl Guests {
         self.records.iter().filter_map(Record::handle).map(|handle| handle.memory_bytes()).sum()
     }
 
+    /// The names of the guests that CPU `cpu` owns.
+    #[must_use]
+    pub fn names_on(&self, cpu: usize) -> Vec<String> {
+        let owned = |record: &&Record| {
+            record.standing().is_alive() && record.handle().is_some_and(|handle| handle.owner() == cpu)
+        };
+        self.records.iter().filter(owned).map(|record| record.name().to_string()).collect()
+    }
+
     /// Builds and runs a guest that does not run.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::Key;
 use super::house;
 use crate::exits::StopReason;
 use crate::migrate::ram::MachineRam;
-use crate::vm::handle::{Command, Figures, Reply, Ticket, VmHandle};
+use crate::vm::handle::{Command, Figures, Refusal, Reply, Ticket, Unsent, VmHandle};
 use crate::vm::lifecycle::State;
 
 /// Commands that wait for a machine.
@@ -206,6 +206,8 @@ impl Record {
 
     /// It has a machine from now on.
     pub(super) fn attach(&mut self, handle: VmHandle) {
+        // Whatever still waits was for the machine before it.
+        self.fail_all();
         self.ram = MachineRam(handle.ram());
         self.handle = Some(handle);
         self.last_words.clear();
@@ -247,6 +249,7 @@ impl Record {
 
     /// A person's command: carried out when those before it are.
     pub(super) fn order(&mut self, command: Command) {
+        self.forget_figures();
         if self.jobs.len() < JOBS_MAX {
             self.jobs.push_back((Purpose::Wish, command));
             self.poll();
@@ -255,14 +258,24 @@ impl Record {
 
     /// A migration's command.
     pub(super) fn order_step(&mut self, step: Step, command: Command) {
+        self.forget_figures();
         self.jobs.push_back((Purpose::Step(step), command));
         self.poll();
     }
 
+    /// Asks the machine for figures, unless it has something better to do: while it stands still for a move, every
+    /// round trip is downtime.
     pub(super) fn ask_for_figures(&mut self) {
-        if self.handle.is_some() && self.current.is_none() && self.jobs.is_empty() && !self.migrating {
+        let has_figures = |state| matches!(state, State::Running | State::MovingOut | State::Paused);
+        let is_free = self.current.is_none() && self.jobs.is_empty();
+        if is_free && self.handle.as_ref().is_some_and(|handle| has_figures(handle.state())) {
             self.jobs.push_back((Purpose::Figures, Command::Inspect));
         }
+    }
+
+    /// Nothing waits behind a question that can as well be asked later.
+    fn forget_figures(&mut self) {
+        self.jobs.retain(|(purpose, _)| *purpose != Purpose::Figures);
     }
 
     /// Brings commands to the machine and answers back.
@@ -272,29 +285,32 @@ impl Record {
             return;
         };
         if let Some((ticket, purpose)) = self.current {
-            match handle.poll(ticket) {
-                Some(reply) => {
-                    self.current = None;
-                    self.finish(purpose, reply);
-                }
-                // Its loop has let go of it: nobody will answer.
-                None if matches!(handle.state(), State::Stopped(_)) => self.fail_all(),
-                None => return,
-            }
+            let Some(reply) = handle.poll(ticket) else { return };
+            self.current = None;
+            self.finish(purpose, reply);
         }
         if self.current.is_none()
             && let Some((purpose, command)) = self.jobs.pop_front()
         {
             match handle.submit(command) {
                 Ok(ticket) => self.current = Some((ticket, purpose)),
-                Err(busy) => self.jobs.push_front((purpose, busy.0)),
+                Err(Unsent::Busy(command)) => self.jobs.push_front((purpose, command)),
+                Err(Unsent::Gone(command)) => {
+                    self.jobs.push_front((purpose, command));
+                    self.fail_all();
+                }
             }
         }
     }
 
     fn finish(&mut self, purpose: Purpose, reply: Reply) {
         match purpose {
-            Purpose::Step(step) => self.events.push_back(house::event(step, reply)),
+            Purpose::Step(step) => {
+                self.events.push_back(house::event(step, reply));
+                if step == Step::Run {
+                    self.ask_for_figures();
+                }
+            }
             Purpose::Figures => {
                 if let Reply::Figures(figures) = reply {
                     self.figures = Some(*figures);
@@ -302,9 +318,13 @@ impl Record {
             }
             Purpose::Wish => {
                 if let Reply::Refused(why, permit) = reply {
-                    log::warn!("{}: {why}", self.name);
+                    // That it has ended is told anyway.
+                    if why != Refusal::Gone {
+                        log::warn!("{}: {why}", self.name);
+                    }
                     self.permit = permit.or(self.permit.take());
                 }
+                self.ask_for_figures();
             }
         }
     }
@@ -322,9 +342,14 @@ impl Record {
 
     /// Lets go of a machine that has ended; why it ended, once.
     pub(super) fn notice_end(&mut self) -> Option<StopReason> {
-        let State::Stopped(reason) = self.handle.as_ref()?.state() else {
+        let handle = self.handle.as_ref()?;
+        let State::Stopped(reason) = handle.state() else {
             return None;
         };
+        if !handle.is_closed() {
+            // Its owner is about to answer the command that ended it.
+            return None;
+        }
         self.poll();
         self.keep_last_words();
         self.handle = None;
@@ -350,5 +375,145 @@ impl Record {
     /// Whether this is the guest `id`, alive.
     pub(super) fn is(&self, id: GuestId) -> bool {
         self.id == id && self.handle.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+    use alloc::sync::Arc;
+
+    use godwit_migration::GuestFailure;
+    use godwit_vmx::exit::REASONS;
+
+    use super::*;
+    use crate::vm::handle::Shared;
+    use crate::vm::memory::testing::HeapBlocks;
+    use crate::vm::memory::{BLOCK_BYTES, GuestRam};
+
+    /// A guest that comes from another host, and its machine, whose owner the test is.
+    fn arriving() -> (Record, VmHandle) {
+        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
+        let handle = Arc::new(Shared::new("linux", 1, Arc::new(ram), State::MovingIn, 0, |_| {}));
+        let mut record = Record::arriving(Key(1), "b");
+        record.attach(Arc::clone(&handle));
+        (record, handle)
+    }
+
+    fn permit() -> RunPermit {
+        RunPermit::for_new_guest(GuestId([7; 16]))
+    }
+
+    fn figures(tsc: u64) -> Reply {
+        Reply::Figures(Box::new(Figures {
+            exits: [0; REASONS],
+            wild_accesses: 0,
+            run_ticks: 0,
+            tsc,
+            throttle: 0,
+            dirty_source: "",
+            first_entry_tsc: 0,
+        }))
+    }
+
+    #[test]
+    fn an_arrived_guest_has_figures_as_soon_as_it_runs() {
+        let (mut record, handle) = arriving();
+        record.order_step(Step::Run, Command::Run(Some(permit())));
+        assert!(matches!(handle.take_command(), Some(Command::Run(_))));
+        handle.publish(&State::Running);
+        handle.answer(Reply::Done);
+        record.poll();
+        assert!(matches!(record.events.pop_front(), Some(GuestEvent::Running)));
+        assert!(matches!(handle.take_command(), Some(Command::Inspect)));
+        handle.answer(figures(77));
+        record.poll();
+        assert!(record.is_migrating(), "its session is not over");
+        assert_eq!(record.figures().map(|figures| figures.tsc), Some(77));
+        record.ask_for_figures();
+        record.poll();
+        assert!(matches!(handle.take_command(), Some(Command::Inspect)), "and from then on");
+    }
+
+    #[test]
+    fn a_resumed_or_paused_guest_shows_no_old_figures() {
+        let (mut record, handle) = arriving();
+        handle.publish(&State::Running);
+        record.order(Command::Pause);
+        assert!(matches!(handle.take_command(), Some(Command::Pause)));
+        handle.publish(&State::Paused);
+        handle.answer(Reply::Done);
+        record.poll();
+        assert!(matches!(handle.take_command(), Some(Command::Inspect)));
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_for_a_move_is_not_asked() {
+        for state in [State::MovingIn, State::Stunned] {
+            let (mut record, handle) = arriving();
+            handle.publish(&state);
+            record.ask_for_figures();
+            record.poll();
+            assert!(handle.take_command().is_none(), "{state}");
+        }
+    }
+
+    #[test]
+    fn all_that_waits_for_a_machine_that_ended_is_answered() {
+        let (mut record, handle) = arriving();
+        record.order_step(Step::Throttle, Command::Throttle(10));
+        record.order_step(Step::Run, Command::Run(Some(permit())));
+        record.order_step(Step::Discard, Command::Stop(StopReason::Migrated));
+        handle.publish(&State::Stopped(StopReason::Shutdown));
+        assert_eq!(record.notice_end(), None, "its owner has not let go of it");
+        handle.close();
+        assert_eq!(record.notice_end(), Some(StopReason::Shutdown));
+        let mut next = || record.events.pop_front();
+        assert!(matches!(next(), Some(GuestEvent::Failed(Step::Throttle, GuestFailure::Gone))));
+        assert!(matches!(next(), Some(GuestEvent::RunFailed(_, GuestFailure::Gone))));
+        assert!(matches!(next(), Some(GuestEvent::Discarded)));
+        assert!(matches!(next(), Some(GuestEvent::Ended)));
+        assert!(next().is_none());
+        assert_eq!(record.standing(), Standing::Stopped);
+    }
+
+    #[test]
+    fn a_step_begun_after_the_end_is_answered_too() {
+        let (mut record, handle) = arriving();
+        handle.publish(&State::Stopped(StopReason::Reset));
+        handle.close();
+        record.order_step(Step::Pause, Command::Stun);
+        let event = record.events.pop_front();
+        assert!(matches!(event, Some(GuestEvent::Failed(Step::Pause, GuestFailure::Gone))));
+    }
+
+    #[test]
+    fn discarding_a_machine_that_ends_meanwhile_succeeds() {
+        let (mut record, handle) = arriving();
+        record.order_step(Step::Discard, Command::Stop(StopReason::Migrated));
+        handle.close();
+        record.poll();
+        assert!(matches!(record.events.pop_front(), Some(GuestEvent::Discarded)));
+    }
+
+    #[test]
+    fn a_new_machine_is_not_asked_for_the_answers_of_the_one_before() {
+        let (mut record, ended) = arriving();
+        record.order(Command::Stop(StopReason::Requested));
+        ended.publish(&State::Stopped(StopReason::Requested));
+        ended.close();
+        let (_, handle) = arriving();
+        record.attach(Arc::clone(&handle));
+        record.order(Command::Run(None));
+        assert!(matches!(handle.take_command(), Some(Command::Run(None))));
+    }
+
+    #[test]
+    fn a_step_does_not_wait_for_figures() {
+        let (mut record, handle) = arriving();
+        handle.publish(&State::MovingOut);
+        record.ask_for_figures();
+        record.order_step(Step::Pause, Command::Stun);
+        assert!(matches!(handle.take_command(), Some(Command::Stun)));
     }
 }

@@ -3,8 +3,11 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use crate::arch::percpu;
+use super::load::LoadMeter;
+use crate::arch::time_account::Spent;
+use crate::arch::{percpu, tsc};
 use crate::console::view::{CpuState, CpuView, HeapView, MachineView, MemView, PciView, VmxView};
+use crate::guests::Guests;
 use crate::mm::{frames, heap};
 use crate::platform::Platform;
 use crate::vm;
@@ -27,15 +30,22 @@ pub(super) fn memory(platform: &Platform, guest_bytes: u64) -> MemView {
     }
 }
 
+/// What each CPU has spent so far, with its index.
+pub(super) fn spent() -> Vec<(usize, Spent)> {
+    let now = tsc::read();
+    percpu::all().map(|cpu| (cpu.index(), cpu.time().spent(now))).collect()
+}
+
 /// The CPUs. Those that the firmware lists and that do not run are shown too.
-pub(super) fn machine(platform: &Platform) -> MachineView {
+pub(super) fn machine(platform: &Platform, load: &LoadMeter, guests: &Guests) -> MachineView {
+    let now = tsc::read();
     let mut cpus: Vec<CpuView> = percpu::all()
         .map(|cpu| CpuView {
             index: cpu.index() as u32,
             apic_id: cpu.apic_id(),
             state: CpuState::Online,
-            busy_percent: None,
-            guests: Vec::new(),
+            load: load.load(cpu.index(), cpu.time().spent(now)),
+            guests: guests.names_on(cpu.index()),
         })
         .collect();
     let absent =
@@ -45,7 +55,7 @@ pub(super) fn machine(platform: &Platform) -> MachineView {
             index: cpus.len() as u32,
             apic_id,
             state: CpuState::Offline,
-            busy_percent: None,
+            load: None,
             guests: Vec::new(),
         });
     }

@@ -9,6 +9,7 @@ use log::LevelFilter;
 use godwit_migration::Command;
 
 use super::inspect;
+use super::load::LoadMeter;
 use super::log_reader::{self, LogReader};
 use super::network::{self, Connected};
 use super::{guest_view, machines, migration_view};
@@ -34,6 +35,7 @@ pub(super) struct Machine {
     network: Result<Connected, String>,
     guests: Guests,
     migrations: Migrations<Key>,
+    load: LoadMeter,
     log: LogReader,
     name: String,
 }
@@ -56,7 +58,8 @@ impl Machine {
             name => name.to_string(),
         };
         let migrations = Migrations::new(settings);
-        Self { platform, network, guests, migrations, log: LogReader::from_now(), name }
+        let log = LogReader::from_now();
+        Self { platform, network, guests, migrations, load: LoadMeter::default(), log, name }
     }
 
     /// The host's name.
@@ -66,7 +69,7 @@ impl Machine {
 
     /// Serves what is due; when it wants to be polled again.
     pub(super) fn poll(&mut self, now: Instant) -> Instant {
-        let mut due = self.guests.poll(now);
+        let mut due = self.guests.poll(now).min(self.load.poll(now, inspect::spent));
         if let Ok(connected) = &mut self.network {
             let moment = migration_time(now);
             let wakeup = self.migrations.poll(moment, &mut connected.network, &mut self.guests);
@@ -239,7 +242,7 @@ impl Host for Machine {
     }
 
     fn machine(&self) -> MachineView {
-        inspect::machine(self.platform)
+        inspect::machine(self.platform, &self.load, &self.guests)
     }
 
     fn pci(&self) -> Vec<PciView> {

@@ -2,10 +2,11 @@
 //!
 //! CPU 0 owns the serial console and the network ([`machine::Machine`]); the other CPUs wait to be given guests.
 //! A loop runs with interrupts on, so that input is queued and output flows while it works. Before it waits it
-//! turns them off, looks whether anything has become due, and only then waits: [`interrupts::wait`].
+//! turns them off, looks whether anything has become due, and only then waits: [`percpu::idle`].
 
 mod guest_view;
 mod inspect;
+mod load;
 mod log_reader;
 mod machine;
 mod machines;
@@ -44,7 +45,10 @@ pub fn run(platform: &'static Platform) -> ! {
         // Guests first: what they sent is then shown in the same turn.
         let turn = match &mut guests {
             Some(guests) => guests.turn(platform.clock.ticks(due.max(Instant::now() + SLICE_MIN))),
-            None => Turn::Idle(u64::MAX),
+            None => {
+                sched::turn_away();
+                Turn::Idle(u64::MAX)
+            }
         };
         let now = Instant::now();
         due = machine.poll(now).min(now + WAIT_MAX);
@@ -82,7 +86,7 @@ fn rest(due: Instant, machine: &Machine) {
     interrupts::disable();
     if due > Instant::now() && !serial::has_input() && !machine.is_called() && !is_raised() {
         time::arm_wakeup(due);
-        interrupts::wait();
+        percpu::idle();
     }
     interrupts::enable();
 }
@@ -98,7 +102,7 @@ pub fn run_other() -> ! {
     match machines::get() {
         Ok(platform) => sched::run_guests(platform),
         Err(_) => loop {
-            interrupts::wait();
+            percpu::idle();
         },
     }
 }

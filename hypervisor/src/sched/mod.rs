@@ -62,6 +62,19 @@ pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), Box<Blueprint>> {
     Ok(())
 }
 
+fn empty_inbox(cpu: usize) -> Vec<Blueprint> {
+    INBOXES.get(cpu).map_or_else(Vec::new, |inbox| core::mem::take(&mut *inbox.lock()))
+}
+
+/// Ends the machines that were given to the running CPU, which has no [`CpuLoop`] to run them.
+pub fn turn_away() {
+    for blueprint in empty_inbox(percpu::index()) {
+        log::error!("{} cannot run on CPU {}", blueprint.handle.name(), percpu::index());
+        blueprint.refuse();
+        kick(BOOT_CPU);
+    }
+}
+
 /// What a turn did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -112,13 +125,14 @@ impl CpuLoop {
     }
 
     fn take_in(&mut self) {
-        let Some(inbox) = INBOXES.get(self.index) else { return };
-        let new = core::mem::take(&mut *inbox.lock());
-        for blueprint in new {
+        for blueprint in empty_inbox(self.index) {
             let handle = blueprint.handle.clone();
             match Machine::adopt(blueprint, self.platform) {
                 Ok(machine) => self.machines.push(machine),
-                Err(why) => log::error!("{} cannot run: {why}", handle.name()),
+                Err(why) => {
+                    log::error!("{} cannot run: {why}", handle.name());
+                    kick(BOOT_CPU);
+                }
             }
         }
     }
@@ -166,8 +180,12 @@ impl CpuLoop {
         self.unload_others(position);
         interrupts::disable();
         let machine = &mut self.machines[position];
+        let before = machine.run_ticks();
         let why = machine.run(0, end);
         interrupts::enable();
+        if let Some(block) = percpu::of(self.index) {
+            block.time().add_guest(machine.run_ticks().wrapping_sub(before));
+        }
         if machine.hand_on_output() && self.index != BOOT_CPU {
             kick(BOOT_CPU);
         }
@@ -210,7 +228,7 @@ pub fn wait(until: u64) {
         } else {
             apic::arm_timer(until);
         }
-        interrupts::wait();
+        percpu::idle();
     }
     interrupts::enable();
 }
@@ -222,6 +240,8 @@ pub fn run_guests(platform: &'static Platform) -> ! {
         Err(why) => {
             log::error!("CPU {} runs no guests: {why}", percpu::index());
             loop {
+                let _ = percpu::current().map(percpu::PerCpu::take_events);
+                turn_away();
                 wait(u64::MAX);
             }
         }

@@ -1,5 +1,6 @@
 //! Building machines: one that starts here from a kernel, and one that comes from another host.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -118,13 +119,13 @@ fn build(
         crystal_hz: CRYSTAL_HZ,
         wall_clock_unix_seconds: plan.wall_clock_unix_seconds,
     };
-    let board = Board::new(&config, GuestTime::ZERO).map_err(BuildError::Board)?;
+    let board = Box::new(Board::new(&config, GuestTime::ZERO).map_err(BuildError::Board)?);
     let ram = GuestRam::new(&mut HostFrames, plan.memory_bytes).map_err(BuildError::Ram)?;
     let ram = Arc::new(ram);
     let shared = Shared::new(plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
     let handle = Arc::new(shared);
     let vcpus: Vec<VcpuState> = (0..plan.vcpus).map(|_| first_state(&EntryState::at(0))).collect();
-    let policy = platform.policy(plan.vcpus, tsc_hz);
+    let policy = Box::new(platform.policy(plan.vcpus, tsc_hz));
     let blueprint = Blueprint { handle: Arc::clone(&handle), ram, board, policy, vcpus, state };
     Ok((handle, blueprint))
 }
@@ -170,8 +171,23 @@ fn first_state(entry: &EntryState) -> VcpuState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::memory::BLOCK_BYTES;
+    use super::super::memory::testing::HeapBlocks;
     use super::*;
+
+    /// A machine of one block of RAM whose TSC runs at `tsc_hz`.
+    pub(in super::super) fn blueprint(tsc_hz: u64) -> (VmHandle, Blueprint) {
+        let ram = Arc::new(GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap());
+        let config = BoardConfig { vcpus: 1, tsc_hz, crystal_hz: CRYSTAL_HZ, wall_clock_unix_seconds: 0 };
+        let board = Box::new(Board::new(&config, GuestTime::ZERO).unwrap());
+        let shared = Shared::new("linux", 1, Arc::clone(&ram), State::Created, 0, |_| {});
+        let handle = Arc::new(shared);
+        let policy = Box::new(crate::exits::Policy { tsc_hz, ..crate::exits::testing::policy() });
+        let vcpus = alloc::vec![first_state(&EntryState::at(0))];
+        let state = State::Created;
+        (Arc::clone(&handle), Blueprint { handle, ram, board, policy, vcpus, state })
+    }
 
     #[test]
     fn the_first_state_is_what_the_boot_protocol_wants() {

@@ -130,9 +130,14 @@ pub struct Figures {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-/// The mailbox is taken: try again later.
+/// Why a command did not get into the mailbox; it comes back.
 #[derive(Debug)]
-pub struct Busy(pub Command);
+pub enum Unsent {
+    /// Another is not finished: try again later.
+    Busy(Command),
+    /// The machine has ended, and nobody looks into its mailbox any more.
+    Gone(Command),
+}
 
 #[derive(Debug, Default)]
 enum Slot {
@@ -147,6 +152,8 @@ enum Slot {
 struct Mailbox {
     slot: Slot,
     next: u64,
+    /// The owner has let go of the machine.
+    is_closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -239,8 +246,8 @@ impl Shared {
     /// Gives the owner a command.
     ///
     /// # Errors
-    /// [`Busy`] with the command if another is not finished.
-    pub fn submit(&self, command: Command) -> Result<Ticket, Busy> {
+    /// [`Unsent`] with the command.
+    pub fn submit(&self, command: Command) -> Result<Ticket, Unsent> {
         let ticket = self.put(command, Interest::Reply)?;
         (self.kick)(self.owner());
         Ok(ticket)
@@ -249,17 +256,20 @@ impl Shared {
     /// Gives the owner a command whose reply nobody waits for.
     ///
     /// # Errors
-    /// [`Busy`] with the command if another is not finished.
-    pub fn tell(&self, command: Command) -> Result<(), Busy> {
+    /// [`Unsent`] with the command.
+    pub fn tell(&self, command: Command) -> Result<(), Unsent> {
         self.put(command, Interest::None)?;
         (self.kick)(self.owner());
         Ok(())
     }
 
-    fn put(&self, command: Command, interest: Interest) -> Result<Ticket, Busy> {
+    fn put(&self, command: Command, interest: Interest) -> Result<Ticket, Unsent> {
         let mut mailbox = self.mailbox.lock();
+        if mailbox.is_closed {
+            return Err(Unsent::Gone(command));
+        }
         if !matches!(mailbox.slot, Slot::Empty) {
-            return Err(Busy(command));
+            return Err(Unsent::Busy(command));
         }
         mailbox.next += 1;
         let ticket = Ticket(mailbox.next);
@@ -309,6 +319,29 @@ impl Shared {
             Slot::InWork(None) => Slot::Empty,
             other => other,
         };
+    }
+
+    /// The owner has let go of the machine, which has ended: whoever waits for an answer gets one now, and nobody can
+    /// ask any more. A permit that was on its way to the machine comes back.
+    pub(crate) fn close(&self) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.is_closed = true;
+        let (ticket, permit) = match core::mem::take(&mut mailbox.slot) {
+            Slot::Waiting(Some(ticket), Command::Run(permit)) => (ticket, permit),
+            Slot::Waiting(Some(ticket), _) | Slot::InWork(Some(ticket)) => (ticket, None),
+            Slot::Empty | Slot::Waiting(None, _) | Slot::InWork(None) => return,
+            answered @ Slot::Answered(..) => {
+                mailbox.slot = answered;
+                return;
+            }
+        };
+        mailbox.slot = Slot::Answered(ticket, Reply::Refused(Refusal::Gone, permit));
+    }
+
+    /// Whether the machine has ended and its owner has let go of it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.mailbox.lock().is_closed
     }
 
     /// The owner publishes where the machine is.
@@ -388,7 +421,7 @@ mod tests {
     fn a_reply_reaches_only_whoever_asked() {
         let shared = shared();
         let ticket = shared.submit(Command::Pause).unwrap();
-        assert!(matches!(shared.submit(Command::Inspect), Err(Busy(Command::Inspect))));
+        assert!(matches!(shared.submit(Command::Inspect), Err(Unsent::Busy(Command::Inspect))));
         assert!(shared.poll(ticket).is_none());
         assert!(matches!(shared.take_command(), Some(Command::Pause)));
         assert!(shared.take_command().is_none());
@@ -406,6 +439,40 @@ mod tests {
         assert!(shared.take_command().is_some());
         shared.answer(Reply::Done);
         assert!(shared.submit(Command::Inspect).is_ok());
+    }
+
+    #[test]
+    fn whoever_waits_when_the_machine_ends_gets_an_answer() {
+        for begun in [false, true] {
+            let shared = shared();
+            let ticket = shared.submit(Command::Pause).unwrap();
+            if begun {
+                assert!(shared.take_command().is_some());
+            }
+            shared.close();
+            assert!(matches!(shared.poll(ticket), Some(Reply::Refused(Refusal::Gone, None))));
+            assert!(matches!(shared.submit(Command::Inspect), Err(Unsent::Gone(Command::Inspect))));
+            assert!(matches!(shared.tell(Command::Pause), Err(Unsent::Gone(Command::Pause))));
+        }
+    }
+
+    #[test]
+    fn an_answer_given_before_the_end_can_still_be_fetched() {
+        let shared = shared();
+        let ticket = shared.submit(Command::Stop(StopReason::Requested)).unwrap();
+        let _ = shared.take_command();
+        shared.answer(Reply::Done);
+        shared.close();
+        assert!(matches!(shared.poll(ticket), Some(Reply::Done)));
+    }
+
+    #[test]
+    fn a_permit_on_its_way_to_a_machine_that_ends_comes_back() {
+        let shared = shared();
+        let permit = RunPermit::for_new_guest(godwit_migration::GuestId([1; 16]));
+        let ticket = shared.submit(Command::Run(Some(permit))).unwrap();
+        shared.close();
+        assert!(matches!(shared.poll(ticket), Some(Reply::Refused(Refusal::Gone, Some(_)))));
     }
 
     #[test]

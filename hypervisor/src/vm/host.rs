@@ -2,6 +2,8 @@
 //! The processor's side of running guests: VMX on each CPU, host state in a VMCS, and guest registers that
 //! stay in the processor until another guest takes it.
 
+use alloc::boxed::Box;
+
 use godwit_vmx::capability::{Capabilities, FeatureControl};
 use godwit_vmx::controls::SecondaryControls;
 use godwit_vmx::field;
@@ -150,8 +152,8 @@ pub struct Resident {
     pub dr: [u64; 4],
     /// DR6.
     pub dr6: u64,
-    /// Extended state.
-    pub xsave: XsaveArea,
+    /// Extended state; boxed, since the rest moves by value.
+    pub xsave: Box<XsaveArea>,
 }
 
 const RESIDENT_MSRS: [u32; 6] =
@@ -272,6 +274,19 @@ fn write_msr(number: u32, value: u64) {
 pub fn set_cr2(address: u64) {
     // SAFETY: the host looks at CR2 only in its own page-fault handler, after the processor has set it.
     unsafe { core::arch::asm!("mov cr2, {}", in(reg) address, options(nostack, nomem, preserves_flags)) };
+}
+
+/// DR6, which is the loaded guest's.
+#[must_use]
+pub fn dr6() -> u64 {
+    read_debug().1
+}
+
+/// Sets DR6, for a debug exception that is about to be injected. The upper half of `value` is zero.
+pub fn set_dr6(value: u64) {
+    debug_assert!(value >> 32 == 0);
+    // SAFETY: the host does not look at DR6; a value below 2^32 does not fault.
+    unsafe { core::arch::asm!("mov dr6, {}", in(reg) value, options(nostack, nomem, preserves_flags)) };
 }
 
 fn write_debug(dr: [u64; 4], dr6: u64) {

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use godwit_migration::RunPermit;
+use godwit_vmx::ept::EptError;
 use godwit_vmx::exit::REASONS;
 use godwit_vmx::io_bitmap::IoBitmaps;
 use godwit_vmx::msr_bitmap::MsrBitmap;
@@ -52,14 +53,22 @@ pub struct Blueprint {
     pub handle: VmHandle,
     /// RAM.
     pub ram: Arc<GuestRam>,
-    /// Devices.
-    pub board: Board,
+    /// Devices. They and the policy take kilobytes: they are boxed where they are made, so that a machine on its way
+    /// to its CPU does not.
+    pub board: Box<Board>,
     /// What its guest sees.
-    pub policy: Policy,
+    pub policy: Box<Policy>,
     /// First state of each processor.
     pub vcpus: Vec<VcpuState>,
     /// Where it is in its life.
     pub state: State,
+}
+
+impl Blueprint {
+    /// Ends a machine that no CPU can take over.
+    pub fn refuse(self) {
+        end(&self.handle, StopReason::NotTaken);
+    }
 }
 
 /// A machine. See the module's documentation.
@@ -67,8 +76,8 @@ pub struct Blueprint {
 pub struct Machine {
     pub(super) handle: VmHandle,
     pub(super) ram: Arc<GuestRam>,
-    pub(super) board: Board,
-    pub(super) policy: Policy,
+    pub(super) board: Box<Board>,
+    pub(super) policy: Box<Policy>,
     pub(super) clock: GuestClock,
     pub(super) tables: Tables,
     pub(super) vcpus: Vec<Vcpu>,
@@ -120,25 +129,29 @@ impl Machine {
     /// Takes a machine over for the running CPU, on which VMX is on.
     ///
     /// # Errors
-    /// What is missing; the machine has then ended.
+    /// What is missing; the machine has then ended, and its mailbox is closed.
     pub fn adopt(blueprint: Blueprint, platform: &'static Platform) -> Result<Self, Refusal> {
+        let handle = Arc::clone(&blueprint.handle);
+        Self::assemble(blueprint, platform).inspect_err(|refusal| {
+            end(
+                &handle,
+                match refusal {
+                    Refusal::Tables(EptError::OutOfFrames) => StopReason::OutOfMemory,
+                    _ => StopReason::NotTaken,
+                },
+            );
+        })
+    }
+
+    fn assemble(blueprint: Blueprint, platform: &'static Platform) -> Result<Self, Refusal> {
         let Blueprint { handle, ram, board, policy, vcpus, state } = blueprint;
-        let fail = |refusal| {
-            handle.publish(&State::Stopped(StopReason::OutOfMemory));
-            refusal
-        };
-        let tsc_hz = policy.tsc_hz;
-        let multiplier = multiplier(platform, tsc_hz).map_err(Refusal::Processor).map_err(fail)?;
+        let multiplier = multiplier(platform, policy.tsc_hz).map_err(Refusal::Processor)?;
+        let bitmaps = Bitmaps::new(&policy).ok_or(Refusal::Tables(EptError::OutOfFrames))?;
         let tables = Tables::new(Arc::clone(&ram), platform.accessed_dirty(), platform.dirty_source)
-            .map_err(|error| fail(Refusal::Tables(error)))?;
-        let no_memory = Refusal::Tables(godwit_vmx::ept::EptError::OutOfFrames);
-        let bitmaps = match Bitmaps::new(&policy) {
-            Some(bitmaps) => bitmaps,
-            None => return Err(fail(no_memory)),
-        };
+            .map_err(Refusal::Tables)?;
         let clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
         let mut machine = Self {
-            handle: Arc::clone(&handle),
+            handle,
             ram,
             board,
             policy,
@@ -157,14 +170,25 @@ impl Machine {
             tsc_multiplier: multiplier,
             loaded: None,
         };
-        let limits = platform.limits(&machine.policy);
-        for (index, state) in vcpus.into_iter().enumerate() {
-            let parts = state.validate(&limits).map_err(Refusal::Processor).map_err(fail)?;
-            let slot =
-                VmcsSlot::new(platform.capabilities.revision).map_err(|_refused| fail(Refusal::Vmcs))?;
-            machine.vcpus.push(Vcpu::new(index, slot, platform, Box::new(state), parts));
+        match machine.equip(vcpus) {
+            Ok(()) => Ok(machine),
+            Err(refusal) => {
+                machine.give_back();
+                Err(refusal)
+            }
         }
-        Ok(machine)
+    }
+
+    /// Gives it processors in these states.
+    fn equip(&mut self, states: Vec<VcpuState>) -> Result<(), Refusal> {
+        let limits = self.platform.limits(&self.policy);
+        for (index, state) in states.into_iter().enumerate() {
+            let parts = state.validate(&limits).map_err(Refusal::Processor)?;
+            let slot =
+                VmcsSlot::new(self.platform.capabilities.revision).map_err(|_refused| Refusal::Vmcs)?;
+            self.vcpus.push(Vcpu::new(index, slot, self.platform, Box::new(state), parts));
+        }
+        Ok(())
     }
 
     /// What is shared about it.
@@ -177,6 +201,12 @@ impl Machine {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// TSC ticks of the host that it has taken so far, handling its exits included.
+    #[must_use]
+    pub const fn run_ticks(&self) -> u64 {
+        self.run_ticks
     }
 
     /// Whether its throttle lets it run at host TSC `now`.
@@ -345,8 +375,8 @@ impl Machine {
                 self.step(Input::EndMove)?;
             }
             Command::Throttle(percent) => self.throttle.set(percent),
-            Command::Save => return self.save().map(|state| Reply::Saved(Box::new(state))),
-            Command::Restore(state) => self.restore(*state)?,
+            Command::Save => return self.save().map(Reply::Saved),
+            Command::Restore(state) => self.restore(state)?,
             Command::Inspect => return Ok(Reply::Figures(Box::new(self.figures()))),
         }
         Ok(Reply::Done)
@@ -384,7 +414,7 @@ impl Machine {
     }
 
     /// Its state; it stands still, so that nothing changes meanwhile.
-    fn save(&mut self) -> Result<MachineState, Refusal> {
+    fn save(&mut self) -> Result<Box<MachineState>, Refusal> {
         if self.state.runs() {
             let state = self.state.clone();
             return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Stun }));
@@ -399,12 +429,13 @@ impl Machine {
             vcpus.push(vcpu.save(vmcs));
         }
         self.unload();
-        Ok(MachineState { tsc: self.tsc(), tsc_hz: self.policy.tsc_hz, vcpus, board: self.board.save() })
+        let (tsc, tsc_hz) = (self.tsc(), self.policy.tsc_hz);
+        Ok(Box::new(MachineState { tsc, tsc_hz, vcpus, board: self.board.save() }))
     }
 
     /// Takes over a state. Everything is checked before anything changes.
-    fn restore(&mut self, state: MachineState) -> Result<(), Refusal> {
-        let MachineState { tsc, tsc_hz, vcpus, board } = state;
+    fn restore(&mut self, state: Box<MachineState>) -> Result<(), Refusal> {
+        let MachineState { tsc, tsc_hz, ref vcpus, ref board } = *state;
         if self.state != State::MovingIn {
             let state = self.state.clone();
             return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Run }));
@@ -413,13 +444,13 @@ impl Machine {
             return Err(Refusal::Processor(InvalidState::Vcpus(vcpus.len())));
         }
         let multiplier = multiplier(self.platform, tsc_hz).map_err(Refusal::Processor)?;
-        let policy = self.platform.policy(vcpus.len() as u32, tsc_hz);
+        let policy = Box::new(self.platform.policy(vcpus.len() as u32, tsc_hz));
         let limits = self.platform.limits(&policy);
         let mut parts = Vec::new();
-        for vcpu in &vcpus {
+        for vcpu in vcpus {
             parts.push(vcpu.validate(&limits).map_err(Refusal::Processor)?);
         }
-        let mut board = Board::restore(&board).map_err(Refusal::Devices)?;
+        let mut board = Box::new(Board::restore(board).map_err(Refusal::Devices)?);
         if board.vcpus() != vcpus.len() {
             return Err(Refusal::Processor(InvalidState::Vcpus(board.vcpus())));
         }
@@ -427,7 +458,7 @@ impl Machine {
             board.set_tsc_adjust(index, vcpu.msrs.tsc_adjust as i64);
         }
         self.unload();
-        for (vcpu, (state, parts)) in self.vcpus.iter_mut().zip(vcpus.into_iter().zip(parts)) {
+        for (vcpu, (state, parts)) in self.vcpus.iter_mut().zip(state.vcpus.into_iter().zip(parts)) {
             vcpu.restore(Box::new(state), parts);
         }
         self.clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
@@ -473,14 +504,26 @@ impl Machine {
         news
     }
 
-    /// Gives everything back. It has ended.
-    pub fn destroy(mut self) {
+    /// Gives everything back and closes the mailbox. It has ended.
+    pub fn destroy(self) {
+        let handle = Arc::clone(&self.handle);
+        self.give_back();
+        handle.close();
+    }
+
+    fn give_back(mut self) {
         self.unload();
         for vcpu in &mut self.vcpus {
             vcpu.slot.clear();
         }
         self.tables.destroy();
     }
+}
+
+/// Ends a machine that nobody has taken over.
+fn end(handle: &VmHandle, reason: StopReason) {
+    handle.publish(&State::Stopped(reason));
+    handle.close();
 }
 
 /// The multiplier by which a guest's TSC runs at `tsc_hz` here.
@@ -496,4 +539,48 @@ fn multiplier(platform: &Platform, tsc_hz: u64) -> Result<u64, InvalidState> {
         return Err(refused);
     }
     tsc::multiplier(tsc_hz, platform.tsc_hz).ok_or(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::builder::tests::blueprint;
+    use super::super::lifecycle::State;
+    use super::super::vcpu::tests::platform;
+    use super::*;
+
+    #[test]
+    fn what_is_moved_by_value_is_small() {
+        assert!(size_of::<Blueprint>() <= 512, "{}", size_of::<Blueprint>());
+        assert!(size_of::<Machine>() <= 768, "{}", size_of::<Machine>());
+        assert!(size_of::<Vcpu>() <= 512, "{}", size_of::<Vcpu>());
+        assert!(size_of::<Command>() <= 128, "{}", size_of::<Command>());
+        assert!(size_of::<Reply>() <= 128, "{}", size_of::<Reply>());
+    }
+
+    #[test]
+    fn a_machine_that_no_cpu_can_take_ends_and_answers() {
+        let platform: &'static Platform = Box::leak(Box::new(Platform {
+            // Without TSC scaling a guest of another frequency cannot run.
+            capabilities: godwit_vmx::capability::Capabilities {
+                secondary: godwit_vmx::controls::Allowed { must_be_1: 0, may_be_1: 0 },
+                ..platform().capabilities
+            },
+            ..platform()
+        }));
+        let (handle, blueprint) = blueprint(platform.tsc_hz * 2);
+        let ticket = handle.submit(Command::Pause).unwrap();
+        let refusal = Machine::adopt(blueprint, platform).unwrap_err();
+        assert!(matches!(refusal, Refusal::Processor(InvalidState::TscFrequency(_))));
+        assert_eq!(handle.state(), State::Stopped(StopReason::NotTaken));
+        assert!(matches!(handle.poll(ticket), Some(Reply::Refused(Refusal::Gone, None))));
+        assert!(handle.is_closed());
+    }
+
+    #[test]
+    fn a_refused_blueprint_ends_too() {
+        let (handle, blueprint) = blueprint(1_000_000_000);
+        let ticket = handle.submit(Command::Run(None)).unwrap();
+        blueprint.refuse();
+        assert!(matches!(handle.poll(ticket), Some(Reply::Refused(Refusal::Gone, None))));
+    }
 }

@@ -20,14 +20,13 @@ use super::state::Activity;
 use super::tables::Tables;
 use super::vcpu::Vcpu;
 use crate::devices::board::{Board, Request};
-use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield};
+use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield, debug};
 
 const RFLAGS_IF: u64 = 1 << 9;
-const RFLAGS_TF: u64 = 1 << 8;
 const BLOCKING_STI_OR_SS: u32 = 0b11;
 const BLOCKING_NMI: u32 = 1 << 3;
-/// Pending debug exception "single step" (SDM table 25-4).
-const PENDING_SINGLE_STEP: u64 = 1 << 14;
+/// In the interruption information of an exit: an IRET had unblocked NMIs (SDM 28.2.2).
+const NMI_UNBLOCKED: u32 = 1 << 12;
 const WINDOWS: u32 =
     PrimaryControls::INTERRUPT_WINDOW_EXITING.union(PrimaryControls::NMI_WINDOW_EXITING).bits();
 /// Output that waits in the serial port before it is handed on during a slice.
@@ -89,15 +88,12 @@ impl Machine {
         if self.first_entry_tsc == 0 {
             self.first_entry_tsc = start;
         }
-        let end = match self.rounds(index, slice_end) {
-            Ok(end) => end,
-            Err(reason) => {
-                self.stop(reason);
-                return RunEnd::Stopped;
-            }
-        };
+        let end = self.rounds(index, slice_end);
         self.run_ticks += tsc::host().wrapping_sub(start);
-        end
+        end.unwrap_or_else(|reason| {
+            self.stop(reason);
+            RunEnd::Stopped
+        })
     }
 
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
@@ -175,6 +171,10 @@ impl Rounds<'_> {
             Outcome::PageFault(fault) => {
                 host::set_cr2(fault.address.as_u64());
                 self.raise(Event::exception_with_code(Exception::PageFault, fault.code))?;
+            }
+            Outcome::DebugException(conditions) => {
+                host::set_dr6(conditions.dr6_after(host::dr6()));
+                self.raise(Event::exception(Exception::Debug))?;
             }
             Outcome::Block => {
                 self.skip();
@@ -257,11 +257,15 @@ impl Rounds<'_> {
     fn offer(&mut self) {
         let Context { vmcs, cpu, board, .. } = &mut self.context;
         let mut wanted = *self.primary & !WINDOWS;
+        if *self.activity == Activity::Halted && debug::is_trap_due(*vmcs) {
+            // A guest that steps is not halted: the trap of its HLT ends that.
+            *self.activity = Activity::Active;
+        }
         let pending = board.pending_interrupt(cpu.index).is_some();
         if pending || cpu.nmi_pending {
             let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
             if cpu.nmi_pending {
-                if blocking & (BLOCKING_STI_OR_SS | BLOCKING_NMI) == 0 && self.event.is_none() {
+                if blocking & (BLOCKING_STI_OR_SS | BLOCKING_NMI) == 0 && is_free(*vmcs, *self.event) {
                     cpu.nmi_pending = false;
                     *self.event = Some(Event::nmi());
                     *self.activity = Activity::Active;
@@ -271,7 +275,7 @@ impl Rounds<'_> {
             }
             if pending {
                 let enabled = vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
-                let free = enabled && blocking & BLOCKING_STI_OR_SS == 0 && self.event.is_none();
+                let free = enabled && blocking & BLOCKING_STI_OR_SS == 0 && is_free(*vmcs, *self.event);
                 let vector = if free { board.acknowledge(cpu.index) } else { None };
                 match vector {
                     Some(vector) => {
@@ -327,11 +331,22 @@ fn deliver(vmcs: &mut impl VmcsAccess, event: Event) {
     event.inject(vmcs);
 }
 
+/// Whether an interrupt is the next thing that can be delivered, as far as other events go.
+fn is_free(vmcs: &impl VmcsAccess, event: Option<Event>) -> bool {
+    event.is_none() && !debug::is_trap_due(vmcs)
+}
+
 /// The event whose delivery the exit interrupted. If there was none, but an IRET had just unblocked NMIs, they are
 /// blocked again, since that IRET is going to be executed again (SDM 28.2.3).
 fn interrupted(vmcs: &mut impl VmcsAccess, exit: &Exit) -> Option<Event> {
     let interrupted = event::interrupted_delivery(vmcs);
-    let unblocked = matches!(exit, Exit::EptViolation(violation) if violation.nmi_unblocked);
+    let unblocked = match exit {
+        Exit::EptViolation(violation) => violation.nmi_unblocked,
+        Exit::ExceptionOrNmi(Some(Event { kind: EventKind::HardwareException, .. })) => {
+            vmcs.read(field::EXIT_INTERRUPTION_INFO) & NMI_UNBLOCKED != 0
+        }
+        _ => false,
+    };
     if interrupted.is_none() && unblocked {
         let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
         vmcs.write(field::GUEST_INTERRUPTIBILITY, blocking | BLOCKING_NMI);
@@ -348,10 +363,7 @@ fn advance(vmcs: &mut impl VmcsAccess, length: u64) {
     if blocking & BLOCKING_STI_OR_SS != 0 {
         vmcs.write(field::GUEST_INTERRUPTIBILITY, blocking & !BLOCKING_STI_OR_SS);
     }
-    if vmcs.read(field::GUEST_RFLAGS) & RFLAGS_TF != 0 {
-        let pending = vmcs.read(field::GUEST_PENDING_DEBUG);
-        vmcs.write(field::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
-    }
+    debug::trap_after_instruction(vmcs);
 }
 
 /// Moves output on in the middle of a slice, before the port is full.
@@ -381,9 +393,11 @@ mod tests {
     #[test]
     fn a_single_stepping_guest_gets_its_trap_after_an_instruction_done_for_it() {
         let mut vmcs = FakeVmcs::new();
-        vmcs.set(field::GUEST_RFLAGS, RFLAGS_TF | 2);
+        assert!(is_free(&vmcs, None));
+        vmcs.set(field::GUEST_RFLAGS, 1 << 8 | 2);
         advance(&mut vmcs, 1);
-        assert_eq!(vmcs.read(field::GUEST_PENDING_DEBUG), PENDING_SINGLE_STEP);
+        assert_eq!(vmcs.read(field::GUEST_PENDING_DEBUG), 1 << 14);
+        assert!(!is_free(&vmcs, None), "and an interrupt only after it");
     }
 
     #[test]
@@ -401,6 +415,11 @@ mod tests {
         let mut vmcs = FakeVmcs::new();
         let exit = Exit::EptViolation(EptViolation::decode(1 << 12, 0, 0));
         assert_eq!(interrupted(&mut vmcs, &exit), None);
+        assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
+        let mut vmcs = FakeVmcs::new();
+        let fault = Event::exception_with_code(Exception::AlignmentCheck, 0);
+        vmcs.set(field::EXIT_INTERRUPTION_INFO, fault.to_info() | NMI_UNBLOCKED);
+        assert_eq!(interrupted(&mut vmcs, &Exit::ExceptionOrNmi(Some(fault))), None);
         assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
     }
 }

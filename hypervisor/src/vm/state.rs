@@ -3,6 +3,7 @@
 //! Whoever restores a state has not seen it before: [`VcpuState::validate`] checks everything that could fault
 //! in the host. What only the guest would suffer from is left to the processor's checks at VM entry.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -286,7 +287,7 @@ impl VcpuState {
     ///
     /// # Errors
     /// [`InvalidState`] names what is wrong.
-    pub fn validate(&self, limits: &Limits) -> Result<(XsaveArea, Option<Event>), InvalidState> {
+    pub fn validate(&self, limits: &Limits) -> Result<(Box<XsaveArea>, Option<Event>), InvalidState> {
         let refuse = |name, value| Err(InvalidState::Register { name, value });
         let (control, msrs) = (&self.control, &self.msrs);
         let spec_ctrl = if limits.speculation_control { SPEC_CTRL_DEFINED } else { 0 };
@@ -330,7 +331,7 @@ impl VcpuState {
             return refuse("XCR0", control.xcr0);
         }
         let xsave = XsaveArea::from_bytes(&self.xsave, limits.components).map_err(InvalidState::Xsave)?;
-        Ok((xsave, self.event()?))
+        Ok((Box::new(xsave), self.event()?))
     }
 
     fn event(&self) -> Result<Option<Event>, InvalidState> {
@@ -483,7 +484,7 @@ mod tests {
     #[test]
     fn a_fresh_processor_is_valid() {
         let (xsave, event) = fresh().validate(&LIMITS).unwrap();
-        assert_eq!(xsave, XsaveArea::reset());
+        assert_eq!(*xsave, XsaveArea::reset());
         assert_eq!(event, None);
     }
 

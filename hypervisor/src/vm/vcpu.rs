@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU16, Ordering};
 
 use godwit_vmx::controls::{EntryControls, SecondaryControls};
-use godwit_vmx::event::Event;
+use godwit_vmx::event::{Event, Exception};
 use godwit_vmx::exit::REASONS;
 use godwit_vmx::field::{self, Bits16, Bits32, Field, Natural, ReadWrite};
 use godwit_vmx::fpu::XsaveArea;
@@ -21,9 +21,11 @@ use crate::exits::control_register::{CR0_HOST_OWNED, real_cr0, real_cr4};
 use crate::exits::{CpuContext, Policy};
 
 const EFER_LMA: u64 = 1 << 10;
-/// Machine checks are the host's; alignment checks would loop in the processor if their handler faulted the
-/// same way, with no exit for the host to step in.
-const EXCEPTIONS: u32 = 1 << 18 | 1 << 17;
+/// Machine checks are the host's; alignment checks and debug exceptions would loop in the processor if their delivery
+/// raised them again, with no exit for the host to step in (CVE-2015-5307, CVE-2015-8104).
+const EXCEPTIONS: u32 = 1 << Exception::MachineCheck as u32
+    | 1 << Exception::AlignmentCheck as u32
+    | 1 << Exception::Debug as u32;
 const LINK_NONE: u64 = u64::MAX;
 
 /// Virtual-processor identifiers are given out in turn; 0 is the host's.
@@ -93,7 +95,7 @@ impl Vcpu {
         slot: VmcsSlot,
         platform: &Platform,
         state: Box<VcpuState>,
-        parts: (XsaveArea, Option<Event>),
+        parts: (Box<XsaveArea>, Option<Event>),
     ) -> Self {
         let context = CpuContext {
             registers: GuestRegisters::default(),
@@ -123,7 +125,7 @@ impl Vcpu {
 
     /// Takes over a state, validated, with its extended state and event as [`VcpuState::validate`] gives them. The
     /// VMCS follows when it is next current.
-    pub fn restore(&mut self, state: Box<VcpuState>, (xsave, event): (XsaveArea, Option<Event>)) {
+    pub fn restore(&mut self, state: Box<VcpuState>, (xsave, event): (Box<XsaveArea>, Option<Event>)) {
         let context = &mut *self.context;
         for (index, value) in (0..).zip(state.general) {
             if let Some(register) = context.registers.get_mut(index) {
@@ -348,7 +350,7 @@ fn next_vpid() -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use godwit_vmx::preemption_timer::PreemptionTimer;
     use godwit_vmx::vmcs::FakeVmcs;
 
@@ -361,7 +363,7 @@ mod tests {
     use crate::exits::testing::policy;
     use godwit_vmx::fpu::Components;
 
-    fn platform() -> Platform {
+    pub(in super::super) fn platform() -> Platform {
         let capabilities = kvm();
         Platform {
             capabilities,
@@ -416,6 +418,7 @@ mod tests {
         Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
         assert_eq!(vcpu.save(&vmcs), state);
         assert_eq!(vmcs.read(field::PML_INDEX), pml::EMPTY_INDEX);
+        assert_eq!(vmcs.read(field::EXCEPTION_BITMAP), 1 << 18 | 1 << 17 | 1 << 1);
         assert_ne!(vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits(), 0);
         assert_eq!(vmcs.read(field::GUEST_CR4) & (1 << 13), 1 << 13, "VMXE is on in truth");
     }

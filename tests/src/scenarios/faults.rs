@@ -24,9 +24,17 @@ fn plan(kind: Kind) -> Plan {
     let mut witness = GuestConfig::bare(WITNESS, "pattern 1024 20000");
     (witness.memory_mib, witness.start) = (32, true);
     host.config.guests.push(witness);
-    for behaviour in
-        ["hello", "triple-fault", "wild-mmio", "wild-jump", "unknown-msr", "unknown-exit", "hlt-cli", "spin"]
-    {
+    for behaviour in [
+        "hello",
+        "triple-fault",
+        "wild-mmio",
+        "wild-jump",
+        "unknown-msr",
+        "unknown-exit",
+        "single-step",
+        "hlt-cli",
+        "spin",
+    ] {
         host.config.guests.push(GuestConfig::bare(behaviour, behaviour));
     }
     plan
@@ -49,6 +57,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "an instruction no guest may use raises #UD",
         run: |c| says(c, "unknown-exit", "exception 6"),
+    },
+    Check {
+        name: "a guest that single-steps traps after every instruction, exits among them",
+        run: |c| says(c, "single-step", "single-step: 7 traps of 7, dr6 0xffff4ff0"),
     },
     Check { name: "a guest that spins is paused and stopped", run: spin },
     Check { name: "the witness has lost nothing", run: witness_works },

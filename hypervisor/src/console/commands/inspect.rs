@@ -49,15 +49,20 @@ pub(super) fn cpus(host: &dyn Host, out: &mut Output) -> fmt::Result {
         ("CPU", Align::Right),
         ("APIC", Align::Right),
         ("STATE", Align::Left),
-        ("BUSY", Align::Right),
+        ("IN GUESTS", Align::Right),
+        ("HOST", Align::Right),
+        ("IDLE", Align::Right),
         ("GUESTS", Align::Left),
     ]);
+    let percent = |share: Option<u8>| share.map_or(String::from("-"), |share| format!("{share} %"));
     for cpu in machine.cpus {
         table.row([
             cpu.index.to_string(),
             cpu.apic_id.to_string(),
             cpu.state.to_string(),
-            cpu.busy_percent.map_or(String::from("-"), |busy| format!("{busy} %")),
+            percent(cpu.load.map(|load| load.guests_percent)),
+            percent(cpu.load.map(|load| load.host_percent)),
+            percent(cpu.load.map(|load| load.idle_percent)),
             cpu.guests.join(" "),
         ]);
     }

@@ -11,8 +11,8 @@ use godwit_migration::{Downtime, PageCounts, Phase, Status};
 
 use crate::console::view::{
     AddressSource, CountersView, CpuState, CpuView, Decision, GuestState, GuestView, HeapView, LinkView,
-    LogLine, MachineView, MemView, MigrationPort, MigrationView, NetView, NodeView, PciView, PeerView, Side,
-    VersionView, VmxView,
+    LoadView, LogLine, MachineView, MemView, MigrationPort, MigrationView, NetView, NodeView, PciView,
+    PeerView, Side, VersionView, VmxView,
 };
 use crate::console::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
 
@@ -272,7 +272,10 @@ impl Host for FakeHost {
             index,
             apic_id: index * 2,
             state: CpuState::Online,
-            busy_percent: Some(7),
+            load: Some(match index {
+                0 => LoadView { guests_percent: 0, host_percent: 7, idle_percent: 93 },
+                _ => LoadView { guests_percent: 60, host_percent: 7, idle_percent: 33 },
+            }),
             guests: if index == 1 { vec!["linux".into()] } else { vec![] },
         };
         MachineView {

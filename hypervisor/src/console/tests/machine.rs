@@ -27,9 +27,9 @@ a>"
         "a> cpu
 Example CPU, time-stamp counter at 3500 MHz
 guests can run here, with EPT, PML
-CPU  APIC  STATE   BUSY  GUESTS
-  0     0  online   7 %
-  1     2  online   7 %  linux
+CPU  APIC  STATE   IN GUESTS  HOST  IDLE  GUESTS
+  0     0  online        0 %   7 %  93 %
+  1     2  online       60 %   7 %  33 %  linux
 a>"
     );
     assert_eq!(

@@ -43,6 +43,17 @@ impl fmt::Display for CpuState {
     }
 }
 
+/// How a CPU divided its time over the last seconds, in percent; together 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadView {
+    /// Guests, and handling their exits.
+    pub guests_percent: u8,
+    /// All other work of the host.
+    pub host_percent: u8,
+    /// Halted.
+    pub idle_percent: u8,
+}
+
 /// One physical CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuView {
@@ -52,8 +63,8 @@ pub struct CpuView {
     pub apic_id: u32,
     /// What it does.
     pub state: CpuState,
-    /// Share of its time that it was not halted, lately, in percent; `None` if not measured.
-    pub busy_percent: Option<u8>,
+    /// What it did lately; `None` if not measured.
+    pub load: Option<LoadView>,
     /// Guests that its loop owns.
     pub guests: Vec<String>,
 }

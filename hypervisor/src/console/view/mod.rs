@@ -10,7 +10,8 @@ mod net;
 
 pub use guest::{GuestState, GuestView};
 pub use machine::{
-    CpuState, CpuView, HeapView, LogLine, MachineView, MemView, NodeView, PciView, VersionView, VmxView,
+    CpuState, CpuView, HeapView, LoadView, LogLine, MachineView, MemView, NodeView, PciView, VersionView,
+    VmxView,
 };
 pub use migration::{Aftermath, Decision, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
 pub use net::{AddressSource, CountersView, LinkView, MigrationPort, NetView, PeerView, StreamView};

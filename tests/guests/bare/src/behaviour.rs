@@ -19,7 +19,7 @@ pub(crate) struct Call {
 
 type Run = fn(&Call);
 
-const BEHAVIOURS: [(&str, Run); 16] = [
+const BEHAVIOURS: [(&str, Run); 17] = [
     ("hello", |_| {}),
     ("bench", |call| MEASURES.iter().for_each(|(name, action)| measure(name, call.first, *action))),
     ("cpuid", |call| measure(MEASURES[0].0, call.first, MEASURES[0].1)),
@@ -31,6 +31,7 @@ const BEHAVIOURS: [(&str, Run); 16] = [
     ("wild-jump", |_| hw::jump(HOLE)),
     ("unknown-msr", |_| line!("msr: {:#x}", hw::msr_read(UNKNOWN_MSR))),
     ("unknown-exit", |_| hw::vmxon()),
+    ("single-step", |_| single_step()),
     ("hlt-cli", |_| hw::stop()),
     ("spin", |_| hw::spin()),
     ("echo", |_| echo::run()),
@@ -79,6 +80,11 @@ fn wild_mmio() {
     line!("read {:#x}", hw::read(HOLE));
     hw::write(HOLE, 0);
     line!("written");
+}
+
+fn single_step() {
+    let (exceptions, dr6) = hw::single_step();
+    line!("single-step: {exceptions} traps of 7, dr6 {dr6:#x}");
 }
 
 fn power_off(call: &Call) {

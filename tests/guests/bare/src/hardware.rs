@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "a kernel without an operating system under it")]
 
 use core::arch::{asm, global_asm, x86_64};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use godwit_guest_common::pattern::{Page, Record};
 use godwit_guest_common::power::Memory;
@@ -24,6 +25,7 @@ const IRQ_VECTORS: core::ops::Range<u64> = 0x20..0x30;
 const SLAVE_VECTORS: core::ops::Range<u64> = 0x28..0x30;
 const END_OF_INTERRUPT: u8 = 0x20;
 const TIMER_IRQ: u8 = 0;
+const DEBUG_VECTOR: u64 = 1;
 const PIC_MASTER: u16 = 0x20;
 const PIC_SLAVE: u16 = 0xa0;
 const PIT_CHANNEL_0: u16 = 0x40;
@@ -32,6 +34,9 @@ const PIT_COMMAND: u16 = 0x43;
 pub(crate) const CLAIMABLE_START: u64 = 8 << 20;
 /// 1 kHz.
 const PIT_DIVISOR: u16 = 1_193;
+
+/// Debug exceptions so far.
+static DEBUG_EXCEPTIONS: AtomicU64 = AtomicU64::new(0);
 
 global_asm!(
     include_str!("entry.s"),
@@ -58,6 +63,10 @@ extern "C" fn trap(vector: u64, error: u64, rip: u64) {
             port_write(PIC_SLAVE, END_OF_INTERRUPT);
         }
         port_write(PIC_MASTER, END_OF_INTERRUPT);
+        return;
+    }
+    if vector == DEBUG_VECTOR {
+        DEBUG_EXCEPTIONS.fetch_add(1, Ordering::Relaxed);
         return;
     }
     line!("bare: exception {vector}, error {error:#x}, at {rip:#x}");
@@ -165,6 +174,38 @@ pub(crate) fn vmxon() {
 /// CPUID leaf 0.
 pub(crate) fn cpuid() {
     core::hint::black_box(x86_64::__cpuid(0));
+}
+
+/// Executes seven instructions with the trap flag set, one of which exits to a hypervisor. How many debug exceptions
+/// they raised, and what DR6 holds afterwards.
+pub(crate) fn single_step() -> (u64, u64) {
+    let before = DEBUG_EXCEPTIONS.load(Ordering::Relaxed);
+    // SAFETY: the handler counts and returns; the flags and RBX are afterwards what they were.
+    unsafe {
+        asm!(
+            "mov {saved}, rbx",
+            "pushfq",
+            "or qword ptr [rsp], 0x100",
+            "popfq",
+            // The instruction that sets the flag does not trap yet, the one that clears it still does.
+            "nop",
+            "nop",
+            "cpuid",
+            "nop",
+            "pushfq",
+            "and qword ptr [rsp], -0x101",
+            "popfq",
+            "mov rbx, {saved}",
+            saved = out(reg) _,
+            inout("eax") 0 => _,
+            inout("ecx") 0 => _,
+            out("edx") _,
+        );
+    }
+    let dr6: u64;
+    // SAFETY: reading a debug register changes nothing.
+    unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nostack, nomem)) };
+    (DEBUG_EXCEPTIONS.load(Ordering::Relaxed) - before, dr6)
 }
 
 /// The time stamp counter.
