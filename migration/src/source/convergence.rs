@@ -1,5 +1,10 @@
-//! After each harvest: another round, stop the guest, throttle it, or give up? A pure function of what was
-//! measured.
+//! After each harvest: another round, wait for what is under way, stop the guest, throttle it, or give up? A pure
+//! function of what was measured.
+//!
+//! A harvest follows a round's last page at once, while much of the round is still queued on its way: waiting for that
+//! first would leave the link idle for a while in each round, and what a busy guest dirties in such gaps can be more
+//! than the rounds win. It is waited for when nothing but that queue stands between the rest and the limit, and when
+//! rounds no longer make the rest smaller: what stalls is judged, and throttled, by what has arrived.
 
 use core::time::Duration;
 
@@ -29,8 +34,12 @@ pub(crate) struct Measured {
     pub(crate) pages_left: u32,
     /// Pages sent in the round that has just ended.
     pub(crate) pages_of_round: u32,
+    /// Bytes of earlier rounds that have not arrived.
+    pub(crate) queued_bytes: u64,
     /// Expected downtime if the guest were stopped now; `None` while unknown.
     pub(crate) downtime: Option<Duration>,
+    /// The same if nothing were queued.
+    pub(crate) downtime_unqueued: Option<Duration>,
     /// What a stop takes that has nothing to send.
     pub(crate) least_downtime: Duration,
     /// Throttle in percent.
@@ -44,6 +53,8 @@ pub(crate) struct Measured {
 pub(crate) enum Decision {
     /// Another round.
     Round,
+    /// Wait until what is queued has arrived, then harvest and decide again.
+    Drain,
     /// Stop the guest: the rest is within the limit.
     Stop,
     /// Stop the guest although the rest is not.
@@ -69,21 +80,29 @@ pub(crate) struct Convergence {
 impl Convergence {
     /// What to do after a round.
     pub(crate) fn decide(&mut self, measured: &Measured, policy: &Policy) -> Decision {
-        let Measured { rounds, pages_left, pages_of_round, downtime, least_downtime, throttle, elapsed } =
+        let Measured { rounds, pages_left, pages_of_round, least_downtime, throttle, elapsed, .. } =
             *measured;
         let shrinks = u64::from(pages_left) * 4 <= u64::from(pages_of_round) * 3;
-        if downtime.is_some_and(|downtime| downtime <= policy.downtime_limit) || pages_left == 0 {
+        let is_queued = measured.queued_bytes > 0;
+        let fits = |downtime: Option<Duration>| downtime.is_some_and(|it| it <= policy.downtime_limit);
+        if fits(measured.downtime) || (pages_left == 0 && !is_queued) {
             if pages_left > FEW_PAGES && shrinks && self.polished < POLISH_ROUNDS_MAX {
                 self.polished += 1;
                 return Decision::Round;
             }
             return Decision::Stop;
         }
+        let best = self.least_left.unwrap_or(u32::MAX);
+        let progresses = u64::from(pages_left) * 10 < u64::from(best) * 9;
+        let is_within_reach = measured.downtime_unqueued.is_none() || fits(measured.downtime_unqueued);
+        if is_queued && (is_within_reach || !progresses) {
+            return Decision::Drain;
+        }
         if least_downtime > policy.downtime_limit && !shrinks {
             // No throttle would help.
             if self.probed < PROBE_ROUNDS_MAX {
                 self.probed += 1;
-                return Decision::Round;
+                return if is_queued { Decision::Drain } else { Decision::Round };
             }
             return match policy.impatience {
                 Impatience::GiveUp => Decision::LimitTooShort,
@@ -93,9 +112,8 @@ impl Convergence {
         if rounds >= policy.rounds_max || elapsed >= policy.duration_max {
             return give_up(policy);
         }
-        let best = self.least_left.unwrap_or(u32::MAX);
         self.least_left = Some(best.min(pages_left));
-        if u64::from(pages_left) * 10 < u64::from(best) * 9 {
+        if progresses {
             self.stalled = 0;
             return Decision::Round;
         }
@@ -130,7 +148,9 @@ mod tests {
             rounds: 2,
             pages_left,
             pages_of_round,
+            queued_bytes: 0,
             downtime,
+            downtime_unqueued: downtime,
             least_downtime: Duration::ZERO,
             throttle: 0,
             elapsed: Duration::ZERO,
@@ -189,6 +209,22 @@ mod tests {
         assert_eq!(convergence.decide(&slow, &policy), Decision::Round);
         let quick = Measured { least_downtime: Duration::from_millis(20), ..measured(40, 40, 30) };
         assert_eq!(convergence.decide(&quick, &policy), Decision::Stop);
+    }
+
+    #[test]
+    fn a_queue_is_waited_for_only_if_nothing_else_is_in_the_way() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let queued = |pages_left, with_ms, without_ms| Measured {
+            queued_bytes: 100_000,
+            downtime_unqueued: Some(Duration::from_millis(without_ms)),
+            ..measured(pages_left, 10_000, with_ms)
+        };
+        assert_eq!(convergence.decide(&queued(5_000, 2_000, 1_500), &policy), Decision::Round);
+        assert_eq!(convergence.decide(&queued(10, 400, 200), &policy), Decision::Drain);
+        assert_eq!(convergence.decide(&queued(0, 400, 200), &policy), Decision::Drain);
+        assert_eq!(convergence.decide(&queued(0, 250, 200), &policy), Decision::Stop);
+        let unknown = Measured { downtime: None, downtime_unqueued: None, ..queued(10, 0, 0) };
+        assert_eq!(convergence.decide(&unknown, &policy), Decision::Drain);
     }
 
     #[test]

@@ -88,12 +88,23 @@ struct Round {
     /// Bytes and non-zero pages sent before it.
     bytes_before: u64,
     pages_before: u64,
-    /// The end that was said last but not answered, and when.
-    end_said: Option<(u32, Instant)>,
+    /// The earliest end that was said and not answered.
+    end_said: Option<EndSaid>,
+    /// The latest end that was answered.
+    ends_answered: u32,
     /// When the last harvest was asked for, and how long it took.
     harvest_asked_at: Instant,
     harvest_time: Duration,
     first_began_at: Option<Instant>,
+}
+
+/// The end of a round on its way to the target.
+#[derive(Clone, Copy, Debug)]
+struct EndSaid {
+    round: u32,
+    at: Instant,
+    /// What was on its way before it.
+    queued_bytes: u64,
 }
 
 /// What a target says.

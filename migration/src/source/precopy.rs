@@ -8,7 +8,7 @@ use super::convergence::{Decision, Measured};
 use super::rate::time_for;
 use super::sender::{Filled, Sender};
 use super::state::{Sections, State, Stopped};
-use super::{Round, Source, Streamed};
+use super::{EndSaid, Round, Source, Streamed};
 use crate::device::{DeviceState, Necessity, is_bounded};
 use crate::endpoint::keepalive;
 use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
@@ -143,13 +143,16 @@ impl Source {
             rounds: self.round.number,
             pages_left: self.pages_left(),
             pages_of_round: self.round.pages,
+            queued_bytes: self.queued_bytes(),
             downtime: self.downtime_estimate(),
+            downtime_unqueued: self.downtime_with(0),
             least_downtime: self.least_downtime(),
             throttle: self.throttle,
             elapsed: self.round.first_began_at.map_or(Duration::ZERO, |began| now.since(began)),
         };
         match self.convergence.decide(&measured, &self.policy) {
             Decision::Round => self.begin_round(now),
+            Decision::Drain => self.state = State::Draining,
             Decision::Stop => self.pause(now),
             Decision::StopAnyway => {
                 self.endpoint.tell(Event::LimitOverruled);
@@ -193,9 +196,22 @@ impl Source {
         bytes.checked_div(pages).map_or(PAGE_BYTES as u64, |bytes| bytes.clamp(32, PAGE_BYTES as u64 + 64))
     }
 
+    /// Bytes of pages that are not known to have arrived.
+    fn queued_bytes(&self) -> u64 {
+        if self.round.ends_answered >= self.round.ends {
+            return 0;
+        }
+        self.bandwidth.in_flight(self.endpoint.link.as_ref().map_or(0, |link| link.sent))
+    }
+
     /// Expected downtime if the guest were stopped now.
     pub(super) fn downtime_estimate(&self) -> Option<Duration> {
         let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+        self.downtime_with(self.bandwidth.in_flight(sent))
+    }
+
+    /// Expected downtime if the guest were stopped now and `queued` bytes were under way.
+    fn downtime_with(&self, queued: u64) -> Option<Duration> {
         let pages = u64::from(self.pages_left()) * self.bytes_per_page();
         let measured = self.bandwidth.rate();
         let rate = match (measured, self.policy.bandwidth_bytes_per_second) {
@@ -203,8 +219,7 @@ impl Source {
             (Some(measured), None) => measured,
             (None, _) => return None,
         };
-        let bytes = self.bandwidth.in_flight(sent) + pages;
-        Some(time_for(bytes, rate).saturating_add(self.least_downtime()))
+        Some(time_for(queued + pages, rate).saturating_add(self.least_downtime()))
     }
 
     /// What a stop takes that has nothing to send: a pause and a harvest, and two round trips (verified,
@@ -251,11 +266,12 @@ impl Source {
     /// The target says how far it is.
     pub(super) fn on_progress(&mut self, now: Instant, progress: &Progress) {
         let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
-        if let Some((round, said_at)) = self.round.end_said
-            && progress.rounds >= round
+        self.round.ends_answered = progress.rounds;
+        if let Some(said) = self.round.end_said
+            && progress.rounds >= said.round
         {
             self.round.end_said = None;
-            self.bandwidth.saw_round_trip(now.since(said_at));
+            self.bandwidth.saw_round_trip(now.since(said.at), said.queued_bytes);
         }
         self.bandwidth.took(progress.bytes, sent, now);
         if matches!(self.state, State::Draining) && progress.rounds >= self.round.ends {
@@ -323,8 +339,8 @@ impl Source {
         match &mut self.state {
             State::Sending => {
                 self.say_round_end(now);
-                // What is left is only worth looking at, and the link only known, when the round has arrived.
-                self.state = State::Draining;
+                self.state = State::Harvesting;
+                self.harvest(now);
             }
             State::Stopped(Stopped::Sending(sections), _) => {
                 sections.pages_are_sent = true;
@@ -337,7 +353,11 @@ impl Source {
 
     fn say_round_end(&mut self, now: Instant) {
         self.round.ends += 1;
-        self.round.end_said = Some((self.round.ends, now));
+        if self.round.end_said.is_none() {
+            let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+            let queued_bytes = self.bandwidth.in_flight(sent);
+            self.round.end_said = Some(EndSaid { round: self.round.ends, at: now, queued_bytes });
+        }
         self.endpoint.say(Control::RoundEnd(RoundEnd { round: self.round.ends }));
     }
 

@@ -88,7 +88,7 @@ impl BandwidthMeter {
         self.rate
     }
 
-    /// The shortest round trip seen, zero while unknown.
+    /// The shortest round trip seen, without the time in queues; zero while unknown.
     pub(crate) fn round_trip(&self) -> Duration {
         self.round_trip.unwrap_or_default()
     }
@@ -98,7 +98,11 @@ impl BandwidthMeter {
         sent.saturating_sub(self.acknowledged)
     }
 
-    pub(crate) fn saw_round_trip(&mut self, time: Duration) {
+    /// An answer took `time`, after `queued_bytes` that had to arrive before the question.
+    pub(crate) fn saw_round_trip(&mut self, time: Duration, queued_bytes: u64) {
+        let queue = self.rate.map_or(Duration::ZERO, |rate| time_for(queued_bytes, rate));
+        // The rate wanders: a queue does not explain away more than most of the time.
+        let time = time.saturating_sub(queue).max(time / 4);
         self.round_trip = Some(self.round_trip.map_or(time, |least| least.min(time)));
     }
 
