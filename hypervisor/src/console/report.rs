@@ -39,15 +39,21 @@ fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     writeln!(out, "sent {}, verified", Bytes(report.bytes_sent))
 }
 
-/// The downtime's causes, as two lines that fit a terminal.
+/// The downtime's causes, as lines that fit a terminal; the last tells what in it was work of the target's.
 struct Causes<'a>(&'a Downtime);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Downtime { pause, harvest, pages, save, verify, commit, total, restore: _, start: _ } = *self.0;
+        let Downtime { pause, harvest, pages, save, verify, commit, total, restore, start } = *self.0;
         write!(f, "downtime: {} = pause {} + dirty log {}", Span(total), Span(pause), Span(harvest))?;
         writeln!(f, " + last pages {}", Span(pages))?;
-        writeln!(f, "  + devices {} + verify {} + commit {}", Span(save), Span(verify), Span(commit))
+        writeln!(f, "  + devices {} + verify {} + commit {}", Span(save), Span(verify), Span(commit))?;
+        writeln!(
+            f,
+            "  the target's part: restore {} of verify, start {} of commit",
+            Span(restore),
+            Span(start)
+        )
     }
 }
 

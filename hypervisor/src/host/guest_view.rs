@@ -11,6 +11,7 @@ use crate::console::view::{GuestState, GuestView};
 use crate::guests::record::{Record, Standing};
 use crate::guests::{GuestError, Guests};
 use crate::platform::Platform;
+use crate::platform::time::Instant;
 use crate::vm::handle::Figures;
 
 /// Causes of exits that are shown.
@@ -40,6 +41,9 @@ fn one(record: &Record, platform: &Platform) -> GuestView {
                 u128::from(figures.tsc) * 1_000_000_000 / u128::from(platform.clock.frequency_hz());
             Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
         }),
+        entered: figures
+            .filter(|figures| figures.first_entry_tsc != 0)
+            .map(|figures| platform.clock.instant(figures.first_entry_tsc).since(Instant::ZERO)),
         exits: figures.map_or(0, |figures| figures.exits.iter().sum()),
         exits_by_cause: figures.map_or_else(Vec::new, causes),
         kernel: origin.kernel.clone(),

@@ -90,11 +90,12 @@ fn distinct_pages(moved: &Moved) -> Option<u64> {
     Some(count("whole")? + count("compressed")?)
 }
 
-/// The downtime's parts in which no wire is waited for.
+/// The downtime's parts in which no wire is waited for, of both sides.
 fn work_in_stun(moved: &Moved) -> Option<Duration> {
     let text = causes(moved);
-    let part = |name: &str| span(text.split(name).nth(1)?.split('+').next()?);
-    Some(part("pause ")? + part("dirty log ")? + part("devices ")?)
+    let part = |name: &str| span(text.split(name).nth(1)?.split(['+', 'o']).next()?);
+    let target = part("restore ")? + part("start ")?;
+    Some(part("pause ")? + part("dirty log ")? + part("devices ")? + target)
 }
 
 /// The lines about the downtime, as one.
@@ -112,11 +113,12 @@ mod tests {
         let before = "pages: 23558 zero, 210 whole, 9000 compressed, 120 known, 11 unchanged; 41 while stopped\n\
             downtime: 41 ms = pause 1.0 ms + dirty log 2.0 ms + last pages 10 ms\n\
             \u{20} + devices 3.0 ms + verify 20 ms + commit 5.0 ms\n\
+            \u{20} the target's part: restore 2.0 ms of verify, start 1.0 ms of commit\n\
             digest: 0123456789abcdef at both ends\n";
         let line = "linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified";
         let moved = Moved::parse(before, line).unwrap();
         assert_eq!(distinct_pages(&moved), Some(9_210));
-        assert_eq!(work_in_stun(&moved), Some(Duration::from_millis(6)));
-        assert!(causes(&moved).ends_with("commit 5.0 ms"));
+        assert_eq!(work_in_stun(&moved), Some(Duration::from_millis(9)));
+        assert!(causes(&moved).ends_with("start 1.0 ms of commit"));
     }
 }

@@ -93,6 +93,9 @@ fn info(guest: &GuestView, out: &mut Output) -> fmt::Result {
         writeln!(out, "runs on CPU   {cpu}")?;
     }
     writeln!(out, "uptime        {}", Span(guest.uptime))?;
+    if let Some(entered) = guest.entered {
+        writeln!(out, "entered       {} after the loader's handoff", Span(entered))?;
+    }
     writeln!(out, "kernel        {}", guest.kernel)?;
     writeln!(out, "command line  {}", guest.command_line)?;
     if let Some(origin) = &guest.arrived_from {

@@ -44,6 +44,7 @@ pub(super) fn guest(name: &str, state: GuestState) -> GuestView {
         vcpus: 1,
         cpu: (state == GuestState::Running).then_some(1),
         uptime: Duration::from_millis(12_300),
+        entered: Some(Duration::from_millis(2_500)),
         exits: 4_711,
         exits_by_cause: vec![("external interrupt", 4_000), ("CPUID", 711)],
         kernel: "vmlinuz".into(),

@@ -25,6 +25,7 @@ state         stopped: powered off
 memory        128 MiB
 virtual CPUs  1
 uptime        12.3 s
+entered       2.5 s after the loader's handoff
 kernel        vmlinuz
 command line  console=ttyS0 quiet
 VM exits      4711

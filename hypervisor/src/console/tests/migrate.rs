@@ -18,8 +18,9 @@ fn moved(side: Side) -> Notice {
         save: ms(3),
         verify: ms(20),
         commit: ms(5),
+        restore: ms(2),
+        start: ms(1),
         total: ms(41),
-        ..Downtime::default()
     };
     let report = Report {
         total: ms(12_300),
@@ -72,6 +73,7 @@ committing: sent 38.0 MiB, left 12.0 MiB
 pages: 23558 zero, 210 whole, 9000 compressed, 120 known, 11 unchanged; 41 while stopped
 downtime: 41 ms = pause 1.0 ms + dirty log 2.0 ms + last pages 10 ms
   + devices 3.0 ms + verify 20 ms + commit 5.0 ms
+  the target's part: restore 2.0 ms of verify, start 1.0 ms of commit
 digest: 0123456789abcdef at both ends
 linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified
 a>"

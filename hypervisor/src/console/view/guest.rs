@@ -52,6 +52,8 @@ pub struct GuestView {
     pub cpu: Option<u32>,
     /// Time it has run, on every host, without its pauses: the time its own clock shows.
     pub uptime: Duration,
+    /// When its first instruction here was executed, counted from the loader's handoff to the hypervisor.
+    pub entered: Option<Duration>,
     /// VM exits since it came to this host.
     pub exits: u64,
     /// The same by cause, the most frequent first; at most a screenful.
