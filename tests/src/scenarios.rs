@@ -17,6 +17,7 @@ mod faults;
 mod host;
 mod linux;
 mod moves;
+mod version;
 mod without;
 
 /// The lab's own address on the wire, and its name in `godwit.toml`.

@@ -10,6 +10,7 @@ use clap::Parser;
 use godwit_tests::cluster::{Cluster, Plan};
 use godwit_tests::config::GuestConfig;
 use godwit_tests::figures::Moved;
+use godwit_tests::guest::LinuxFiles;
 use godwit_tests::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT};
 use godwit_tests::machine::{Availability, Kind};
 use serde_json::json;
@@ -64,7 +65,7 @@ fn demo(arguments: &Arguments, start: Instant) -> Result<String> {
     }
     say(start, "building loader, hypervisor and guest");
     let mut guest = GuestConfig::linux(LINUX, MEMORY_MIB);
-    guest.command_line = "console=ttyS0 cryptomgr.notests".to_owned();
+    guest.command_line = LinuxFiles::COMMAND_LINE.replace(" quiet", "");
     let mut cluster = Plan::new("demo", kind, 2).guest(0, guest).start()?;
     show_consoles(&mut cluster, start);
     say(start, "booting hosts a and b from UEFI");
