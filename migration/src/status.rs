@@ -33,25 +33,6 @@ pub enum Phase {
     Aborted,
 }
 
-impl Phase {
-    /// Whether a guest stands still while the two sides talk: whatever is waited for now is downtime.
-    #[must_use]
-    pub const fn is_downtime(self) -> bool {
-        match self {
-            Self::StopAndCopy | Self::Verifying | Self::Committing => true,
-            Self::Idle
-            | Self::Connecting
-            | Self::Negotiating
-            | Self::Building
-            | Self::PreCopy
-            | Self::CommitUnknown
-            | Self::Completed
-            | Self::Aborting
-            | Self::Aborted => false,
-        }
-    }
-}
-
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

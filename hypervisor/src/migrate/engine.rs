@@ -1,6 +1,6 @@
 //! What source and target engines have in common, so that one session drives either.
 
-use godwit_migration::{GuestRam, Input, Instant, Output, Phase, RunPermit, Source, Status, Target};
+use godwit_migration::{GuestRam, Input, Instant, Output, RunPermit, Source, Status, Target};
 
 /// An engine of one side. See [`godwit_migration::io`] for the contract.
 pub trait Engine {
@@ -8,8 +8,8 @@ pub trait Engine {
     fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam);
     /// The next thing to do.
     fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
-    /// Where it stands, in a word.
-    fn phase(&self) -> Phase;
+    /// Whether a wait should end as soon as anything arrives, whatever that costs.
+    fn is_urgent(&self) -> bool;
     /// Where it stands.
     fn status(&self, now: Instant) -> Status;
     /// Whether it can be dropped.
@@ -27,8 +27,8 @@ macro_rules! engine {
             fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
                 self.poll_output(now, buffer, ram)
             }
-            fn phase(&self) -> Phase {
-                self.phase()
+            fn is_urgent(&self) -> bool {
+                self.is_urgent()
             }
             fn status(&self, now: Instant) -> Status {
                 self.status(now)

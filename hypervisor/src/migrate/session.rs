@@ -150,10 +150,9 @@ impl<E: Engine, K: Copy> Session<E, K> {
         Wakeup::Now
     }
 
-    /// Whether a guest waits for the other host's answer: then the network is polled, since waking from a sleep would
-    /// be downtime.
+    /// Whether the network is polled: waking from a sleep would be downtime.
     fn is_urgent(&self) -> bool {
-        self.engine.phase().is_downtime() && self.wire.is_attached()
+        self.engine.is_urgent() && self.wire.is_attached()
     }
 
     /// Gives the engine what has come from the guest and from the connection; whether there was anything.

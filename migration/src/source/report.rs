@@ -4,14 +4,29 @@ use core::time::Duration;
 
 use super::Source;
 use super::sender::Sender;
-use crate::status::{Phase, Report, Status};
+use super::state::State;
+use crate::status::{Report, Status};
 use crate::time::Instant;
 
 impl Source {
-    /// Where it stands, in a word.
+    /// Whether an answer is waited for whose time is downtime, or from which the downtime is estimated: then a wait
+    /// should end as soon as anything arrives, whatever that costs.
     #[must_use]
-    pub const fn phase(&self) -> Phase {
-        self.endpoint.phase()
+    pub const fn is_urgent(&self) -> bool {
+        match self.state {
+            State::Draining | State::Pausing | State::Stopped(..) | State::Committing(..) => true,
+            State::Idle
+            | State::Connecting { .. }
+            | State::Negotiating
+            | State::StartingLog
+            | State::Sending
+            | State::Harvesting
+            | State::Throttling
+            | State::Unknown(..)
+            | State::Releasing
+            | State::Aborting(..)
+            | State::Finished => false,
+        }
     }
 
     /// Where it stands.

@@ -187,10 +187,10 @@ impl Target {
         None
     }
 
-    /// Where it stands, in a word.
+    /// As [`crate::Source::is_urgent`]: a guest is between two hosts.
     #[must_use]
-    pub const fn phase(&self) -> Phase {
-        self.endpoint.phase()
+    pub const fn is_urgent(&self) -> bool {
+        matches!(self.state, State::Restoring | State::Prepared | State::Starting { .. })
     }
 
     /// Where it stands.
