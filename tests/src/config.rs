@@ -52,7 +52,7 @@ pub struct GuestConfig {
 
 impl Default for MigrationConfig {
     fn default() -> Self {
-        Self { listen: true, bandwidth_mbit: 0, downtime_limit_ms: 300, link_timeout_s: 120 }
+        Self { listen: true, bandwidth_mbit: 0, downtime_limit_ms: 300, link_timeout_s: 60 }
     }
 }
 
@@ -150,7 +150,7 @@ address = "10.0.0.1/24"
 listen = true
 bandwidth_mbit = 0
 downtime_limit_ms = 300
-link_timeout_s = 120
+link_timeout_s = 60
 
 [[peer]]
 name = "b"

@@ -4,6 +4,8 @@
 //! allow. A group whose machine is missing is skipped, by name and with the reason. The last line of a run is
 //! `N passed, N failed, N skipped`.
 
+use std::iter::Sum;
+use std::panic::catch_unwind;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use crate::lock;
 use crate::machine::{Availability, Kind};
 
 /// One thing that must be true of a cluster.
+#[derive(Clone, Copy)]
 pub struct Check {
     /// What must be true, as a sentence.
     pub name: &'static str,
@@ -23,6 +26,7 @@ pub struct Check {
 }
 
 /// Checks that share a boot.
+#[derive(Clone, Copy)]
 pub struct Group {
     /// For `--only`, and in every line about it.
     pub name: &'static str,
@@ -47,38 +51,46 @@ pub struct Tally {
     pub skipped: usize,
 }
 
-/// Runs `groups` with `processors` of them busy at once; prints as it goes.
-pub fn run(groups: &[Group], processors: usize) -> Tally {
-    let state = Mutex::new((Tally::default(), processors));
+/// Runs `groups` with `processors` of them busy at once; prints as it goes. How each group ended, in their order.
+pub fn run(groups: &[Group], processors: usize) -> Vec<Tally> {
+    let free = Mutex::new(processors);
     let freed = Condvar::new();
     thread::scope(|scope| {
+        let mut runs = Vec::new();
         for group in groups {
             // A group that weighs more than there is runs alone.
             let weight = group.weight.min(processors);
-            let mut guard = lock(&state);
-            while guard.1 < weight {
+            let mut guard = lock(&free);
+            while *guard < weight {
                 guard = freed.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
-            guard.1 -= weight;
+            *guard -= weight;
             drop(guard);
-            let (state, freed) = (&state, &freed);
-            scope.spawn(move || {
-                let tally = run_group(group);
-                let mut guard = lock(state);
-                guard.0.add(tally);
-                guard.1 += weight;
+            let (free, freed) = (&free, &freed);
+            runs.push(scope.spawn(move || {
+                let tally = catch_unwind(|| run_group(group)).unwrap_or_else(|_| lost(group));
+                *lock(free) += weight;
                 freed.notify_all();
-            });
+                tally
+            }));
         }
-    });
-    lock(&state).0
+        runs.into_iter().zip(groups).map(|(run, group)| run.join().unwrap_or_else(|_| lost(group))).collect()
+    })
 }
 
-impl Tally {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
+/// A group whose thread panicked: a fault of the lab's.
+fn lost(group: &Group) -> Tally {
+    report("FAIL", group, "the lab works", "its thread panicked, see above");
+    Tally { failed: 1 + group.checks.len(), ..Tally::default() }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |all, one| Self {
+            passed: all.passed + one.passed,
+            failed: all.failed + one.failed,
+            skipped: all.skipped + one.skipped,
+        })
     }
 }
 

@@ -18,14 +18,17 @@ const BITS_PER_BYTE: u64 = 8;
 /// The configuration's word on migrations.
 pub(super) fn settings(configuration: &Configuration) -> migrate::Settings {
     let wanted = configuration.migration();
+    let peer_timeout = Duration::from_secs(u64::from(wanted.link_timeout_s));
     let policy = Policy {
         downtime_limit: Duration::from_millis(u64::from(wanted.downtime_limit_ms)),
         bandwidth_bytes_per_second: wanted
             .bandwidth_mbit
             .map(|mbit| u64::from(mbit) * 1_000_000 / BITS_PER_BYTE),
+        peer_timeout,
         ..Policy::default()
     };
-    migrate::Settings { port: wanted.listen.then_some(wanted.port), policy, target: TargetPolicy::default() }
+    let target = TargetPolicy { peer_timeout, ..TargetPolicy::default() };
+    migrate::Settings { port: wanted.listen.then_some(wanted.port), policy, target }
 }
 
 /// The policy that `tuning` makes of `policy`.
@@ -113,5 +116,20 @@ const fn side(side: migrate::Side) -> Side {
     match side {
         migrate::Side::Source => Side::Source,
         migrate::Side::Target => Side::Target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_boot::config::Configuration;
+
+    use super::*;
+
+    #[test]
+    fn a_silent_peer_is_waited_for_as_long_as_the_configuration_says() {
+        let configuration = Configuration::default();
+        let settings = settings(&configuration);
+        let seconds = Duration::from_secs(u64::from(configuration.migration().link_timeout_s));
+        assert_eq!((settings.policy.peer_timeout, settings.target.peer_timeout), (seconds, seconds));
     }
 }

@@ -21,6 +21,8 @@ pub(super) fn group(kind: Kind) -> Group {
 fn plan(kind: Kind) -> Plan {
     let mut plan = Plan::new("faults", kind, 1);
     let host = &mut plan.hosts[0];
+    // Host and guests share one processor.
+    host.cpus = 1;
     let mut witness = GuestConfig::bare(WITNESS, "pattern 1024 20000");
     (witness.memory_mib, witness.start) = (32, true);
     host.config.guests.push(witness);
