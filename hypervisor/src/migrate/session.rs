@@ -120,9 +120,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
         (stream, received): (StreamId, &[u8]),
     ) {
         self.wire.attach(streams, stream);
-        if self.wire.change(streams) == Some(Change::Up) {
-            self.engine.handle_input(now, Input::LinkUp, house.ram(self.guest));
-            self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
+        let change = self.wire.change(streams);
+        self.engine.handle_input(now, Input::LinkUp, house.ram(self.guest));
+        self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
+        if change == Some(Change::Down) {
+            // It was lost right behind its opening. An engine that is not told waits for it for ever.
+            self.engine.handle_input(now, Input::LinkDown, house.ram(self.guest));
         }
     }
 

@@ -144,6 +144,25 @@ fn an_opening_with_nothing_behind_it_takes_no_place_for_good() {
 }
 
 #[test]
+fn a_connection_that_is_lost_together_with_its_opening_takes_no_place() {
+    let mut world = World::new();
+    for number in 0..SESSIONS_MAX as u8 + 2 {
+        let stream = world.knock();
+        world.net.at(STRANGER).send(stream, &forge::opening_of(number, 1, 1)).unwrap();
+        // All of it arrives, then the reset, before the target looks.
+        (0..200).for_each(|_| world.net.deliver(world.now));
+        world.net.at(STRANGER).abort(stream);
+        (0..3).for_each(|_| world.net.deliver(world.now));
+        world.pass(Duration::from_millis(50));
+    }
+    assert!(world.target.views(world.now).is_empty(), "{}", world.state());
+    world.assert_nothing_leaks();
+    world.start("linux").unwrap();
+    world.until_quiet();
+    world.assert_moved("linux");
+}
+
+#[test]
 fn who_opens_a_migration_and_then_falls_silent_is_given_up() {
     let mut world = World::new();
     let stream = world.knock();
