@@ -239,7 +239,8 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house.begin(self.guest, action);
     }
 
-    /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection.
+    /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection. As long as
+    /// bytes wait for the network the engine may have a goodbye to say behind them.
     fn finish(&mut self, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
         if !self.engine.is_finished() {
             return;
@@ -247,7 +248,9 @@ impl<E: Engine, K: Copy> Session<E, K> {
         if let Some(permit) = self.engine.take_permit() {
             house.hold(self.guest, permit);
         }
-        self.wire.close();
-        self.wire.flush(streams);
+        if self.wire.is_flushed() {
+            self.wire.close();
+            self.wire.flush(streams);
+        }
     }
 }

@@ -27,6 +27,17 @@ fn assert_a_retry_works(world: &mut World) {
 }
 
 #[test]
+fn a_migration_that_is_cancelled_at_the_source_is_undone_and_both_know_why() {
+    let mut world = under_way();
+    world.command(Side::Source, "linux", Command::Cancel).unwrap();
+    world.until_quiet();
+    world.assert_stayed("linux");
+    assert_eq!(world.source.aborts("linux"), [AbortReason::Cancelled]);
+    assert_eq!(world.target.aborts("linux"), [AbortReason::Cancelled]);
+    assert_a_retry_works(&mut world);
+}
+
+#[test]
 fn a_cancelled_target_does_not_keep_the_source_from_trying_again() {
     let mut world = under_way();
     world.command(Side::Target, "linux", Command::Cancel).unwrap();
@@ -95,6 +106,16 @@ fn a_target_without_memory_refuses_by_name_before_a_page_is_sent() {
     assert!(!world.source.events("linux").any(|event| matches!(event, Event::Round { .. })));
     assert!(!world.source.house.steps.contains(&Step::StartDirtyLog));
     assert_a_retry_works(&mut world);
+}
+
+#[test]
+fn a_guest_that_ends_by_itself_ends_its_migration() {
+    let mut world = under_way();
+    world.source.house.end("linux");
+    world.until_quiet();
+    assert_eq!(world.source.aborts("linux"), [AbortReason::GuestEnded]);
+    assert_eq!(world.target.aborts("linux"), [AbortReason::GuestEnded]);
+    assert!(world.target.house.names().is_empty());
 }
 
 #[test]
