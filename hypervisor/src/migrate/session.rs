@@ -204,6 +204,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
                     self.wire.close();
                     self.wire.flush(streams);
                 }
+                Output::HangUp => self.wire.drop_stream(streams),
                 Output::Guest(action) => self.begin(now, house, action),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(deadline) => {

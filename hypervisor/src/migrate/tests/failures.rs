@@ -7,7 +7,8 @@ use godwit_migration::{AbortReason, Blame, Command, Event, GuestFailure, Phase, 
 
 use super::super::Side;
 use super::fake_streams::Weather;
-use super::{TARGET, World};
+use super::strangers::STRANGER;
+use super::{SOURCE, TARGET, World};
 
 /// A world in which `linux` is under way and takes its time.
 fn under_way() -> World {
@@ -30,6 +31,17 @@ fn assert_a_retry_works(world: &mut World) {
 fn a_migration_that_is_cancelled_at_the_source_is_undone_and_both_know_why() {
     let mut world = under_way();
     world.command(Side::Source, "linux", Command::Cancel).unwrap();
+    world.until_quiet();
+    world.assert_stayed("linux");
+    assert_eq!(world.source.aborts("linux"), [AbortReason::Cancelled]);
+    assert_eq!(world.target.aborts("linux"), [AbortReason::Cancelled]);
+    assert_a_retry_works(&mut world);
+}
+
+#[test]
+fn a_migration_that_is_cancelled_at_the_target_is_undone_and_both_know_why() {
+    let mut world = under_way();
+    world.command(Side::Target, "linux", Command::Cancel).unwrap();
     world.until_quiet();
     world.assert_stayed("linux");
     assert_eq!(world.source.aborts("linux"), [AbortReason::Cancelled]);
@@ -71,6 +83,35 @@ fn a_link_that_is_cut_leaves_the_guest_at_the_source() {
         world.mend();
         assert_a_retry_works(&mut world);
     }
+}
+
+#[test]
+fn a_link_that_falls_silent_is_noticed_at_both_ends() {
+    let mut world = under_way();
+    world.net.weather = Weather::Stalled;
+    world.pass(Duration::from_secs(31));
+    assert!(matches!(world.source.aborts("linux")[..], [AbortReason::PeerSilent(_)]));
+    world.until(|world| world.source.views(world.now).is_empty());
+    world.assert_stayed("linux");
+    assert_eq!(world.net.in_use(SOURCE), 0);
+    world.mend();
+    world.until_quiet();
+    assert_a_retry_works(&mut world);
+}
+
+#[test]
+fn a_target_that_takes_nothing_does_not_keep_the_source_from_trying_again() {
+    let mut world = World::new();
+    // Somebody accepts and reads nothing: the network is well, so only the engine can notice.
+    world.net.unlisten(TARGET);
+    world.net.listen(STRANGER, super::PORT);
+    let to = ("c", core::net::SocketAddrV4::new(STRANGER, super::PORT));
+    world.net.window = 16;
+    world.source.migrations.start(world.now, &mut world.source.house, "linux", to).unwrap();
+    world.pass(Duration::from_secs(45));
+    assert!(world.source.views(world.now).is_empty(), "{}", world.state());
+    assert!(matches!(world.source.aborts("linux")[..], [AbortReason::PeerSilent(_)]));
+    assert!(world.source.house.is_untouched("linux"));
 }
 
 #[test]
