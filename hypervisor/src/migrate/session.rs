@@ -137,6 +137,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house: &mut impl GuestHouse<Key = K>,
     ) -> Wakeup {
         for _ in 0..STEPS_MAX {
+            self.wire.expire(now, streams);
             let mut busy = self.wire.flush(streams);
             busy |= self.take_input(now, streams, house);
             if now >= self.deadline {
@@ -146,8 +147,8 @@ impl<E: Engine, K: Copy> Session<E, K> {
             }
             busy |= self.drain(now, streams, house);
             if !busy {
-                self.finish(streams, house);
-                return Wakeup::At(self.deadline);
+                self.finish(now, streams, house);
+                return Wakeup::At(self.deadline.min(self.wire.deadline()));
             }
         }
         Wakeup::Now
@@ -201,7 +202,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
                 }
                 Output::Connect => self.connect(now, streams, house),
                 Output::Disconnect => {
-                    self.wire.close();
+                    self.wire.close(now);
                     self.wire.flush(streams);
                 }
                 Output::HangUp => self.wire.drop_stream(streams),
@@ -242,7 +243,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
 
     /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection. As long as
     /// bytes wait for the network the engine may have a goodbye to say behind them.
-    fn finish(&mut self, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
+    fn finish(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
         if !self.engine.is_finished() {
             return;
         }
@@ -250,7 +251,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
             house.hold(self.guest, permit);
         }
         if self.wire.is_flushed() {
-            self.wire.close();
+            self.wire.close(now);
             self.wire.flush(streams);
         }
     }

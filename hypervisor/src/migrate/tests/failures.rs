@@ -3,9 +3,10 @@
 use alloc::string::ToString;
 use core::time::Duration;
 
-use godwit_migration::{AbortReason, Blame, Command, Event, GuestFailure, Phase, Refusal, Step};
+use godwit_migration::{AbortReason, Blame, Command, Event, GuestFailure, Instant, Phase, Refusal, Step};
 
 use super::super::Side;
+use super::super::wire::{Change, Wire};
 use super::fake_streams::Weather;
 use super::strangers::STRANGER;
 use super::{SOURCE, TARGET, World};
@@ -112,6 +113,26 @@ fn a_target_that_takes_nothing_does_not_keep_the_source_from_trying_again() {
     assert!(world.source.views(world.now).is_empty(), "{}", world.state());
     assert!(matches!(world.source.aborts("linux")[..], [AbortReason::PeerSilent(_)]));
     assert!(world.source.house.is_untouched("linux"));
+}
+
+#[test]
+fn a_goodbye_that_nobody_takes_does_not_keep_a_connection_for_ever() {
+    let mut world = World::new();
+    world.net.window = 16;
+    let stream = world.knock();
+    let (mut wire, mut streams) = (Wire::default(), world.net.at(STRANGER));
+    wire.attach(&mut streams, stream);
+    assert_eq!(wire.change(&mut streams), Some(Change::Up));
+    wire.queue(&[0; 64]);
+    wire.close(world.now);
+    wire.flush(&mut streams);
+    let until = world.now.after(Duration::from_secs(10));
+    assert_eq!(wire.deadline(), until);
+    wire.expire(world.now.after(Duration::from_secs(9)), &mut streams);
+    assert!(wire.is_attached());
+    wire.expire(until, &mut streams);
+    assert!(!wire.is_attached() && wire.is_flushed());
+    assert_eq!((wire.deadline(), world.net.in_use(STRANGER)), (Instant::NEVER, 0));
 }
 
 #[test]
