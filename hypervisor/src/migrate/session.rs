@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 
 use godwit_migration::{
-    Channel, Command, Event, GuestAction, GuestEvent, GuestFailure, Input, Instant, MigrationId, Output,
-    Status, Step,
+    Channel, Command, Event, GuestAction, GuestEvent, GuestFailure, GuestId, Input, Instant, MigrationId,
+    Output, Status, Step,
 };
 
 use super::engine::Engine;
@@ -37,6 +37,8 @@ pub struct Session<E, K> {
     /// Where the source connects to.
     address: Option<SocketAddrV4>,
     migration: MigrationId,
+    /// Who moves.
+    subject: GuestId,
     /// The step that the guest has begun and not answered.
     outstanding: Option<Step>,
     deadline: Instant,
@@ -50,7 +52,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
     pub fn new(
         engine: E,
         guest: K,
-        migration: MigrationId,
+        (migration, subject): (MigrationId, GuestId),
         peer: alloc::string::String,
         address: Option<SocketAddrV4>,
     ) -> Self {
@@ -61,6 +63,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
             peer,
             address,
             migration,
+            subject,
             outstanding: None,
             deadline: Instant::ORIGIN,
             buffer: alloc::vec![0; OUTPUT_BYTES],
@@ -72,6 +75,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
     #[must_use]
     pub const fn migration(&self) -> MigrationId {
         self.migration
+    }
+
+    /// The identity of the guest that moves.
+    #[must_use]
+    pub const fn subject(&self) -> GuestId {
+        self.subject
     }
 
     /// The name or address of the other host.

@@ -58,6 +58,26 @@ fn an_answer_that_is_lost_is_asked_for_and_the_guest_has_moved() {
 }
 
 #[test]
+fn wherever_the_link_is_cut_around_the_commit_one_host_owns_the_guest() {
+    for ticks in 0..16 {
+        let mut world = World::new();
+        world.start_until(Phase::Verifying);
+        (0..ticks).for_each(|_| world.tick());
+        world.net.cut();
+        world.pass(Duration::from_millis(300));
+        world.mend();
+        world.until(|world| world.source.views(world.now).is_empty());
+        if world.source.house.is_untouched("linux") {
+            // The target may hold what it has, until the source says otherwise.
+            assert!(!world.target.house.runs("linux"), "cut after {ticks} ticks: {}", world.state());
+            world.start("linux").unwrap();
+        }
+        world.until_quiet();
+        world.assert_moved("linux");
+    }
+}
+
+#[test]
 fn a_link_that_is_cut_again_and_again_delays_the_end_and_changes_nothing() {
     let mut world = committing();
     for _ in 0..8 {
@@ -118,4 +138,27 @@ fn a_target_holds_a_complete_guest_for_as_long_as_it_says_and_then_lets_go() {
     assert!(world.target.views(world.now).is_empty() && world.target.house.names().is_empty());
     world.mend();
     world.until(|world| world.source.events("linux").any(|event| *event == Event::TargetForgot));
+}
+
+#[test]
+fn a_source_that_begins_anew_takes_the_place_of_its_held_guest() {
+    let mut world = committing();
+    world.net.cut();
+    world.pass(Duration::from_millis(50));
+    world.command(Side::Source, "linux", Command::Reclaim).unwrap();
+    world.until(|world| world.source.views(world.now).is_empty());
+    world.assert_nothing_runs_at_the_target();
+    world.mend();
+    world.start("linux").unwrap();
+    world.until_quiet();
+    world.assert_moved("linux");
+    assert_eq!(world.target.aborts("linux"), [AbortReason::Cancelled], "the earlier attempt");
+}
+
+impl World {
+    #[track_caller]
+    fn assert_nothing_runs_at_the_target(&self) {
+        assert_eq!(self.phase(Side::Target), Some(Phase::CommitUnknown));
+        assert!(!self.target.house.runs("linux") && self.target.house.names() == ["linux"]);
+    }
 }
