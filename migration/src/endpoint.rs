@@ -192,7 +192,7 @@ impl Endpoint {
         }
         if self.disconnect_is_due && self.link.is_none() {
             self.disconnect_is_due = false;
-            return Some(Output::Disconnect);
+            return Some(Output::HangUp);
         }
         if core::mem::take(&mut self.connect_is_due) {
             return Some(Output::Connect);

@@ -252,7 +252,7 @@ impl<T: Engine> Host<T> {
                     return self.give(Input::Guest(event));
                 }
                 Output::Connect => return self.give(Input::LinkUp),
-                Output::Transmit { .. } | Output::Disconnect | Output::Event(_) => {}
+                Output::Transmit { .. } | Output::Disconnect | Output::HangUp | Output::Event(_) => {}
             }
         }
         panic!("it never comes to rest");

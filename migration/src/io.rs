@@ -63,6 +63,9 @@ pub enum Output {
     Connect,
     /// Close the connection once everything transmitted has been sent. No answer needed.
     Disconnect,
+    /// Drop the connection at once, with what was transmitted and not yet sent: nobody takes it any more. No answer
+    /// needed.
+    HangUp,
     /// Do this to the guest.
     Guest(GuestAction),
     /// Tell whoever is interested.

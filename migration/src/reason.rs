@@ -192,6 +192,13 @@ pub enum AbortReason {
     LinkLost,
     /// The other host did not answer in time; what was waited for took longer than this.
     PeerSilent(Duration),
+    /// The target's answer is in a version of the protocol that this host does not speak.
+    Version {
+        /// The version of the answer; 0 says that the target found none that both speak.
+        answered: u16,
+        /// Lowest and highest version that this host speaks.
+        spoken: (u16, u16),
+    },
     /// The other host ended it for a reason that this version does not know.
     PeerAborted(u16),
     /// What came from the other host is not the protocol.
@@ -243,6 +250,7 @@ impl AbortReason {
             Self::Cancelled | Self::LimitTooShort { .. } => Blame::Operator,
             Self::LinkLost => Blame::Link,
             Self::Refused(_)
+            | Self::Version { .. }
             | Self::PeerSilent(_)
             | Self::PeerAborted(_)
             | Self::Stream(_)
@@ -264,6 +272,9 @@ impl AbortReason {
             Self::Refused(_) => "remove what the target names, or choose another target",
             Self::LinkLost => "check the network and that the target listens, then migrate again",
             Self::PeerSilent(_) => "check that the other host is alive, then migrate again",
+            Self::Version { .. } => {
+                "run releases on both hosts that have a version of the protocol in common"
+            }
             Self::PeerAborted(_) => "look at the other host's log",
             Self::Stream(_) | Self::PeerStream(_) => {
                 "check that both hosts run matching releases, and the network"
@@ -292,6 +303,11 @@ impl fmt::Display for AbortReason {
             }
             Self::LinkLost => f.write_str("the connection was lost or could not be made"),
             Self::PeerSilent(waited) => write!(f, "the other host was silent for {} ms", waited.as_millis()),
+            Self::Version { answered, spoken } => write!(
+                f,
+                "the target answered in version {answered} of the protocol, this host speaks {}-{}",
+                spoken.0, spoken.1
+            ),
             Self::PeerAborted(code) => write!(f, "the other host ended it (code {code})"),
             Self::Stream(fault) => write!(f, "bad data from the other host: {fault}"),
             Self::PeerStream(fault) => write!(f, "the other host received bad data: {fault}"),

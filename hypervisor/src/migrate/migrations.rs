@@ -9,7 +9,7 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Command, Event, Instant, Policy, Source, SourceConfig, Status, Target, TargetConfig, TargetPolicy,
+    Command, Event, Instant, Phase, Policy, Source, SourceConfig, Status, Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
@@ -21,6 +21,8 @@ use super::streams::Streams;
 
 /// Migrations out, and as many in, at one time.
 pub const SESSIONS_MAX: usize = 8;
+/// Arrivals that may wait at one time until an earlier attempt of their guest is undone.
+const DEFERRED_MAX: usize = 4;
 /// Occurrences kept until somebody takes them; the oldest are dropped.
 const OCCURRENCES_MAX: usize = 64;
 
@@ -101,6 +103,8 @@ pub struct Migrations<K> {
     outgoing: Vec<Outgoing<K>>,
     incoming: Vec<Session<Target, K>>,
     arrivals: Arrivals,
+    /// Arrivals whose guest is still being discarded here from an earlier attempt.
+    deferred: Vec<Arrival>,
     occurrences: VecDeque<Occurrence>,
 }
 
@@ -113,6 +117,7 @@ impl<K: Copy> Migrations<K> {
             outgoing: Vec::new(),
             incoming: Vec::new(),
             arrivals: Arrivals::default(),
+            deferred: Vec::new(),
             occurrences: VecDeque::new(),
         }
     }
@@ -147,8 +152,9 @@ impl<K: Copy> Migrations<K> {
         }
         let (key, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
         let (policy, id) = (self.settings.policy, house.new_migration());
+        let names = (id, description.id);
         let engine = Source::new(SourceConfig { migration: id, guest: description, policy });
-        let mut session = Session::new(engine, key, id, peer.to_string(), Some(address));
+        let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
         session.command(now, house, Command::Start);
         self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });
         Ok(())
@@ -198,8 +204,8 @@ impl<K: Copy> Migrations<K> {
         for session in &mut self.incoming {
             wakeup = wakeup.min(session.poll(now, streams, house));
         }
-        self.collect(house);
-        wakeup
+        let has_dropped = self.collect(house);
+        if has_dropped && !self.deferred.is_empty() { Wakeup::Now } else { wakeup }
     }
 
     /// All migrations, out then in.
@@ -231,8 +237,10 @@ impl<K: Copy> Migrations<K> {
         let Some(port) = self.settings.port else {
             return;
         };
-        for arrival in self.arrivals.poll(now, streams, port) {
+        let deferred = core::mem::take(&mut self.deferred).into_iter().map(Ok);
+        for arrival in deferred.chain(self.arrivals.poll(now, streams, port)) {
             match arrival {
+                Ok(arrival) if self.must_wait(now, house, &arrival) => self.deferred.push(arrival),
                 Ok(arrival) => self.admit(now, streams, house, arrival),
                 Err(Stranger { peer, why }) => self.tell(Occurrence {
                     guest: String::new(),
@@ -244,6 +252,29 @@ impl<K: Copy> Migrations<K> {
         }
     }
 
+    /// Whether an earlier attempt to take this guest in is to be undone first. One that was held for its source is
+    /// cancelled: by beginning anew the source says that the guest is its own.
+    fn must_wait<H: GuestHouse<Key = K>>(&mut self, now: Instant, house: &mut H, arrival: &Arrival) -> bool {
+        let Opening::Begin { migration, guest } = arrival.opening else {
+            return false;
+        };
+        let mut is_there = false;
+        let earlier = |session: &&mut Session<Target, K>| {
+            session.subject() == guest && session.migration() != migration
+        };
+        for session in self.incoming.iter_mut().filter(earlier) {
+            match session.status(now).phase {
+                Phase::CommitUnknown => {
+                    session.command(now, house, Command::Cancel);
+                    is_there = true;
+                }
+                Phase::Aborting | Phase::Aborted => is_there = true,
+                _ => {}
+            }
+        }
+        is_there && self.deferred.len() < DEFERRED_MAX
+    }
+
     fn admit<H: GuestHouse<Key = K>>(
         &mut self,
         now: Instant,
@@ -251,7 +282,7 @@ impl<K: Copy> Migrations<K> {
         house: &mut H,
         arrival: Arrival,
     ) {
-        let (Opening::Begin { migration, .. } | Opening::Resolve { migration, .. }) = arrival.opening;
+        let (migration, subject) = (arrival.opening.migration(), arrival.opening.guest());
         let known = self.incoming.iter().position(|session| session.migration() == migration);
         let index = match known {
             Some(index) => index,
@@ -263,7 +294,8 @@ impl<K: Copy> Migrations<K> {
                 let config = TargetConfig { host: house.capabilities(), policy: self.settings.target };
                 let peer = arrival.peer.ip().to_string();
                 let guest = house.arriving(&peer);
-                self.incoming.push(Session::new(Target::new(config), guest, migration, peer, None));
+                let names = (migration, subject);
+                self.incoming.push(Session::new(Target::new(config), guest, names, peer, None));
                 self.incoming.len() - 1
             }
         };
@@ -271,8 +303,8 @@ impl<K: Copy> Migrations<K> {
         session.accept(now, streams, house, (arrival.stream, &arrival.received));
     }
 
-    /// Takes what the sessions tell, and drops those that are over.
-    fn collect<H: GuestHouse<Key = K>>(&mut self, house: &mut H) {
+    /// Takes what the sessions tell, and drops those that are over; whether there was one.
+    fn collect<H: GuestHouse<Key = K>>(&mut self, house: &mut H) -> bool {
         let mut told = Vec::new();
         for outgoing in &mut self.outgoing {
             for event in outgoing.session.take_events() {
@@ -296,8 +328,10 @@ impl<K: Copy> Migrations<K> {
             }
         }
         told.into_iter().for_each(|occurrence| self.tell(occurrence));
+        let before = self.outgoing.len() + self.incoming.len();
         self.outgoing.retain(|outgoing| keep(&outgoing.session, house));
         self.incoming.retain(|session| keep(session, house));
+        self.outgoing.len() + self.incoming.len() < before
     }
 
     fn tell(&mut self, occurrence: Occurrence) {

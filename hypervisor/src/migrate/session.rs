@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 
 use godwit_migration::{
-    Channel, Command, Event, GuestAction, GuestEvent, GuestFailure, Input, Instant, MigrationId, Output,
-    Status, Step,
+    Channel, Command, Event, GuestAction, GuestEvent, GuestFailure, GuestId, Input, Instant, MigrationId,
+    Output, Status, Step,
 };
 
 use super::engine::Engine;
@@ -37,6 +37,8 @@ pub struct Session<E, K> {
     /// Where the source connects to.
     address: Option<SocketAddrV4>,
     migration: MigrationId,
+    /// Who moves.
+    subject: GuestId,
     /// The step that the guest has begun and not answered.
     outstanding: Option<Step>,
     deadline: Instant,
@@ -50,7 +52,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
     pub fn new(
         engine: E,
         guest: K,
-        migration: MigrationId,
+        (migration, subject): (MigrationId, GuestId),
         peer: alloc::string::String,
         address: Option<SocketAddrV4>,
     ) -> Self {
@@ -61,6 +63,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
             peer,
             address,
             migration,
+            subject,
             outstanding: None,
             deadline: Instant::ORIGIN,
             buffer: alloc::vec![0; OUTPUT_BYTES],
@@ -72,6 +75,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
     #[must_use]
     pub const fn migration(&self) -> MigrationId {
         self.migration
+    }
+
+    /// The identity of the guest that moves.
+    #[must_use]
+    pub const fn subject(&self) -> GuestId {
+        self.subject
     }
 
     /// The name or address of the other host.
@@ -120,9 +129,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
         (stream, received): (StreamId, &[u8]),
     ) {
         self.wire.attach(streams, stream);
-        if self.wire.change(streams) == Some(Change::Up) {
-            self.engine.handle_input(now, Input::LinkUp, house.ram(self.guest));
-            self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
+        let change = self.wire.change(streams);
+        self.engine.handle_input(now, Input::LinkUp, house.ram(self.guest));
+        self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
+        if change == Some(Change::Down) {
+            // It was lost right behind its opening. An engine that is not told waits for it for ever.
+            self.engine.handle_input(now, Input::LinkDown, house.ram(self.guest));
         }
     }
 
@@ -134,6 +146,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house: &mut impl GuestHouse<Key = K>,
     ) -> Wakeup {
         for _ in 0..STEPS_MAX {
+            self.wire.expire(now, streams);
             let mut busy = self.wire.flush(streams);
             busy |= self.take_input(now, streams, house);
             if now >= self.deadline {
@@ -143,8 +156,9 @@ impl<E: Engine, K: Copy> Session<E, K> {
             }
             busy |= self.drain(now, streams, house);
             if !busy {
-                self.finish(streams, house);
-                return if self.is_urgent() { Wakeup::Now } else { Wakeup::At(self.deadline) };
+                self.finish(now, streams, house);
+                let deadline = self.deadline.min(self.wire.deadline());
+                return if self.is_urgent() { Wakeup::Now } else { Wakeup::At(deadline) };
             }
         }
         Wakeup::Now
@@ -203,9 +217,10 @@ impl<E: Engine, K: Copy> Session<E, K> {
                 }
                 Output::Connect => self.connect(now, streams, house),
                 Output::Disconnect => {
-                    self.wire.close();
+                    self.wire.close(now);
                     self.wire.flush(streams);
                 }
+                Output::HangUp => self.wire.drop_stream(streams),
                 Output::Guest(action) => self.begin(now, house, action),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(deadline) => {
@@ -241,15 +256,18 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house.begin(self.guest, action);
     }
 
-    /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection.
-    fn finish(&mut self, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
+    /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection. As long as
+    /// bytes wait for the network the engine may have a goodbye to say behind them.
+    fn finish(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
         if !self.engine.is_finished() {
             return;
         }
         if let Some(permit) = self.engine.take_permit() {
             house.hold(self.guest, permit);
         }
-        self.wire.close();
-        self.wire.flush(streams);
+        if self.wire.is_flushed() {
+            self.wire.close(now);
+            self.wire.flush(streams);
+        }
     }
 }

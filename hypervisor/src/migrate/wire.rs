@@ -1,12 +1,17 @@
 //! One connection of a session, with what the network has not taken yet.
 
 use alloc::vec::Vec;
+use core::time::Duration;
+
+use godwit_migration::Instant;
 
 use super::streams::Streams;
 use crate::net::stream::{Received, State, StreamId};
 
 /// Bytes that an engine may produce at once.
 pub const OUTPUT_BYTES: usize = 64 * 1024;
+/// How long a peer may take to make room for the last words.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What happened to the connection since it was asked last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +26,10 @@ pub enum Change {
 enum Stage {
     Connecting,
     Up,
-    /// Our side ends when everything was handed to the network.
-    Closing,
+    /// Our side ends when everything was handed to the network, and at `until` in any case.
+    Closing {
+        until: Instant,
+    },
 }
 
 /// See the module.
@@ -71,7 +78,7 @@ impl Wire {
         let moved = self.taken > before;
         if self.is_flushed() {
             self.forget_output();
-            if stage == Stage::Closing {
+            if matches!(stage, Stage::Closing { .. }) {
                 streams.close(id);
                 self.stream = None;
             }
@@ -80,9 +87,25 @@ impl Wire {
     }
 
     /// Ends our side once everything queued has been handed over.
-    pub fn close(&mut self) {
-        if let Some((_, stage)) = &mut self.stream {
-            *stage = Stage::Closing;
+    pub fn close(&mut self, now: Instant) {
+        if let Some((_, stage @ (Stage::Connecting | Stage::Up))) = &mut self.stream {
+            *stage = Stage::Closing { until: now.after(CLOSING_PATIENCE) };
+        }
+    }
+
+    /// When a connection that is being closed is given up; [`Instant::NEVER`] if none is.
+    #[must_use]
+    pub const fn deadline(&self) -> Instant {
+        match self.stream {
+            Some((_, Stage::Closing { until })) => until,
+            _ => Instant::NEVER,
+        }
+    }
+
+    /// Gives a connection up that has been closed for too long: its peer takes nothing any more.
+    pub fn expire(&mut self, now: Instant, streams: &mut impl Streams) {
+        if now >= self.deadline() {
+            self.drop_stream(streams);
         }
     }
 
@@ -114,7 +137,7 @@ impl Wire {
                 self.stream = Some((id, Stage::Up));
                 Some(Change::Up)
             }
-            (Ok(State::Connecting | State::Open), _) | (Ok(State::PeerEnded), Stage::Closing) => None,
+            (Ok(State::Connecting | State::Open), _) | (Ok(State::PeerEnded), Stage::Closing { .. }) => None,
             (Ok(State::PeerEnded | State::Failed(_)) | Err(_), _) => {
                 self.drop_stream(streams);
                 Some(Change::Down)

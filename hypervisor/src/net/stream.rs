@@ -89,6 +89,20 @@ impl core::error::Error for Error {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(u64);
 
+impl StreamId {
+    /// The name of a connection that a test's own network makes up.
+    #[cfg(test)]
+    pub(crate) const fn made_up(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number that it was made up from.
+    #[cfg(test)]
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// A connection that came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {

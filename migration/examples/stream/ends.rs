@@ -114,7 +114,7 @@ fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<
         match engine.poll_output(now, &mut buffer, ram) {
             Output::Transmit { len, .. } => writer.write_all(&buffer[..len])?,
             Output::Connect => engine.handle_input(now, Input::LinkUp, ram),
-            Output::Disconnect => {}
+            Output::Disconnect | Output::HangUp => {}
             Output::Guest(action) => {
                 let event = answer(action, &mut permit);
                 engine.handle_input(now, Input::Guest(event), ram);
@@ -163,7 +163,7 @@ pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
         let now = instant(origin);
         match engine.poll_output(now, &mut sent, &mut ram) {
             Output::Transmit { len, .. } => stream.write_all(&sent[..len])?,
-            Output::Connect | Output::Disconnect => {}
+            Output::Connect | Output::Disconnect | Output::HangUp => {}
             Output::Guest(action) => {
                 let event = answer(action, &mut permit);
                 engine.handle_input(now, Input::Guest(event), &mut ram);

@@ -61,7 +61,8 @@ impl Source {
             return Err(AbortReason::Refused(refusals_from_wire(&reply.refusals)));
         }
         if !(VERSION_MIN..=VERSION_MAX).contains(&reply.version) {
-            return Err(AbortReason::Stream(crate::reason::StreamFault::Value));
+            let spoken = (VERSION_MIN, VERSION_MAX);
+            return Err(AbortReason::Version { answered: reply.version, spoken });
         }
         if ram.page_count() != self.guest.layout.page_count() {
             return Err(AbortReason::Contract);

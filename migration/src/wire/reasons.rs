@@ -172,6 +172,11 @@ impl AbortBody {
             AbortReason::Refused(refusals) => {
                 Self { refusals: refusals_to_wire(refusals), ..plain(ABORT_REFUSED, [0; 4]) }
             }
+            // A refusal has the place for both versions, and every release can name it.
+            AbortReason::Version { answered, spoken } => {
+                let refusal = Refusal::Version { source: *spoken, target: (*answered, *answered) };
+                Self { refusals: refusals_to_wire(&[refusal]), ..plain(ABORT_REFUSED, [0; 4]) }
+            }
             AbortReason::LinkLost => plain(ABORT_LINK_LOST, [0; 4]),
             AbortReason::PeerSilent(waited) => {
                 plain(ABORT_SILENT, [u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), 0, 0, 0])
@@ -248,5 +253,18 @@ impl AbortBody {
             ABORT_GUEST_ENDED => AbortReason::GuestEnded,
             code => AbortReason::PeerAborted(code),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_told_which_versions_do_not_fit() {
+        let reason = AbortReason::Version { answered: 7, spoken: (1, 2) };
+        let told = AbortBody::to_wire(&reason).reason();
+        let refusal = Refusal::Version { source: (1, 2), target: (7, 7) };
+        assert_eq!(told, AbortReason::Refused([refusal].into()));
     }
 }

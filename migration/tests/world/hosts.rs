@@ -158,8 +158,9 @@ impl World {
             match output {
                 Output::Transmit { len, .. } => self.transmit(self.source.connection, true, len),
                 Output::Connect => self.connect(),
-                Output::Disconnect => {
+                output @ (Output::Disconnect | Output::HangUp) => {
                     if let Some(connection) = self.source.connection.take() {
+                        self.forget_sent(connection, &output, true);
                         self.close(connection, false);
                     }
                     self.source.connecting = None;
@@ -270,8 +271,9 @@ impl World {
             match output {
                 Output::Transmit { len, .. } => self.transmit(connection, false, len),
                 Output::Connect => panic!("a target does not connect"),
-                Output::Disconnect => {
+                output @ (Output::Disconnect | Output::HangUp) => {
                     if let Some(connection) = self.target.slots[index].connection.take() {
+                        self.forget_sent(connection, &output, false);
                         self.connections[connection].target_thinks_up = false;
                         self.close(connection, true);
                     }

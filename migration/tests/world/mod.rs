@@ -13,7 +13,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use godwit_migration::{
-    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Phase, RunPermit,
+    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Output, Phase,
+    RunPermit,
 };
 
 use guest::{Instance, Ram, Truth};
@@ -341,6 +342,14 @@ impl World {
         let delay = self.plan.wire.latency
             + Duration::from_nanos(behind.queued_bytes() as u64 * self.plan.wire.ns_per_byte);
         self.after(delay * 2, Happening::LinkDown { connection, at_target: !by_target });
+    }
+
+    /// A connection that is dropped takes with it what was sent and has not arrived.
+    pub(crate) fn forget_sent(&mut self, connection: usize, output: &Output, by_source: bool) {
+        if matches!(output, Output::HangUp) {
+            let wire = &mut self.connections[connection];
+            if by_source { wire.to_target.clear() } else { wire.to_source.clear() }
+        }
     }
 
     /// Breaks a connection in the middle.

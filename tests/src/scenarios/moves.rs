@@ -114,7 +114,8 @@ fn is_whole(cluster: &mut Cluster, index: usize, before: f64) -> Result<()> {
 }
 
 fn busy_linux_moves(cluster: &mut Cluster) -> Result<()> {
-    let output = run(&mut cluster.hosts[0], "pattern start 16 500", SWEEP_TIMEOUT)?;
+    // 0.6 MB/s: less than half of what Bochs's card takes in.
+    let output = run(&mut cluster.hosts[0], "pattern start 16 150", SWEEP_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
     linux_moves(cluster, 0, 1)?;
     pattern_is_whole(&mut cluster.hosts[1])

@@ -71,7 +71,7 @@ fn answer(said: &[u8]) -> Result<Vec<u8>> {
         match target.poll_output(now(), &mut buffer, &mut NoRam) {
             Output::Transmit { len, .. } => answer.extend_from_slice(&buffer[..len]),
             Output::Guest(action) => bail!("the target wants {action:?} of a guest that it cannot know"),
-            Output::Timeout(_) | Output::Disconnect => return Ok(answer),
+            Output::Timeout(_) | Output::Disconnect | Output::HangUp => return Ok(answer),
             Output::Connect | Output::Event(_) => {}
         }
     }
