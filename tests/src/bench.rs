@@ -50,6 +50,13 @@ impl Row {
         Self { figure: figure.to_owned(), target, measured, verdict }
     }
 
+    /// The same with how far single measurements were from it.
+    #[must_use]
+    pub fn with_spread(self, least: f64, most: f64) -> Self {
+        let spread = format!("{} ({}–{})", self.measured, number(least), number(most));
+        Self { measured: spread, ..self }
+    }
+
     /// A figure for comparison.
     pub fn reference(figure: &str, measured: String) -> Self {
         Self { figure: figure.to_owned(), target: "–".to_owned(), measured, verdict: Verdict::Reference }
@@ -117,6 +124,8 @@ mod tests {
             Row::not_measured("boot", "no\nBochs | here".into()),
         ];
         let text = table(&rows);
+        let spread = Row::at_most("CPUID", 225.0, 250.0, " ticks").with_spread(224.0, 1_300.0);
+        assert_eq!(spread.measured, "225 ticks (224–1,300)");
         assert!(text.contains("| CPUID | ≤ 250 ticks | 300 ticks | **missed** |"), "{text}");
         assert_eq!(text.lines().count(), 4);
     }

@@ -7,6 +7,8 @@ use crate::time::Instant;
 const NANOS: u128 = 1_000_000_000;
 /// Shortest time over which a rate is believed.
 const WINDOW_MIN: Duration = Duration::from_millis(2);
+/// Time after which half of what is known of the guest's dirty rate comes from what was seen since.
+const DIRTY_MEMORY: Duration = Duration::from_millis(500);
 /// What a capped link may send at once, as time at the cap.
 const BURST: Duration = Duration::from_millis(20);
 
@@ -166,7 +168,11 @@ impl DirtyMeter {
             let time = now.since(since);
             if time >= WINDOW_MIN {
                 let sample = per_second(pages.into(), time);
-                self.rate = if self.rate == 0 { sample } else { self.rate / 2 + sample / 2 };
+                // Pages come in bursts: a short window says little about the rate, however much was in it.
+                let (seen, memory) = (time.as_nanos(), DIRTY_MEMORY.as_nanos());
+                let sum = u128::from(self.rate) * memory + u128::from(sample) * seen;
+                let weighted = u64::try_from(sum / (memory + seen)).unwrap_or(u64::MAX);
+                self.rate = if self.rate == 0 { sample } else { weighted };
                 self.since = Some(now);
             }
         }
@@ -195,6 +201,18 @@ mod tests {
             sent += 16_384;
         }
         assert!((1_980_000..2_080_000).contains(&sent), "{sent} bytes in 2 s");
+    }
+
+    #[test]
+    fn a_burst_in_a_short_window_is_not_the_rate() {
+        let mut meter = DirtyMeter::default();
+        meter.begin(at(0));
+        for step in 0..40u64 {
+            // 5 pages in 5 ms, then 195 ms without any: 25 pages a second.
+            meter.harvested(5, at(step * 200 + 5));
+            meter.harvested(0, at(step * 200 + 200));
+        }
+        assert!((15..40).contains(&meter.rate()), "{}", meter.rate());
     }
 
     #[test]

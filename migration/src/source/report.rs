@@ -9,17 +9,18 @@ use crate::status::{Report, Status};
 use crate::time::Instant;
 
 impl Source {
-    /// Whether an answer is waited for whose time is downtime, or from which the downtime is estimated: then a wait
-    /// should end as soon as anything arrives, whatever that costs.
+    /// Whether an answer is waited for whose time is downtime: then a wait should end as soon as anything arrives,
+    /// whatever that costs.
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
         match self.state {
-            State::Draining | State::Pausing | State::Stopped(..) | State::Committing(..) => true,
+            State::Pausing | State::Stopped(..) | State::Committing(..) => true,
             State::Idle
             | State::Connecting { .. }
             | State::Negotiating
             | State::StartingLog
             | State::Sending
+            | State::Draining
             | State::Harvesting
             | State::Throttling
             | State::Unknown(..)

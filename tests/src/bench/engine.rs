@@ -82,7 +82,9 @@ fn rows_of(report: &Report) -> Result<Vec<Row>> {
         runs.sort_by(|a, b| a.cpu_s_per_gib.total_cmp(&b.cpu_s_per_gib));
         let run = runs.get(runs.len() / 2).with_context(|| format!("no {mode} run"))?;
         let figure = |what: &str| format!("engine natively, 2 GiB image, {mode}: {what}");
-        rows.push(Row::at_most(&figure("CPU s per GiB"), run.cpu_s_per_gib, cpu_limit, ""));
+        let (least, most) = (runs[0].cpu_s_per_gib, runs[runs.len() - 1].cpu_s_per_gib);
+        let cpu = Row::at_most(&figure("CPU s per GiB"), run.cpu_s_per_gib, cpu_limit, "");
+        rows.push(cpu.with_spread(least, most));
         rows.push(Row::at_most(&figure("on the wire"), run.wire_mib, wire_limit, " MiB"));
     }
     let Report { memcpy_mib_s, zero_scan_mib_s, .. } = report;

@@ -37,9 +37,11 @@ pub fn measure(kind: Kind) -> Result<Vec<Row>> {
     host.attach(GUEST, "", GUEST_TIMEOUT)?;
     let rows = LOOPS.iter().map(|(name, figure, limit)| {
         let line = host.serial().expect_line(&format!("bench {name} "), GUEST_TIMEOUT)?;
-        let median = value(&line, "median").with_context(|| line.clone())?;
-        let ticks: f64 = median.parse().with_context(|| line.clone())?;
-        Ok(Row::at_most(figure, ticks, *limit, " ticks"))
+        let ticks = |name: &str| -> Result<f64> {
+            let text = value(&line, name).with_context(|| line.clone())?;
+            text.parse().with_context(|| line.clone())
+        };
+        Ok(Row::at_most(figure, ticks("median")?, *limit, " ticks").with_spread(ticks("min")?, ticks("max")?))
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
     host.detach()?;

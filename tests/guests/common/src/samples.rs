@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// What a set of measurements amounts to. Prints as `min=… median=… mean=… n=…`.
+/// What a set of measurements amounts to. Prints as `min=… median=… mean=… max=… n=…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
     /// The least: what the thing costs when nothing gets in its way.
@@ -11,6 +11,8 @@ pub struct Summary {
     pub median: u64,
     /// The mean, rounded down.
     pub mean: u64,
+    /// The most.
+    pub max: u64,
     /// How many there were.
     pub count: usize,
 }
@@ -20,16 +22,17 @@ impl Summary {
     pub fn of(samples: &mut [u64]) -> Option<Self> {
         samples.sort_unstable();
         let count = samples.len();
-        let min = *samples.first()?;
+        let (min, max) = (*samples.first()?, *samples.last()?);
         let sum: u128 = samples.iter().map(|&sample| u128::from(sample)).sum();
         let mean = u64::try_from(sum / count as u128).unwrap_or(u64::MAX);
-        Some(Self { min, median: samples[count / 2], mean, count })
+        Some(Self { min, median: samples[count / 2], mean, max, count })
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "min={} median={} mean={} n={}", self.min, self.median, self.mean, self.count)
+        let Self { min, median, mean, max, count } = self;
+        write!(f, "min={min} median={median} mean={mean} max={max} n={count}")
     }
 }
 
@@ -42,7 +45,7 @@ mod tests {
     #[test]
     fn a_summary_is_one_line_of_named_numbers() {
         let summary = Summary::of(&mut [9, 1, 5, 100]).unwrap();
-        assert_eq!(summary.to_string(), "min=1 median=9 mean=28 n=4");
+        assert_eq!(summary.to_string(), "min=1 median=9 mean=28 max=100 n=4");
     }
 
     #[test]
