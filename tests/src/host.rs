@@ -180,7 +180,14 @@ impl Host {
     /// # Errors
     /// The guest's prompt did not come in time.
     pub fn guest_command(&mut self, line: &str, timeout: Duration) -> Result<String> {
-        self.enter(line)?;
+        // What is shown again of earlier output must not be taken for the answer.
+        self.serial().settle(PROMPT_SETTLES, RECOVERY);
+        self.serial().skip_pending();
+        self.serial().send(line)?;
+        // A busy guest echoes late.
+        let echo = self.serial().expect(line, timeout);
+        self.explained(echo, &format!("the echo of {line:?}"))?;
+        self.serial().write(b"\r")?;
         let prompt = format!("\n{GUEST_PROMPT}");
         let outcome = self.serial().expect(&prompt, timeout);
         let output = self.explained(outcome, &format!("{GUEST_PROMPT}{line}"))?;

@@ -184,6 +184,20 @@ impl Serial {
         state.cursor = state.text.len();
     }
 
+    /// Waits until nothing has come for `quiet`, at most for `at_most`.
+    pub fn settle(&self, quiet: Duration, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        let mut length = lock(&self.shared.state).text.len();
+        while Instant::now() < deadline {
+            thread::sleep(quiet);
+            let now = lock(&self.shared.state).text.len();
+            if now == length {
+                return;
+            }
+            length = now;
+        }
+    }
+
     /// Waits for `text`; returns what came before it.
     ///
     /// # Errors
