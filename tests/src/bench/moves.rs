@@ -16,7 +16,8 @@ const MEMORY_MIB: u64 = 128;
 const PAGE_BYTES: f64 = 4_096.0;
 /// What the busy guest writes: far below the wire's rate.
 const PAGES_PER_SECOND: u64 = 200;
-const DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
+/// What is asked for: the wire carries 1.4 MB/s, and a guest that works dirties some 200 pages in any half of a second.
+const DOWNTIME_LIMIT: Duration = Duration::from_millis(1_000);
 
 /// Moves an idle guest to host b, and a writing one back.
 ///
@@ -63,6 +64,7 @@ fn busy(cluster: &mut Cluster) -> Result<Vec<Row>> {
     let output = b.guest_command(&format!("pattern start 16 {PAGES_PER_SECOND}"), GUEST_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
     b.detach()?;
+    b.succeed(&format!("migrate set downtime {}ms", DOWNTIME_LIMIT.as_millis()))?;
     let moved = b.migrate(LINUX, "a", MOVE_TIMEOUT)?.moved()?;
     let a = &mut cluster.hosts[0];
     a.attach(LINUX, "", COMMAND_TIMEOUT)?;
