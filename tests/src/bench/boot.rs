@@ -11,7 +11,7 @@ use crate::machine::{Kind, Spec};
 use crate::{direct, guest, scratch};
 
 /// Memory of the guest, and of the machine without a hypervisor.
-const MEMORY_MIB: u64 = 256;
+const MEMORY_MIB: u64 = 128;
 /// Nothing waits for a network here, so a second may be long.
 const IPS: u64 = 100_000_000;
 const LIMIT: f64 = 1.07;
