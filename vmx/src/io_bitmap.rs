@@ -53,6 +53,6 @@ mod tests {
     #[test]
     fn the_bitmaps_fill_two_pages() {
         let pages = IoBitmaps::intercept_all();
-        assert_eq!(pages.pages().map(|page| page.len() * size_of::<u64>()), [4096, 4096]);
+        assert_eq!(pages.pages().map(size_of_val), [4096, 4096]);
     }
 }

@@ -100,6 +100,6 @@ mod tests {
         bitmap.pass_through(msr::EFER, Access::Write);
         // Write bitmap for high MSRs begins at byte 3072; EFER is its bit 0x80.
         assert_eq!(bitmap.words()[(3072 + 0x80 / 8) / 8], !1);
-        assert_eq!(bitmap.words().len() * size_of::<u64>(), 4096);
+        assert_eq!(size_of_val(bitmap.words()), 4096);
     }
 }
