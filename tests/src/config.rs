@@ -160,7 +160,7 @@ address = "10.0.0.2"
 name = "linux"
 kernel = "vmlinuz"
 initrd = "initrd.img"
-command_line = "console=ttyS0 quiet panic=-1 cryptomgr.notests"
+command_line = "console=ttyS0 quiet panic=-1 cryptomgr.notests clearcpuid=smap,erms,fsrm"
 memory_mib = 128
 start = false
 "#;
