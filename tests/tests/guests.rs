@@ -60,7 +60,8 @@ fn linux(name: &str, options: &str) -> Option<Direct> {
 
 #[test]
 fn linux_boots_verifies_its_data_and_powers_off() {
-    let Some(mut machine) = linux("guest-linux", "") else { return };
+    // QEMU's clocks drift apart on a busy machine; they are not what is tested here.
+    let Some(mut machine) = linux("guest-linux", "tsc=reliable") else { return };
     let verified = machine.command("verify");
     assert!(verified.contains("verify: ok "), "{verified}");
     let damaged =
