@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use xxhash_rust::xxh64::xxh64;
+use rapidhash::v3::rapidhash_v3;
 
 use crate::ram::{Page, PageBytes, RamFailure};
 
@@ -22,7 +22,7 @@ impl Identity {
 
     /// The identity of a page that is not zero.
     pub(crate) fn of(content: &PageBytes) -> Self {
-        match xxh64(content, 0) {
+        match rapidhash_v3(content) {
             hash @ 2.. => Self(hash),
             hash => Self(hash + 2),
         }

@@ -5,28 +5,38 @@ use std::io::Read;
 use std::path::Path;
 
 use godwit_migration::{GuestRam, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, is_zero};
+use memmap2::{Advice, MmapMut};
 use xxhash_rust::xxh64::xxh64;
 
 use super::Failure;
 
-pub(crate) struct Ram(Vec<u8>);
+/// Anonymous memory in huge pages where the kernel has them, as hypervisors map guests' RAM.
+pub(crate) struct Ram(MmapMut);
 
 impl Ram {
     /// The content of an image file.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Failure> {
-        let mut bytes = Vec::new();
-        File::open(path)?.read_to_end(&mut bytes)?;
-        bytes.truncate(bytes.len() / PAGE_BYTES * PAGE_BYTES);
-        Ok(Self(bytes))
+        let mut file = File::open(path)?;
+        let bytes = usize::try_from(file.metadata()?.len())? / PAGE_BYTES * PAGE_BYTES;
+        let mut ram = Self::map(bytes)?;
+        file.read_exact(&mut ram.0)?;
+        Ok(ram)
     }
 
     /// So many zero bytes that have been touched.
-    pub(crate) fn zero(bytes: usize) -> Self {
-        let mut all = vec![0u8; bytes];
+    pub(crate) fn zero(bytes: usize) -> Result<Self, Failure> {
+        let mut ram = Self::map(bytes)?;
         for pass in [1, 0] {
-            all.chunks_mut(PAGE_BYTES).for_each(|page| page[0] = std::hint::black_box(pass));
+            ram.0.chunks_mut(PAGE_BYTES).for_each(|page| page[0] = std::hint::black_box(pass));
         }
-        Self(all)
+        Ok(ram)
+    }
+
+    fn map(bytes: usize) -> Result<Self, Failure> {
+        let map = MmapMut::map_anon(bytes)?;
+        // Kernels without huge pages do without.
+        let _ = map.advise(Advice::HugePage);
+        Ok(Self(map))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

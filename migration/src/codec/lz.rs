@@ -1,7 +1,7 @@
 //! The compressor: LZ77 over one pack, its parts kept apart, literals in half bytes where they come from few
 //! values.
 //!
-//! A pack is `tokens`, `offsets` and `literals`, each whole. A token is `literal count << 4 | match length - 6`;
+//! A pack is `tokens`, `offsets` and `literals`, each whole. A token is `literal count << 4 | match length - 7`;
 //! a half of 15 is continued by bytes behind it, each adding up to 255, the last less than 255. An offset is 16
 //! bits. The last sequence has literals only. Text, logs and tables are full of digits: their literals come from
 //! few values, and taking half a byte for each of the 15 most frequent ones saves what an entropy coder would at
@@ -16,12 +16,12 @@ pub(crate) const PLAIN_MAX: usize = 1 << 16;
 
 const HASH_BITS: u32 = 13;
 /// Literals cost half a byte at best, a match three: a shorter one would not pay.
-const MATCH_MIN: usize = 6;
+const MATCH_MIN: usize = 7;
 /// No match begins so near the end, so that words can be read ahead.
 const TAIL_BYTES: usize = 12;
 /// The search steps over bytes; what it steps over is found again backwards. It starts with this step, and after
 /// each `1 << SKIP_BITS` misses takes one byte more.
-const STEP: usize = 2;
+const STEP: usize = 3;
 const SKIP_BITS: usize = 5;
 /// More than the tokens of [`PLAIN_MAX`] bytes need.
 const TOKENS_MAX: usize = 1 << 14;
@@ -86,10 +86,9 @@ impl Compressor {
                 continue;
             }
             let mut length = MATCH_MIN + common(plain, at + MATCH_MIN, candidate + MATCH_MIN);
-            let (mut from, mut to) = (candidate, at);
-            while to > anchor && from > 0 && plain[to - 1] == plain[from - 1] {
-                (from, to, length) = (from - 1, to - 1, length + 1);
-            }
+            let back = common_before(plain, at, candidate).min(at - anchor);
+            let (from, to) = (candidate - back, at - back);
+            length += back;
             self.sequence(plain, anchor, to - anchor, length);
             self.offsets[self.offset_count] = ((to - from) as u16).to_le_bytes();
             self.offset_count += 1;
@@ -209,9 +208,15 @@ impl Alphabet {
         if let ([last], Some(byte)) = (last, halves.last_mut()) {
             *byte = code(*last);
         }
-        let escapes = writer.room(self.escaped)?;
-        let rare = literals.iter().filter(|literal| code(**literal) == ESCAPE);
-        escapes.iter_mut().zip(rare).for_each(|(byte, literal)| *byte = *literal);
+        // Which literals are rare cannot be predicted: each is written where the next rare one belongs, the last
+        // ones perhaps behind the end.
+        let escapes = writer.room(self.escaped + 1)?;
+        let mut next = 0;
+        for literal in literals {
+            escapes[next] = *literal;
+            next += usize::from(code(*literal) == ESCAPE);
+        }
+        writer.used -= 1;
         u16::try_from(self.escaped).ok()
     }
 }
@@ -357,6 +362,15 @@ fn word_at(plain: &[u8], at: usize) -> u64 {
 /// Of the first [`MATCH_MIN`] bytes.
 fn hash(word: u64) -> usize {
     ((word << (64 - 8 * MATCH_MIN)).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - HASH_BITS)) as usize
+}
+
+/// How many bytes agree before `at` and before `other`, which is earlier; a word of them at most, since the search
+/// steps over more only where it has long found nothing.
+fn common_before(plain: &[u8], at: usize, other: usize) -> usize {
+    match other.checked_sub(8) {
+        Some(start) => (word_at(plain, at - 8) ^ word_at(plain, start)).leading_zeros() as usize / 8,
+        None => (1..=other).take_while(|back| plain[at - back] == plain[other - back]).count(),
+    }
 }
 
 /// How many bytes agree from `at` and from `other`, which is earlier, on.

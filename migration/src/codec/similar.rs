@@ -1,4 +1,4 @@
-//! Finds a page at the target that is like one to be sent: pages are indexed by the hashes of three small
+//! Finds a page at the target that is like one to be sent: pages are indexed by the hashes of two small
 //! blocks, so a copy with a few changed bytes is found by a block that has none. What is found is a guess; the
 //! caller compares content.
 
@@ -9,7 +9,7 @@ use crate::ram::{Page, PageBytes, RamFailure};
 /// Bytes of a block.
 const BLOCK_BYTES: usize = 64;
 /// Where the blocks lie.
-const BLOCKS: [usize; 3] = [576, 1984, 3328];
+const BLOCKS: [usize; 2] = [1344, 2752];
 const SLOTS_MIN: usize = 1 << 10;
 const SLOTS_MAX: usize = 1 << 20;
 
@@ -107,7 +107,7 @@ mod tests {
         }
         let mut near = noise(17);
         near[600] ^= 1;
-        near[2000] ^= 1;
+        near[1400] ^= 1;
         assert_eq!(index.candidates(&Features::of(&near)).next(), Some(Page(17)));
         assert_eq!(index.candidates(&Features::of(&noise(99))).next(), None);
     }

@@ -5,7 +5,7 @@ use super::source::Tree;
 
 /// Crates, and all that they may depend on.
 const MAY_DEPEND_ON: [(&str, &[&str]); 3] = [
-    ("migration", &["log", "lz4_flex", "minicbor", "snow", "xxhash-rust", "zerocopy"]),
+    ("migration", &["log", "lz4_flex", "minicbor", "rapidhash", "snow", "xxhash-rust", "zerocopy"]),
     ("vmx", &["bitflags", "raw-cpuid", "x86_64"]),
     ("boot", &["bitflags", "elf", "log", "serde", "toml", "uefi", "x86_64"]),
 ];
