@@ -35,31 +35,57 @@ struct Report {
     runs: Vec<Run>,
 }
 
+/// One way to migrate: the engine's mode with its limits, and QEMU's that is like it.
+struct Way {
+    mode: &'static str,
+    qemu: &'static str,
+    /// CPU seconds per GiB, on the machine of `shared/bench/results.md`.
+    cpu_limit: f64,
+    /// The same in parts of what QEMU needs, wherever both run.
+    ratio_limit: f64,
+    wire_limit: f64,
+}
+
+const WAYS: [Way; 2] = [
+    Way { mode: "plain", qemu: "precopy", cpu_limit: 0.42, ratio_limit: 0.42 / 0.84, wire_limit: 1_240.0 },
+    Way {
+        mode: "compressed",
+        qemu: "multifd 2, zstd -1",
+        cpu_limit: 0.84,
+        ratio_limit: 0.84 / 2.3,
+        wire_limit: 620.0,
+    },
+];
+
 /// The engine and QEMU, one after the other.
 ///
 /// # Errors
 /// One of them failed.
 pub fn measure() -> Result<Vec<Row>> {
-    let mut rows = native()?;
-    rows.extend(qemu()?);
+    let directory = comparison();
+    if !directory.join("mkimage.py").exists() {
+        let reason =
+            "shared/bench, with the memory image and QEMU, does not stand beside the checkout".to_owned();
+        return Ok(vec![Row::not_measured("the engine natively", reason)]);
+    }
+    let report = native(&directory)?;
+    ensure!(report.runs.iter().all(|run| run.ram_equal), "the target's memory differs");
+    let mut rows = Vec::new();
+    for way in &WAYS {
+        rows.extend(rows_of(way, &report, &qemu(&directory, way.qemu)?)?);
+    }
+    let Report { memcpy_mib_s, zero_scan_mib_s, .. } = report;
+    let text = format!("memcpy {memcpy_mib_s:.0} MiB/s, zero scan {zero_scan_mib_s:.0} MiB/s");
+    rows.push(Row::reference("… in the same run", text));
     Ok(rows)
 }
 
 /// Our engine over loopback TCP, the memory image moved between two processes.
-///
-/// # Errors
-/// The image could not be made, or the program failed.
-pub fn native() -> Result<Vec<Row>> {
-    let directory = comparison();
-    if !directory.join("mkimage.py").exists() {
-        let reason =
-            "shared/bench, which makes the memory image, does not stand beside the checkout".to_owned();
-        return Ok(vec![Row::not_measured("the engine natively", reason)]);
-    }
+fn native(directory: &Path) -> Result<Report> {
     let work = memory_directory()?;
     let image = work.path().join("image");
     let image_path = image.display().to_string();
-    python(&directory, work.path(), &["mkimage.py", &image_path, IMAGE_MIB, IMAGE_SEED])?;
+    python(directory, work.path(), &["mkimage.py", &image_path, IMAGE_MIB, IMAGE_SEED])?;
     let file = work.path().join("report.json");
     let status = Command::new("cargo")
         .args(["run", "--release", "--quiet", "-p", "godwit-migration", "--example", "stream", "--"])
@@ -70,27 +96,25 @@ pub fn native() -> Result<Vec<Row>> {
         .status()
         .context("cargo")?;
     ensure!(status.success(), "the engine's program failed");
-    let report: Report = serde_json::from_slice(&std::fs::read(&file)?)?;
-    rows_of(&report)
+    Ok(serde_json::from_slice(&std::fs::read(&file)?)?)
 }
 
-fn rows_of(report: &Report) -> Result<Vec<Row>> {
-    ensure!(report.runs.iter().all(|run| run.ram_equal), "the target's memory differs");
-    let mut rows = Vec::new();
-    for (mode, cpu_limit, wire_limit) in [("plain", 0.42, 1_240.0), ("compressed", 0.84, 620.0)] {
-        let mut runs: Vec<&Run> = report.runs.iter().filter(|run| run.mode == mode).collect();
-        runs.sort_by(|a, b| a.cpu_s_per_gib.total_cmp(&b.cpu_s_per_gib));
-        let run = runs.get(runs.len() / 2).with_context(|| format!("no {mode} run"))?;
-        let figure = |what: &str| format!("engine natively, 2 GiB image, {mode}: {what}");
-        let (least, most) = (runs[0].cpu_s_per_gib, runs[runs.len() - 1].cpu_s_per_gib);
-        let cpu = Row::at_most(&figure("CPU s per GiB"), run.cpu_s_per_gib, cpu_limit, "");
-        rows.push(cpu.with_spread(least, most));
-        rows.push(Row::at_most(&figure("on the wire"), run.wire_mib, wire_limit, " MiB"));
-    }
-    let Report { memcpy_mib_s, zero_scan_mib_s, .. } = report;
-    let text = format!("memcpy {memcpy_mib_s:.0} MiB/s, zero scan {zero_scan_mib_s:.0} MiB/s");
-    rows.push(Row::reference("… in the same run", text));
-    Ok(rows)
+fn rows_of(way: &Way, report: &Report, qemu: &QemuRun) -> Result<Vec<Row>> {
+    let mode = way.mode;
+    let mut runs: Vec<&Run> = report.runs.iter().filter(|run| run.mode == mode).collect();
+    runs.sort_by(|a, b| a.cpu_s_per_gib.total_cmp(&b.cpu_s_per_gib));
+    let run = runs.get(runs.len() / 2).with_context(|| format!("no {mode} run"))?;
+    let (least, most) = (runs[0].cpu_s_per_gib, runs[runs.len() - 1].cpu_s_per_gib);
+    let figure = |what: &str| format!("engine natively, 2 GiB image, {mode}: {what}");
+    let cpu = Row::at_most(&figure("CPU s per GiB"), run.cpu_s_per_gib, way.cpu_limit, "");
+    let ratio = run.cpu_s_per_gib / qemu.cpu_s_per_gib;
+    let name = format!("… / QEMU's in the same run ({}: {:.2})", way.qemu, qemu.cpu_s_per_gib);
+    let wire = format!("… on the wire (QEMU {:.0} MiB)", qemu.wire_mib);
+    Ok(vec![
+        cpu.with_spread(least, most),
+        Row::at_most(&name, ratio, way.ratio_limit, ""),
+        Row::at_most(&wire, run.wire_mib, way.wire_limit, " MiB"),
+    ])
 }
 
 /// A directory in memory if there is one: disks would be measured otherwise.
@@ -100,23 +124,55 @@ fn memory_directory() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(parent)?)
 }
 
-/// QEMU's migration of a paused 2 GiB guest, if the scripts for it are there.
-///
-/// # Errors
-/// The scripts are there and failed.
-pub fn qemu() -> Result<Vec<Row>> {
-    let directory = comparison();
-    if !directory.join("qemu_stream.py").exists() {
-        let reason = "the directory shared/bench does not stand beside the checkout".to_owned();
-        return Ok(vec![Row::not_measured("QEMU's migration of the same image", reason)]);
+/// What QEMU's migration of a paused 2 GiB guest cost.
+#[derive(Debug, PartialEq)]
+struct QemuRun {
+    cpu_s_per_gib: f64,
+    wire_mib: f64,
+}
+
+impl QemuRun {
+    /// Of what `qemu_stream.py --json` prints: lines of progress, then a list with one entry per mode.
+    fn parse(output: &str) -> Result<Self> {
+        let start = output.find("\n[").context("no JSON")?;
+        let modes: Vec<Mode> = serde_json::from_str(&output[start..])?;
+        let [Mode { size_mib, runs, summary }] = &modes[..] else { bail!("not one mode") };
+        ensure!(runs.iter().all(|run| run.ram_equal), "the target's memory differs");
+        Ok(Self {
+            cpu_s_per_gib: summary.cpu_s.median / (size_mib / 1024.0),
+            wire_mib: summary.wire_mib.median,
+        })
     }
-    let mut rows = Vec::new();
-    for mode in ["precopy", "multifd 2, zstd -1"] {
-        let work = memory_directory()?;
-        let output = python(&directory, work.path(), &["qemu_stream.py", mode])?;
-        rows.extend(markdown_rows(&output).into_iter().map(|(mode, text)| Row::reference(&mode, text)));
-    }
-    Ok(rows)
+}
+
+/// What is of interest in the report of `qemu_stream.py`.
+#[derive(Deserialize)]
+struct Mode {
+    size_mib: f64,
+    runs: Vec<ModeRun>,
+    summary: Summary,
+}
+
+#[derive(Deserialize)]
+struct ModeRun {
+    ram_equal: bool,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    cpu_s: Statistic,
+    wire_mib: Statistic,
+}
+
+#[derive(Deserialize)]
+struct Statistic {
+    median: f64,
+}
+
+fn qemu(directory: &Path, mode: &str) -> Result<QemuRun> {
+    let work = memory_directory()?;
+    let output = python(directory, work.path(), &["qemu_stream.py", "--json", mode])?;
+    QemuRun::parse(&output).with_context(|| format!("of QEMU: {output}"))
 }
 
 fn python(directory: &Path, work: &Path, arguments: &[&str]) -> Result<String> {
@@ -133,29 +189,16 @@ fn python(directory: &Path, work: &Path, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The rows of a Markdown table, each as its first cell and the others with their column's names.
-fn markdown_rows(text: &str) -> Vec<(String, String)> {
-    let mut lines = text.lines().filter(|line| line.starts_with('|'));
-    let cells =
-        |line: &str| line.trim_matches('|').split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
-    let Some(names) = lines.next().map(cells) else { return Vec::new() };
-    let rows = lines.filter(|line| !line.starts_with("|---")).map(|line| {
-        let row = cells(line);
-        let wanted = ["lo MiB", "CPU both s", "QEMU total ms"];
-        let pairs = names.iter().zip(&row).filter(|(name, _)| wanted.contains(&name.as_str()));
-        let text = pairs.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
-        (format!("QEMU: {}", row.first().cloned().unwrap_or_default()), text)
-    });
-    rows.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_read() {
-        let text = "x\n| mode | lo MiB | CPU both s |\n|---|---|---|\n| precopy | 1,235 | 1.68 |\n";
-        assert_eq!(markdown_rows(text), [("QEMU: precopy".into(), "lo MiB 1,235, CPU both s 1.68".into())]);
+    fn what_qemu_cost_is_read() {
+        let text = "stream precopy: 900 ms, 1.68 CPU s, RAM equal: True\n[{\"mode\": \"precopy\", \"size_mib\": 2048, \
+            \"runs\": [{\"ram_equal\": true}], \"summary\": {\"cpu_s\": {\"min\": 1.6, \"median\": 1.68, \"max\": 1.7}, \
+            \"wire_mib\": {\"median\": 1235.0}}}]\n";
+        assert_eq!(QemuRun::parse(text).unwrap(), QemuRun { cpu_s_per_gib: 0.84, wire_mib: 1_235.0 });
+        assert!(QemuRun::parse(&text.replace("true", "false")).is_err());
     }
 }
