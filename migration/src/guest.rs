@@ -92,6 +92,8 @@ pub struct HostCapabilities {
     pub memory_free_bytes: u64,
     /// Most vCPUs that it gives to one guest.
     pub vcpus_max: u32,
+    /// It is taking as many guests as it can at one time.
+    pub is_busy: bool,
 }
 
 impl fmt::Display for CpuidRegister {

@@ -303,6 +303,7 @@ proptest! {
             tsc_tolerance_ppm: 0,
             memory_free_bytes: 1 << 20,
             vcpus_max: 1,
+            is_busy: false,
         };
         let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
         let mut host = Host { engine, ram: None, permit: None, now: 0, runs: 0 };

@@ -80,6 +80,7 @@ pub(super) fn of_host(
         tsc_tolerance_ppm: TSC_TOLERANCE_PPM,
         memory_free_bytes: if machines.is_some() { free } else { 0 },
         vcpus_max: vm::builder::VCPUS_MAX,
+        is_busy: false,
     }
 }
 

@@ -9,7 +9,8 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Command, Event, Instant, Phase, Policy, Source, SourceConfig, Status, Target, TargetConfig, TargetPolicy,
+    Command, Event, HostCapabilities, Instant, Phase, Policy, Source, SourceConfig, Status, Target,
+    TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
@@ -21,6 +22,8 @@ use super::streams::Streams;
 
 /// Migrations out, and as many in, at one time.
 pub const SESSIONS_MAX: usize = 8;
+/// Arrivals beyond those that are told why they are turned away; more than so many at one time are cut off.
+pub(super) const TURNED_AWAY_MAX: usize = 4;
 /// Arrivals that may wait at one time until an earlier attempt of their guest is undone.
 const DEFERRED_MAX: usize = 4;
 /// Occurrences kept until somebody takes them; the oldest are dropped.
@@ -286,12 +289,14 @@ impl<K: Copy> Migrations<K> {
         let known = self.incoming.iter().position(|session| session.migration() == migration);
         let index = match known {
             Some(index) => index,
-            None if self.incoming.len() >= SESSIONS_MAX => {
+            None if self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
                 streams.abort(arrival.stream);
                 return;
             }
             None => {
-                let config = TargetConfig { host: house.capabilities(), policy: self.settings.target };
+                let is_busy = self.incoming.len() >= SESSIONS_MAX;
+                let host = HostCapabilities { is_busy, ..house.capabilities() };
+                let config = TargetConfig { host, policy: self.settings.target };
                 let peer = arrival.peer.ip().to_string();
                 let guest = house.arriving(&peer);
                 let names = (migration, subject);

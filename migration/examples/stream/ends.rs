@@ -164,6 +164,7 @@ pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
         tsc_tolerance_ppm: 0,
         memory_free_bytes: bytes as u64,
         vcpus_max: 1,
+        is_busy: false,
     };
     let mut engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     let mut permit = None;

@@ -8,6 +8,9 @@ use crate::reason::{REFUSALS_MAX, Refusal};
 /// What speaks against the guest; empty if nothing does.
 pub(crate) fn check(guest: &GuestDescription, host: &HostCapabilities) -> Vec<Refusal> {
     let mut refusals = Vec::new();
+    if host.is_busy {
+        refusals.push(Refusal::Busy);
+    }
     if guest.vcpus > host.vcpus_max {
         refusals.push(Refusal::Vcpus { needed: guest.vcpus, max: host.vcpus_max });
     }
@@ -73,6 +76,7 @@ mod tests {
             tsc_tolerance_ppm: 100,
             memory_free_bytes: 1 << 20,
             vcpus_max: 2,
+            is_busy: false,
         }
     }
 

@@ -124,6 +124,7 @@ impl TargetHost {
             tsc_tolerance_ppm: 100,
             memory_free_bytes: 1 << 40,
             vcpus_max: 1,
+            is_busy: false,
         };
         Target::new(TargetConfig { host, policy: plan.target_policy })
     }

@@ -60,6 +60,7 @@ fn answer(said: &[u8]) -> Result<Vec<u8>> {
         tsc_tolerance_ppm: 0,
         memory_free_bytes: 0,
         vcpus_max: 1,
+        is_busy: false,
     };
     let mut target = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     let begun = Instant::now();

@@ -29,25 +29,16 @@ fn assert_a_retry_works(world: &mut World) {
 }
 
 #[test]
-fn a_migration_that_is_cancelled_at_the_source_is_undone_and_both_know_why() {
-    let mut world = under_way();
-    world.command(Side::Source, "linux", Command::Cancel).unwrap();
-    world.until_quiet();
-    world.assert_stayed("linux");
-    assert_eq!(world.source.aborts("linux"), [AbortReason::Cancelled]);
-    assert_eq!(world.target.aborts("linux"), [AbortReason::Cancelled]);
-    assert_a_retry_works(&mut world);
-}
-
-#[test]
-fn a_migration_that_is_cancelled_at_the_target_is_undone_and_both_know_why() {
-    let mut world = under_way();
-    world.command(Side::Target, "linux", Command::Cancel).unwrap();
-    world.until_quiet();
-    world.assert_stayed("linux");
-    assert_eq!(world.source.aborts("linux"), [AbortReason::Cancelled]);
-    assert_eq!(world.target.aborts("linux"), [AbortReason::Cancelled]);
-    assert_a_retry_works(&mut world);
+fn a_migration_that_is_cancelled_at_either_side_is_undone_and_both_know_why() {
+    for side in [Side::Source, Side::Target] {
+        let mut world = under_way();
+        world.command(side, "linux", Command::Cancel).unwrap();
+        world.until_quiet();
+        world.assert_stayed("linux");
+        assert_eq!(world.source.aborts("linux"), [AbortReason::Cancelled], "at the {side:?}");
+        assert_eq!(world.target.aborts("linux"), [AbortReason::Cancelled], "at the {side:?}");
+        assert_a_retry_works(&mut world);
+    }
 }
 
 #[test]

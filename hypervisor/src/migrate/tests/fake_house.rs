@@ -224,6 +224,7 @@ impl GuestHouse for House {
             tsc_tolerance_ppm: 100,
             memory_free_bytes: 1 << 30,
             vcpus_max: 1,
+            is_busy: false,
         }
     }
 

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-use godwit_migration::{AbortReason, Instant};
+use godwit_migration::{AbortReason, Instant, Refusal};
 
-use super::super::migrations::SESSIONS_MAX;
+use super::super::migrations::{SESSIONS_MAX, TURNED_AWAY_MAX};
 use super::super::{Streams, Wakeup};
 use super::{PORT, TARGET, World, forge};
 use crate::net::stream::{Error, Received, State, StreamId};
@@ -176,20 +176,41 @@ fn who_opens_a_migration_and_then_falls_silent_is_given_up() {
 }
 
 #[test]
-fn more_arrivals_than_there_are_places_are_turned_away() {
+fn a_guest_for_which_there_is_no_place_is_turned_away_with_the_reason() {
     let mut world = World::new();
-    let streams: Vec<_> = (0..SESSIONS_MAX as u8 + 1)
-        .map(|number| {
-            let stream = world.knock();
-            world.say(stream, &forge::opening_of(number, 1, 1));
-            stream
-        })
-        .collect();
-    assert_eq!(world.target.views(world.now).len(), SESSIONS_MAX);
+    let streams = open(&mut world, SESSIONS_MAX);
+    world.start("linux").unwrap();
+    world.until(|world| world.source.views(world.now).is_empty());
+    world.assert_stayed("linux");
+    assert_eq!(world.source.aborts("linux"), [AbortReason::Refused([Refusal::Busy].into())]);
+    streams.into_iter().for_each(|stream| world.net.at(STRANGER).abort(stream));
+    world.until_quiet();
+    world.start("linux").unwrap();
+    world.until_quiet();
+    world.assert_moved("linux");
+}
+
+#[test]
+fn arrivals_that_only_open_are_cut_off_beyond_a_bound() {
+    let mut world = World::new();
+    let streams = open(&mut world, SESSIONS_MAX + TURNED_AWAY_MAX + 1);
+    assert_eq!(world.target.views(world.now).len(), SESSIONS_MAX + TURNED_AWAY_MAX);
     let last = *streams.last().unwrap();
     assert_eq!(world.net.at(STRANGER).state(last), Ok(State::Failed(Error::Reset)));
     streams.into_iter().for_each(|stream| world.net.at(STRANGER).abort(stream));
     world.until_quiet();
+}
+
+/// So many connections that open the migration of a guest each, and say nothing more.
+fn open(world: &mut World, count: usize) -> Vec<StreamId> {
+    // Not the numbers that the hosts of this world give to theirs.
+    let numbers = 100..100 + u8::try_from(count).unwrap();
+    let open = |number| {
+        let stream = world.knock();
+        world.say(stream, &forge::opening_of(number, 1, 1));
+        stream
+    };
+    numbers.map(open).collect()
 }
 
 #[test]
