@@ -57,6 +57,12 @@ impl Row {
         Self { measured: spread, ..self }
     }
 
+    /// The same with what it is made of.
+    #[must_use]
+    pub fn with_details(self, details: &str) -> Self {
+        Self { measured: format!("{} ({details})", self.measured), ..self }
+    }
+
     /// A figure for comparison.
     pub fn reference(figure: &str, measured: String) -> Self {
         Self { figure: figure.to_owned(), target: "–".to_owned(), measured, verdict: Verdict::Reference }
