@@ -1,8 +1,9 @@
 #![expect(unsafe_code, reason = "entering the guest")]
 //! Running a machine's processors: the loop between guest and exits.
 //!
-//! What is done on every round is what every exit pays for: enter, decode, handle, advance. Exits that need no more than
-//! the processor do not even set the timer, see [`Coast`]. All else waits until somebody sets [`CpuContext::attention`](crate::exits::CpuContext::attention).
+//! What is done on every round is what every exit pays for: enter, decode, handle, advance. Exits that need no more
+//! than the processor do not even set the timer, see [`Coast`]. All else waits until somebody sets
+//! [`CpuContext::attention`](crate::exits::CpuContext::attention).
 
 use godwit_vmx::controls::PrimaryControls;
 use godwit_vmx::event::{self, Event, EventKind, Exception};
