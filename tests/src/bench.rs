@@ -57,6 +57,12 @@ impl Row {
         Self { measured: spread, ..self }
     }
 
+    /// The same with what it is made of.
+    #[must_use]
+    pub fn with_details(self, details: &str) -> Self {
+        Self { measured: format!("{} ({details})", self.measured), ..self }
+    }
+
     /// A figure for comparison.
     pub fn reference(figure: &str, measured: String) -> Self {
         Self { figure: figure.to_owned(), target: "–".to_owned(), measured, verdict: Verdict::Reference }
@@ -126,6 +132,8 @@ mod tests {
         let text = table(&rows);
         let spread = Row::at_most("CPUID", 225.0, 250.0, " ticks").with_spread(224.0, 1_300.0);
         assert_eq!(spread.measured, "225 ticks (224–1,300)");
+        let detailed = Row::at_most("exits", 12.0, 20.0, "").with_details("HLT 12");
+        assert_eq!(detailed.measured, "12 (HLT 12)");
         assert!(text.contains("| CPUID | ≤ 250 ticks | 300 ticks | **missed** |"), "{text}");
         assert_eq!(text.lines().count(), 4);
     }

@@ -21,11 +21,10 @@ pub fn disk(path: &Path, linux: &LinuxFiles, command_line: &str) -> Result<()> {
     image::cargo_build("-p godwit-direct --bin direct --features image --target x86_64-unknown-uefi", &[])?;
     let read = |file: &Path| fs::read(file).with_context(|| file.display().to_string());
     let starter = scratch::target().join("x86_64-unknown-uefi/release/direct.efi");
-    let command_line = format!("{command_line} initrd=\\initrd.img");
     let contents = [
         Content::new("EFI/BOOT/BOOTX64.EFI", read(&starter)?),
-        Content::new("cmdline", command_line.into_bytes()),
-        Content::new("vmlinuz.efi", read(&linux.kernel)?),
+        Content::new("cmdline", command_line.as_bytes().to_vec()),
+        Content::new("vmlinuz", read(&linux.kernel)?),
         Content::new("initrd.img", read(&linux.initrd)?),
     ];
     let disk = File::options().read(true).write(true).create(true).truncate(true).open(path)?;

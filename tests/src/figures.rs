@@ -36,6 +36,55 @@ pub fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.split_whitespace().find_map(|word| word.strip_prefix(prefix.as_str()))
 }
 
+/// A guest's exits, as `vm info` prints them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exits {
+    /// All of them.
+    pub total: u64,
+    /// The guest has been running for so long by its own clock.
+    pub uptime: Duration,
+    /// By cause, the most frequent first.
+    pub by_cause: Vec<(String, u64)>,
+}
+
+impl Exits {
+    /// Reads them from what `vm info` printed.
+    pub fn parse(info: &str) -> Option<Self> {
+        let uptime = info.lines().find_map(|line| span(line.strip_prefix("uptime ")?))?;
+        let mut lines = info.lines().skip_while(|line| !line.starts_with("VM exits "));
+        let total = lines.next()?.strip_prefix("VM exits ")?.trim().parse().ok()?;
+        let causes = lines.map_while(|line| {
+            let (cause, count) = line.strip_prefix("  ")?.trim().rsplit_once(' ')?;
+            Some((cause.trim().to_owned(), count.parse().ok()?))
+        });
+        Some(Self { total, uptime, by_cause: causes.collect() })
+    }
+
+    /// What has come since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |cause: &str| earlier.by_cause.iter().find(|(name, _)| name == cause);
+        let news = |(cause, count): &(String, u64)| {
+            let count = count.saturating_sub(before(cause).map_or(0, |(_, count)| *count));
+            (count > 0).then(|| (cause.clone(), count))
+        };
+        let mut by_cause: Vec<_> = self.by_cause.iter().filter_map(news).collect();
+        by_cause.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Self {
+            total: self.total.saturating_sub(earlier.total),
+            uptime: self.uptime.saturating_sub(earlier.uptime),
+            by_cause,
+        }
+    }
+
+    /// `port 12, CPUID 3`.
+    #[must_use]
+    pub fn causes(&self) -> String {
+        let causes: Vec<_> = self.by_cause.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+        causes.join(", ")
+    }
+}
+
 /// The last line of a migration at its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moved {
@@ -101,6 +150,23 @@ mod tests {
     fn values_are_found_by_name() {
         assert_eq!(value("guest: ready uptime=12.34 tsc_ready=99", "uptime"), Some("12.34"));
         assert_eq!(value("uptime", "uptime"), None);
+    }
+
+    #[test]
+    fn exits_are_read_and_compared() {
+        let info = |total, port, halts| {
+            format!(
+                "name          linux\nuptime        12.5 s\nVM exits      {total}\n  \
+                 I/O instruction               {port}\n  HLT                            {halts}\n"
+            )
+        };
+        let before = Exits::parse(&info(30, 20, 10)).unwrap();
+        assert_eq!(before.causes(), "I/O instruction 20, HLT 10");
+        let mut after = Exits::parse(&info(37, 20, 17)).unwrap();
+        after.uptime += Duration::from_secs(2);
+        let news = after.since(&before);
+        assert_eq!((news.total, news.uptime, news.causes()), (7, Duration::from_secs(2), "HLT 7".to_owned()));
+        assert_eq!(Exits::parse("error: no guest"), None);
     }
 
     #[test]

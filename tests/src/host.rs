@@ -21,7 +21,7 @@ const RECOVERY: Duration = Duration::from_secs(2);
 /// Typed while attached to a guest: back to the host's prompt.
 const DETACH: &[u8] = b"\x1d.";
 /// The Linux guest's prompt.
-const GUEST_PROMPT: &str = "guest# ";
+pub const GUEST_PROMPT: &str = "guest# ";
 
 /// How a move ended.
 #[derive(Clone, Debug, PartialEq)]

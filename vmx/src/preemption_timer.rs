@@ -31,11 +31,60 @@ impl PreemptionTimer {
     }
 }
 
+/// For how many entries the timer may be left to go on where it stopped.
+///
+/// With the VM-exit control "save VMX-preemption timer value" an entry resumes the countdown of the last, so it need not
+/// be computed and written for every entry. It does not count while the host works, however: each entry at which it
+/// is left alone makes it late by what the exit before it took. That is bounded here, and only short exits may
+/// count on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coast {
+    left: u32,
+    entries_max: u32,
+}
+
+impl Coast {
+    /// At most `entries_max` entries between two at which the timer is set; 0 for a processor that does not save it.
+    #[must_use]
+    pub const fn new(entries_max: u32) -> Self {
+        Self { left: 0, entries_max }
+    }
+
+    /// Whether the timer must be set before this entry. The first time it must.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_over(&mut self) -> bool {
+        if self.left == 0 {
+            self.left = self.entries_max;
+            return true;
+        }
+        self.left -= 1;
+        false
+    }
+
+    /// The timer must be set before the next entry: the deadline may have changed, or the exit took long.
+    #[inline(always)]
+    pub const fn end(&mut self) {
+        self.left = 0;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_timer_that_is_saved_is_set_once_in_a_while_and_when_something_changed() {
+        let mut coast = Coast::new(2);
+        let taken: [bool; 5] = core::array::from_fn(|_| coast.is_over());
+        assert_eq!(taken, [true, false, false, true, false]);
+        coast.end();
+        assert!(coast.is_over());
+        let mut never = Coast::new(0);
+        assert!(never.is_over() && never.is_over(), "one that is not saved is set at every entry");
+    }
 
     #[test]
     fn the_past_fires_at_once_and_the_far_future_saturates() {

@@ -66,7 +66,7 @@ fn continue_on_guarded_stack(info: &'static BootInfo) -> ! {
     }
     let functions = pci::scan(&pci::Access);
     let pause = |microseconds| time::pause(Duration::from_micros(microseconds));
-    let cpus = processors::start(&firmware.processors, host::run_other, pause);
+    let cpus = processors::start(&firmware.processors, firmware.processors_are, host::run_other, pause);
     let processor = Processor::ask();
     let platform = Platform { info, firmware, functions, processor, cpus, clock };
     interrupt_flag::enable();

@@ -22,6 +22,8 @@ enum Rule {
     Tsc,
     /// The board's local APIC answers.
     Board,
+    /// As [`Rule::Board`]; read without asking for the time.
+    ApicBase,
     /// Reads give this value; writes are #GP.
     Constant(u64),
     /// Reads give this value; writes are dropped.
@@ -67,10 +69,10 @@ const fn row(number: u32, rule: Rule, reason: &'static str) -> Row {
 }
 
 /// In ascending order.
-static ROWS: &[Row] = &[
+const ROWS: &[Row] = &[
     row(msr::TSC, Rule::Tsc, "reads are offset by the processor; a write moves TSC_ADJUST"),
     row(PLATFORM_ID, Rule::Constant(0), "read with the microcode revision"),
-    row(msr::APIC_BASE, Rule::Board, "the local APIC's own"),
+    row(msr::APIC_BASE, Rule::ApicBase, "the local APIC's own"),
     row(msr::FEATURE_CONTROL, Rule::Constant(FEATURE_CONTROL), "no VMX, no SGX for guests"),
     row(msr::TSC_ADJUST, Rule::TscAdjust, "moves the guest's TSC and says by how much"),
     row(msr::SPEC_CTRL, Rule::Speculation, "mitigations switch it at every kernel entry; ours is 0"),
@@ -115,15 +117,44 @@ static ROWS: &[Row] = &[
     },
 ];
 
-/// The rule for a register, or `None` if it does not exist.
-fn rule(number: u32) -> Option<Rule> {
-    if matches!(number, msr::X2APIC_FIRST..=msr::X2APIC_LAST) {
-        return Some(Rule::Board);
+/// Registers from `FIRST` on: one more than the index in [`ROWS`] of the row that has it, or 0. A look-up instead of a
+/// search, since guests wait for it.
+struct Index<const FIRST: u32, const COUNT: usize>([u8; COUNT]);
+
+impl<const FIRST: u32, const COUNT: usize> Index<FIRST, COUNT> {
+    const fn new() -> Self {
+        assert!(ROWS.len() < u8::MAX as usize);
+        let mut places = [0; COUNT];
+        let mut row = 0;
+        while row < ROWS.len() {
+            assert!(!ROWS[row].reason.is_empty());
+            let mut number = ROWS[row].first;
+            while number <= ROWS[row].last {
+                if number >= FIRST && ((number - FIRST) as usize) < COUNT {
+                    places[(number - FIRST) as usize] = row as u8 + 1;
+                }
+                number += 1;
+            }
+            row += 1;
+        }
+        Self(places)
     }
-    let after = ROWS.partition_point(|row| row.first <= number);
-    let row = ROWS.get(after.checked_sub(1)?)?;
-    debug_assert!(!row.reason.is_empty());
-    (number <= row.last).then_some(row.rule)
+
+    #[inline(always)]
+    fn row(&self, number: u32) -> Option<&'static Row> {
+        let place = *self.0.get(number.wrapping_sub(FIRST) as usize)?;
+        ROWS.get(usize::from(place).checked_sub(1)?)
+    }
+}
+
+static LOW: Index<0, { msr::X2APIC_LAST as usize + 1 }> = Index::new();
+static HIGH: Index<{ msr::EFER }, { (msr::TSC_AUX - msr::EFER) as usize + 1 }> = Index::new();
+
+/// The rule for a register, or `None` if it does not exist.
+#[inline(always)]
+fn rule(number: u32) -> Option<Rule> {
+    let row = if number <= msr::X2APIC_LAST { LOW.row(number) } else { HIGH.row(number) };
+    row.map(|row| row.rule)
 }
 
 /// The MSR bitmap that lets through what the table says.
@@ -163,6 +194,7 @@ pub fn read<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> O
 #[inline]
 fn value_of<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, number: u32) -> Option<u64> {
     Some(match rule(number)? {
+        Rule::ApicBase => context.board.apic_base(context.cpu.index),
         Rule::Board => {
             let now = context.clock.now();
             context.board.msr_read(now, context.cpu.index, number)?
@@ -190,7 +222,7 @@ pub fn write<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> 
     let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
     let fault = Outcome::Inject(Event::general_protection());
     let done = match rule(number) {
-        Some(Rule::Board) => {
+        Some(Rule::Board | Rule::ApicBase) => {
             context.cpu.attention = true;
             let now = context.clock.now();
             context.board.msr_write(now, context.cpu.index, number, value).is_some()
@@ -273,7 +305,27 @@ mod tests {
         for pair in ROWS.windows(2) {
             assert!(pair[0].last < pair[1].first);
         }
-        assert!(ROWS.iter().all(|row| row.first <= row.last && !row.reason.is_empty()));
+        assert!(ROWS.iter().all(|row| row.first <= row.last));
+    }
+
+    #[test]
+    fn every_row_is_found_by_its_numbers_and_only_by_them() {
+        for row in ROWS {
+            assert_eq!(rule(row.first), Some(row.rule));
+            assert_eq!(rule(row.last), Some(row.rule));
+        }
+        let listed = |number: u32| ROWS.iter().any(|row| (row.first..=row.last).contains(&number));
+        for number in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain([0x4000_0000, u32::MAX]) {
+            assert_eq!(rule(number).is_some(), listed(number), "{number:#x}");
+        }
+    }
+
+    #[test]
+    fn the_apics_base_reads_as_the_board_has_it() {
+        let mut fixture = Fixture::new();
+        let now = fixture.context().clock.now();
+        let expected = fixture.context().board.msr_read(now, 0, msr::APIC_BASE);
+        assert_eq!(read_of(&mut fixture, msr::APIC_BASE), expected);
     }
 
     #[test]

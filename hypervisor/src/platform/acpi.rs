@@ -36,6 +36,8 @@ const PROCESSORS_ASSUMED: u32 = 4;
 pub struct Firmware {
     /// Local APIC ids of the processors that are enabled, in the firmware's order.
     pub processors: Vec<u32>,
+    /// How far that list is to be believed.
+    pub processors_are: Certainty,
     /// Physical address of the local APICs' registers.
     pub local_apic: u64,
     /// The I/O APICs.
@@ -48,6 +50,15 @@ pub struct Firmware {
     pub reset: Option<Reset>,
     /// PCI configuration space in memory.
     pub configuration_spaces: Vec<ConfigurationSpace>,
+}
+
+/// How far a list is to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// The firmware's tables say so.
+    Told,
+    /// Nobody says so; it is what is usual.
+    Assumed,
 }
 
 /// One I/O APIC.
@@ -144,6 +155,7 @@ impl Default for Firmware {
     fn default() -> Self {
         Self {
             processors: Vec::new(),
+            processors_are: Certainty::Told,
             local_apic: apic::BASE,
             io_apics: Vec::new(),
             overrides: Vec::new(),
@@ -161,6 +173,7 @@ impl Firmware {
     pub fn assumed() -> Self {
         Self {
             processors: (0..PROCESSORS_ASSUMED).collect(),
+            processors_are: Certainty::Assumed,
             io_apics: Vec::from([IoApic { address: IO_APIC, first_interrupt: 0 }]),
             overrides: Vec::from([Override { isa: 0, interrupt: 2, signal: Signal::ISA }]),
             ..Self::default()

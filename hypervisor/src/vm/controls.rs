@@ -118,7 +118,7 @@ impl Controls {
                     | ExitControls::LOAD_PAT
                     | ExitControls::SAVE_EFER
                     | ExitControls::LOAD_EFER,
-                ExitControls::empty(),
+                ExitControls::SAVE_PREEMPTION_TIMER,
             )
             .map_err(Unsuitable::Exit)?,
             entry: negotiate(
@@ -128,6 +128,12 @@ impl Controls {
             )
             .map_err(Unsuitable::Entry)?,
         })
+    }
+
+    /// Whether the preemption timer goes on at an entry where it stopped at the exit before.
+    #[must_use]
+    pub const fn saves_timer(&self) -> bool {
+        self.exit.contains(ExitControls::SAVE_PREEMPTION_TIMER)
     }
 
     /// Whether translations are tagged per virtual processor.
@@ -172,7 +178,7 @@ pub(super) mod tests {
     #[test]
     fn kvm_suits() {
         let controls = Controls::negotiate(&kvm()).unwrap();
-        assert!(controls.has_vpid());
+        assert!(controls.has_vpid() && controls.saves_timer());
         assert!(controls.secondary.contains(SecondaryControls::ENABLE_INVPCID));
         assert!(!controls.primary.contains(PrimaryControls::CR3_LOAD_EXITING));
         assert!(!controls.secondary.contains(SecondaryControls::ENABLE_PML), "only while it is wanted");

@@ -5,7 +5,7 @@ use core::fmt;
 use godwit_vmx::capability::{Capabilities, EptCapabilities, Unsupported};
 use godwit_vmx::controls::SecondaryControls;
 use godwit_vmx::ept::AccessedDirty;
-use godwit_vmx::preemption_timer::PreemptionTimer;
+use godwit_vmx::preemption_timer::{Coast, PreemptionTimer};
 
 use super::controls::{Controls, Unsuitable};
 use super::dirty::DirtySource;
@@ -48,6 +48,9 @@ const CR4_FEATURES: [(usize, u32, u64); 5] = [
     (3, 1 << 20, 1 << 21),
 ];
 const CR4_MCE: u64 = 1 << 6;
+/// Entries for which a saved preemption timer is not set anew. The exits between them take some hundred ticks each, so it
+/// comes late by a few thousand at most: a microsecond or two.
+const COAST_ENTRIES_MAX: u32 = 15;
 /// Bits of IA32_ARCH_CAPABILITIES that tell of an immunity; the others offer registers that guests do not have.
 const ARCH_CAPABILITIES_IMMUNITIES: u64 = 0x0d12_e17f;
 
@@ -92,6 +95,12 @@ impl Platform {
     #[must_use]
     pub const fn accessed_dirty(&self) -> AccessedDirty {
         if self.capabilities.has_ept_dirty() { AccessedDirty::Kept } else { AccessedDirty::Ignored }
+    }
+
+    /// How long the preemption timer may be left alone.
+    #[must_use]
+    pub const fn coast(&self) -> Coast {
+        Coast::new(if self.controls.saves_timer() { COAST_ENTRIES_MAX } else { 0 })
     }
 
     /// Whether a guest's TSC can run at another frequency than the host's.

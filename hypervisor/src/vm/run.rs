@@ -1,13 +1,15 @@
 #![expect(unsafe_code, reason = "entering the guest")]
 //! Running a machine's processors: the loop between guest and exits.
 //!
-//! What is done on every round is what every exit pays for: set the timer, enter, decode, handle, advance. All else
-//! waits until somebody sets [`CpuContext::attention`](crate::exits::CpuContext::attention).
+//! What is done on every round is what every exit pays for: enter, decode, handle, advance. Exits that need no more
+//! than the processor do not even set the timer, see [`Coast`]. All else waits until somebody sets
+//! [`CpuContext::attention`](crate::exits::CpuContext::attention).
 
 use godwit_vmx::controls::PrimaryControls;
 use godwit_vmx::event::{self, Event, EventKind, Exception};
 use godwit_vmx::exit::{Exit, REASONS};
 use godwit_vmx::field;
+use godwit_vmx::preemption_timer::Coast;
 use godwit_vmx::tsc;
 use godwit_vmx::vmcs::{Current, Vmcs, VmcsAccess};
 use godwit_vmx::world_switch;
@@ -103,7 +105,9 @@ impl Machine {
         let Some(vmcs) = slot.current() else { return Err(StopReason::OutOfMemory) };
         cpu.attention |= *activity == Activity::Halted;
         let context = Context { vmcs, cpu, board, memory: &**ram, clock, policy };
-        let mut rounds = Rounds { context, event, activity, primary, timer, tables, handle, slice_end };
+        let coast = platform.coast();
+        let mut rounds =
+            Rounds { context, event, activity, primary, timer, coast, tables, handle, slice_end };
         loop {
             if rounds.context.cpu.attention {
                 match rounds.attend() {
@@ -112,8 +116,15 @@ impl Machine {
                     Attention::Stop(reason) => return Err(reason),
                 }
             }
-            let exit = rounds.enter(platform)?;
-            let outcome = exits::handle(&mut rounds.context, exit);
+            let reason = rounds.enter(platform)?;
+            let outcome = match exits::handle_at_once(&mut rounds.context, reason) {
+                Some(Outcome::Skip) => {
+                    rounds.skip();
+                    continue;
+                }
+                Some(outcome) => outcome,
+                None => rounds.handle(reason),
+            };
             if let Some(end) = rounds.act(outcome)? {
                 return Ok(end);
             }
@@ -128,22 +139,25 @@ struct Rounds<'a> {
     activity: &'a mut Activity,
     primary: &'a mut u32,
     timer: &'a mut Timer,
+    coast: Coast,
     tables: &'a mut Tables,
     handle: &'a VmHandle,
     slice_end: u64,
 }
 
 impl Rounds<'_> {
-    /// Enters the guest and returns with its next exit.
+    /// Enters the guest and returns with the reason of its next exit.
     #[inline(always)]
-    fn enter(&mut self, platform: &Platform) -> Result<Exit, StopReason> {
+    fn enter(&mut self, platform: &Platform) -> Result<u32, StopReason> {
         let context = &mut self.context;
         if let Some(event) = self.event.take() {
             deliver(context.vmcs, event);
         }
-        let deadline = self.timer.host_tsc.min(self.slice_end);
-        let value = platform.timer.value_for(tsc::host(), deadline);
-        context.vmcs.write(field::PREEMPTION_TIMER_VALUE, value);
+        if self.coast.is_over() {
+            let deadline = self.timer.host_tsc.min(self.slice_end);
+            let value = platform.timer.value_for(tsc::host(), deadline);
+            context.vmcs.write(field::PREEMPTION_TIMER_VALUE, value);
+        }
         // SAFETY: interrupts are off; `load` wrote this CPU's state and the register block's address; the
         // tables map nothing but the guest's RAM; the host uses no register that is let through.
         let entered = unsafe { world_switch::enter(context.vmcs, &mut context.cpu.registers) };
@@ -153,11 +167,18 @@ impl Rounds<'_> {
         }
         let reason = context.vmcs.read(field::EXIT_REASON);
         context.cpu.counts[(reason as usize & 0xffff).min(REASONS - 1)] += 1;
-        let exit = Exit::decode(reason, context.vmcs);
+        Ok(reason)
+    }
+
+    /// Handles any exit.
+    #[inline(always)]
+    fn handle(&mut self, reason: u32) -> Outcome {
+        self.coast.end();
+        let exit = Exit::decode(reason, self.context.vmcs);
         if exit.may_interrupt_delivery() {
-            *self.event = interrupted(context.vmcs, &exit);
+            *self.event = interrupted(self.context.vmcs, &exit);
         }
-        Ok(exit)
+        exits::handle(&mut self.context, exit)
     }
 
     /// Does what a handler wants done. Some end of the run, or on with the next round.
@@ -236,6 +257,7 @@ impl Rounds<'_> {
 
     /// Looks after everything that is not due on every round: timers, requests, interrupts.
     fn attend(&mut self) -> Attention {
+        self.coast.end();
         let context = &mut self.context;
         context.cpu.attention = false;
         if context.board.serial_waiting() >= OUTPUT_BYTES_HIGH {

@@ -182,6 +182,13 @@ impl Board {
         None
     }
 
+    /// IA32_APIC_BASE of a processor.
+    #[inline]
+    #[must_use]
+    pub fn apic_base(&self, vcpu: usize) -> u64 {
+        self.lapics[vcpu].base()
+    }
+
     /// Reads one of the local APIC's MSRs (IA32_APIC_BASE, IA32_TSC_DEADLINE, 0x800 to 0x8ff);
     /// `None` means #GP.
     #[inline]

@@ -286,6 +286,13 @@ impl Lapic {
         }
     }
 
+    /// IA32_APIC_BASE.
+    #[inline]
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// CR8: the upper half of the task priority.
     #[inline]
     #[must_use]
