@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::serial::Serial;
 use crate::switch::{Mac, UdpPort};
@@ -74,18 +74,38 @@ impl Kind {
         missing.map_or(Availability::Available, Availability::Missing)
     }
 
+    /// Whether the lab's switch is the wire of such machines. The others are started together and have a wire of their
+    /// own, [`Wire::Common`].
+    pub fn has_switch(self) -> bool {
+        match self {
+            Self::Bochs | Self::QemuKvm | Self::QemuTcg => true,
+        }
+    }
+
     /// Starts a machine of this kind.
     ///
     /// # Errors
     /// What the kind needs is missing, or it could not be started.
     pub fn start(self, spec: &Spec) -> Result<Box<dyn Machine>> {
+        let mut machines = self.start_all("", std::slice::from_ref(spec))?;
+        machines.pop().context("no machine was started")
+    }
+
+    /// Starts machines of this kind that belong together; `name` is for what they share.
+    ///
+    /// # Errors
+    /// What the kind needs is missing, or one could not be started.
+    pub fn start_all(self, _name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>> {
         if let Availability::Missing(reason) = self.availability() {
             bail!("no {self} here: {reason}");
         }
+        let each = |start: fn(&Spec) -> Result<Box<dyn Machine>>| {
+            specs.iter().map(|spec| start(spec).with_context(|| spec.name.clone())).collect()
+        };
         match self {
-            Self::Bochs => Ok(Box::new(bochs::Bochs::start(spec)?)),
-            Self::QemuKvm => Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Kvm)?)),
-            Self::QemuTcg => Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Tcg)?)),
+            Self::Bochs => each(|spec| Ok(Box::new(bochs::Bochs::start(spec)?))),
+            Self::QemuKvm => each(|spec| Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Kvm)?))),
+            Self::QemuTcg => each(|spec| Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Tcg)?))),
         }
     }
 }
@@ -106,7 +126,8 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.to_ascii_lowercase().as_str() {
             "bochs" => Ok(Self::Bochs),
-            "kvm" | "qemu-kvm" => Ok(Self::QemuKvm),
+            "kvm" => Ok(Self::QemuKvm),
+            "qemu-kvm" => Ok(Self::QemuKvm),
             "tcg" | "qemu-tcg" => Ok(Self::QemuTcg),
             other => Err(format!("no machine kind {other:?}: it is one of bochs, kvm, tcg")),
         }
@@ -120,6 +141,26 @@ pub enum Nic {
     E1000,
     /// virtio-net over PCI; only QEMU has it.
     VirtioNet,
+}
+
+/// Where a card's frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// To a port of the lab's switch.
+    Switch(UdpPort),
+    /// To all machines that are started together, out of the lab's reach.
+    Common,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its kind.
+    pub nic: Nic,
+    /// Its address.
+    pub mac: Mac,
+    /// Its wire.
+    pub wire: Wire,
 }
 
 /// What a reset does to a machine.
@@ -146,8 +187,10 @@ pub struct Spec {
     pub on_reset: OnReset,
     /// Bochs: emulated instructions per virtual second. Low makes the network fast, see the lab's README.
     pub ips: u64,
-    /// The card, its address and its port on the switch; `None`: no card.
-    pub network: Option<(Nic, Mac, UdpPort)>,
+    /// The card, if it has one.
+    pub network: Option<Card>,
+    /// With KVM: QEMU's processor model and its features; `None`: the processor that KVM runs on.
+    pub cpu_model: Option<String>,
 }
 
 impl Spec {
@@ -164,6 +207,7 @@ impl Spec {
             on_reset: OnReset::End,
             ips: Self::IPS_NETWORK,
             network: None,
+            cpu_model: None,
         }
     }
 }

@@ -71,8 +71,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let kind = arguments.machine.unwrap_or_else(Kind::best);
     let mut plan = Plan::new("run", kind, arguments.hosts.into());
-    plan.nic = if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 };
     for host in &mut plan.hosts {
+        host.nic = Some(if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 });
         (host.memory_mib, host.cpus) = (arguments.memory, arguments.cpus);
     }
     if arguments.guest_memory > 0 {
