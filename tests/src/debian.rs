@@ -100,6 +100,24 @@ pub(crate) fn unpack(archive: &Path, member: &str) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Unpacks a whole package into `directory`.
+pub(crate) fn unpack_all(archive: &Path, directory: &Path) -> Result<()> {
+    let output = Command::new("dpkg-deb").arg("--extract").arg(archive).arg(directory).output();
+    let output = output.context("dpkg-deb does not run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot unpack {}: {}", archive.display(), said.trim());
+    Ok(())
+}
+
+/// The version of a package that is installed.
+pub(crate) fn installed_version(name: &str) -> Result<String> {
+    let output = Command::new("dpkg-query").args(["--show", "--showformat=${Version}", name]).output();
+    let output = output.context("dpkg-query does not run")?;
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(output.status.success() && !version.is_empty(), "{name} is not installed: run scripts/setup");
+    Ok(version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

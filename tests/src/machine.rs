@@ -1,7 +1,8 @@
 //! Machines: something with a disk, a serial port and a network card that the image can boot on.
 //!
 //! Back-ends: [`bochs`] (VMX in software, runs anywhere), [`qemu`] with KVM (where VMX really works) and with TCG (no
-//! VMX). [`Kind::availability`] says by name what is missing for a kind.
+//! VMX), and [`nest`]: QEMU with KVM in a Linux in Bochs, genuine KVM anywhere. [`Kind::availability`] says by name what
+//! is missing for a kind.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use crate::serial::Serial;
 use crate::switch::{Mac, UdpPort};
 
 pub mod bochs;
+pub mod kvm_log;
+pub mod nest;
 pub mod qemu;
 
 /// The UEFI firmware of Debian's `ovmf` package: the 2 MiB image, since Bochs does not boot the 4 MiB ones.
@@ -34,6 +37,8 @@ pub enum Kind {
     Bochs,
     /// QEMU with KVM and nested VMX.
     QemuKvm,
+    /// QEMU with KVM and nested VMX, in a Linux that runs in Bochs.
+    KvmInBochs,
     /// QEMU without VMX.
     QemuTcg,
 }
@@ -49,13 +54,21 @@ pub enum Availability {
 
 impl Kind {
     /// All kinds, best first for running guests.
-    pub const ALL: [Self; 3] = [Self::QemuKvm, Self::Bochs, Self::QemuTcg];
+    pub const ALL: [Self; 4] = [Self::QemuKvm, Self::Bochs, Self::KvmInBochs, Self::QemuTcg];
 
     /// The fastest kind on which guests run here.
     pub fn best() -> Self {
         match Self::QemuKvm.availability() {
             Availability::Available => Self::QemuKvm,
             Availability::Missing(_) => Self::Bochs,
+        }
+    }
+
+    /// Genuine KVM under the hosts: directly where nested VMX works, in Bochs elsewhere.
+    pub fn kvm() -> Self {
+        match Self::QemuKvm.availability() {
+            Availability::Available => Self::QemuKvm,
+            Availability::Missing(_) => Self::KvmInBochs,
         }
     }
 
@@ -69,6 +82,7 @@ impl Kind {
         let missing = match self {
             Self::Bochs => bochs::missing(),
             Self::QemuKvm => qemu::missing().or_else(qemu::missing_for_kvm),
+            Self::KvmInBochs => nest::missing(),
             Self::QemuTcg => qemu::missing(),
         };
         missing.map_or(Availability::Available, Availability::Missing)
@@ -77,9 +91,7 @@ impl Kind {
     /// Whether the lab's switch is the wire of such machines. The others are started together and have a wire of their
     /// own, [`Wire::Common`].
     pub fn has_switch(self) -> bool {
-        match self {
-            Self::Bochs | Self::QemuKvm | Self::QemuTcg => true,
-        }
+        self != Self::KvmInBochs
     }
 
     /// Starts a machine of this kind.
@@ -95,7 +107,7 @@ impl Kind {
     ///
     /// # Errors
     /// What the kind needs is missing, or one could not be started.
-    pub fn start_all(self, _name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>> {
+    pub fn start_all(self, name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>> {
         if let Availability::Missing(reason) = self.availability() {
             bail!("no {self} here: {reason}");
         }
@@ -105,6 +117,7 @@ impl Kind {
         match self {
             Self::Bochs => each(|spec| Ok(Box::new(bochs::Bochs::start(spec)?))),
             Self::QemuKvm => each(|spec| Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Kvm)?))),
+            Self::KvmInBochs => nest::start(name, specs),
             Self::QemuTcg => each(|spec| Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Tcg)?))),
         }
     }
@@ -115,6 +128,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Bochs => "Bochs",
             Self::QemuKvm => "QEMU/KVM",
+            Self::KvmInBochs => "QEMU/KVM in Bochs",
             Self::QemuTcg => "QEMU/TCG",
         })
     }
@@ -126,10 +140,11 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.to_ascii_lowercase().as_str() {
             "bochs" => Ok(Self::Bochs),
-            "kvm" => Ok(Self::QemuKvm),
+            "kvm" => Ok(Self::kvm()),
             "qemu-kvm" => Ok(Self::QemuKvm),
+            "kvm-in-bochs" => Ok(Self::KvmInBochs),
             "tcg" | "qemu-tcg" => Ok(Self::QemuTcg),
-            other => Err(format!("no machine kind {other:?}: it is one of bochs, kvm, tcg")),
+            other => Err(format!("no machine kind {other:?}: it is one of bochs, kvm, kvm-in-bochs, tcg")),
         }
     }
 }
@@ -224,6 +239,13 @@ pub trait Machine: Send {
     fn kill(&mut self);
     /// Holds the emulator's configuration, logs and the serial transcript.
     fn scratch(&self) -> &Path;
+    /// What the KVM under it has logged since the machine was turned on; see [`kvm_log`].
+    ///
+    /// # Errors
+    /// There is no KVM under it, or its log cannot be read.
+    fn kvm_log(&mut self) -> Result<String> {
+        bail!("there is no KVM under a machine on {}", self.kind())
+    }
 }
 
 /// Waits until `machine` has connected its serial port, so that an emulator that cannot start is an error at once and

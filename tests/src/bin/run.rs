@@ -26,7 +26,7 @@ const RECENT_BYTES: usize = 1_500;
 /// Boots hosts and gives you their consoles.
 #[derive(Parser)]
 struct Arguments {
-    /// bochs, kvm or tcg; the best one that works here unless given
+    /// bochs, kvm (directly or in Bochs), kvm-in-bochs or tcg; the best one that works here unless given
     #[arg(long)]
     machine: Option<Kind>,
     /// How many hosts

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::{
-    Card, FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, OnReset, Spec, Wire, missing_file,
+    Card, FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, OnReset, Spec, Wire, kvm_log, missing_file,
     wait_until_plugged_in,
 };
 use crate::process::Process;
@@ -63,6 +63,8 @@ pub struct Qemu {
     serial: Serial,
     scratch: PathBuf,
     accelerator: Accelerator,
+    /// Where KVM's log about it begins.
+    log_marker: Option<String>,
 }
 
 impl Qemu {
@@ -76,13 +78,17 @@ impl Qemu {
         let disk = fs::canonicalize(&spec.disk).with_context(|| spec.disk.display().to_string())?;
         let arguments = arguments(spec, &disk, accelerator, serial.port())?;
         fs::write(scratch.join("arguments"), arguments.join("\n"))?;
+        let log_marker = match accelerator {
+            Accelerator::Kvm => kvm_log::mark(&spec.name).ok(),
+            Accelerator::Tcg => None,
+        };
         let output = File::create(scratch.join(OUTPUT_LOG))?;
         let errors = output.try_clone()?;
         let process = Process::start(PROGRAM, &arguments, |command| {
             command.current_dir(&scratch).stdout(output).stderr(errors);
         })
         .context("qemu-system-x86_64")?;
-        let mut machine = Self { process, serial, scratch, accelerator };
+        let mut machine = Self { process, serial, scratch, accelerator, log_marker };
         wait_until_plugged_in(&mut machine)?;
         Ok(machine)
     }
@@ -110,6 +116,13 @@ impl Machine for Qemu {
 
     fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    fn kvm_log(&mut self) -> Result<String> {
+        let marker = self.log_marker.as_deref();
+        kvm_log::read(
+            marker.context("there is no KVM under it, or the kernel's log cannot be written: run as root")?,
+        )
     }
 }
 
