@@ -95,7 +95,19 @@ pub(super) fn disks() -> Result<Disks> {
         fs::rename(work.join(from), to)?;
     }
     fs::remove_dir_all(&work)?;
+    remove_others(cache.path(), &directory)?;
     Ok(disks)
+}
+
+/// Removes the disks of earlier packages; a machine that still runs from one keeps it open.
+fn remove_others(cache: &Path, directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(cache)? {
+        let path = entry?.path();
+        if path.is_dir() && path != directory {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The packages in use.
