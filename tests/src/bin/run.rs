@@ -70,6 +70,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let kind = arguments.machine.unwrap_or_else(Kind::best);
+    if arguments.pcap.is_some() && !kind.has_switch() {
+        bail!("--pcap: the wire of machines on {kind} does not pass through here");
+    }
     let mut plan = Plan::new("run", kind, arguments.hosts.into());
     for host in &mut plan.hosts {
         host.nic = Some(if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 });
