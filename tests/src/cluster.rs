@@ -4,13 +4,13 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::config::{GuestConfig, HostConfig, MigrationConfig};
 use crate::host::Host;
 use crate::image::{self, Programs};
-use crate::machine::{Kind, Nic, OnReset, Spec};
-use crate::switch::{self, Switch};
+use crate::machine::{Card, Kind, Nic, OnReset, Spec, Wire};
+use crate::switch::{self, PortId, Switch};
 use crate::{guest, scratch};
 
 /// Names of hosts, in order.
@@ -27,8 +27,6 @@ pub struct Plan {
     pub name: String,
     /// The kind of all its machines.
     pub kind: Kind,
-    /// The card of all its machines.
-    pub nic: Nic,
     /// One per host.
     pub hosts: Vec<HostPlan>,
 }
@@ -48,15 +46,17 @@ pub struct HostPlan {
     pub ips: u64,
     /// Replaces the generated `godwit.toml`, to try wrong ones.
     pub raw_config: Option<String>,
-    /// Whether the machine has a network card.
-    pub has_nic: bool,
+    /// Its network card.
+    pub nic: Option<Nic>,
+    /// With KVM: QEMU's processor model and its features; `None`: the processor that KVM runs on.
+    pub cpu_model: Option<String>,
 }
 
 impl Plan {
     /// `count` hosts `a`, `b`, … at 10.0.0.1, 10.0.0.2, … that know each other and accept migrations.
     pub fn new(name: &str, kind: Kind, count: usize) -> Self {
         let hosts = (0..count.min(HOSTS_MAX)).map(|index| HostPlan::new(index, count)).collect();
-        Self { name: name.to_owned(), kind, nic: Nic::E1000, hosts }
+        Self { name: name.to_owned(), kind, hosts }
     }
 
     /// Gives `guest` to the host with number `index`.
@@ -72,20 +72,29 @@ impl Plan {
     pub fn start(self) -> Result<Cluster> {
         let programs = image::programs()?;
         let switch = Switch::new();
-        let mut hosts = Vec::new();
+        let mut specs = Vec::new();
+        let mut ports = Vec::new();
         for (index, plan) in self.hosts.iter().enumerate() {
-            hosts.push(self.start_host(index, plan, &programs, &switch)?);
+            let (spec, port) = self.spec(index, plan, &programs, &switch)?;
+            specs.push(spec);
+            ports.push(port);
         }
-        Ok(Cluster { hosts, switch })
+        let machines = self.kind.start_all(&self.name, &specs)?;
+        let hosts = self.hosts.iter().zip(ports).zip(machines).enumerate();
+        let hosts = hosts.map(|(index, ((plan, port), machine))| {
+            Host::new(&plan.config.name, address(index), port, machine)
+        });
+        Ok(Cluster { hosts: hosts.collect(), switch })
     }
 
-    fn start_host(
+    /// What the machine of one host is made of, its disk written, and its port on the switch.
+    fn spec(
         &self,
         index: usize,
         plan: &HostPlan,
         programs: &Programs,
         switch: &Switch,
-    ) -> Result<Host> {
+    ) -> Result<(Spec, Option<PortId>)> {
         let name = &plan.config.name;
         let label = format!("{}-{name}", self.name);
         let disk = scratch::directory(&format!("{label}-disk"))?.join("disk.img");
@@ -95,15 +104,16 @@ impl Plan {
         image::host_disk(&disk, programs, &config, &files)?;
         let mut spec = Spec::new(&label, &disk);
         (spec.memory_mib, spec.cpus, spec.ips) = (plan.memory_mib, plan.cpus, plan.ips);
-        spec.on_reset = plan.on_reset;
-        let mut port = None;
-        if plan.has_nic {
-            let udp = switch.add_udp(name)?;
-            spec.network = Some((self.nic, switch::mac(index as u8 + 1), udp));
-            port = Some(udp.id);
+        (spec.on_reset, spec.cpu_model) = (plan.on_reset, plan.cpu_model.clone());
+        let Some(nic) = plan.nic else { return Ok((spec, None)) };
+        let mac = switch::mac(index as u8 + 1);
+        if !self.kind.has_switch() {
+            spec.network = Some(Card { nic, mac, wire: Wire::Common });
+            return Ok((spec, None));
         }
-        let machine = self.kind.start(&spec).with_context(|| format!("host {name}"))?;
-        Ok(Host::new(name, address(index), port, machine))
+        let udp = switch.add_udp(name)?;
+        spec.network = Some(Card { nic, mac, wire: Wire::Switch(udp) });
+        Ok((spec, Some(udp.id)))
     }
 }
 
@@ -124,7 +134,8 @@ impl HostPlan {
             on_reset: OnReset::End,
             ips: Spec::IPS_NETWORK,
             raw_config: None,
-            has_nic: true,
+            nic: Some(Nic::E1000),
+            cpu_model: None,
         }
     }
 }

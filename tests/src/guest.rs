@@ -15,7 +15,7 @@ pub mod cpio;
 pub mod debian;
 pub mod initrd;
 pub mod programs;
-mod store;
+pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
 

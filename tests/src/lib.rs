@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod config;
+mod debian;
 pub mod direct;
 pub mod figures;
 pub mod guest;

@@ -1,7 +1,8 @@
 //! Machines: something with a disk, a serial port and a network card that the image can boot on.
 //!
 //! Back-ends: [`bochs`] (VMX in software, runs anywhere), [`qemu`] with KVM (where VMX really works) and with TCG (no
-//! VMX). [`Kind::availability`] says by name what is missing for a kind.
+//! VMX), and [`nest`]: QEMU with KVM in a Linux in Bochs, genuine KVM anywhere. [`Kind::availability`] says by name what
+//! is missing for a kind.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,14 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::serial::Serial;
 use crate::switch::{Mac, UdpPort};
 
 pub mod bochs;
+pub mod kvm_log;
+pub mod nest;
 pub mod qemu;
 
 /// The UEFI firmware of Debian's `ovmf` package: the 2 MiB image, since Bochs does not boot the 4 MiB ones.
@@ -34,6 +37,8 @@ pub enum Kind {
     Bochs,
     /// QEMU with KVM and nested VMX.
     QemuKvm,
+    /// QEMU with KVM and nested VMX, in a Linux that runs in Bochs.
+    KvmInBochs,
     /// QEMU without VMX.
     QemuTcg,
 }
@@ -49,13 +54,21 @@ pub enum Availability {
 
 impl Kind {
     /// All kinds, best first for running guests.
-    pub const ALL: [Self; 3] = [Self::QemuKvm, Self::Bochs, Self::QemuTcg];
+    pub const ALL: [Self; 4] = [Self::QemuKvm, Self::Bochs, Self::KvmInBochs, Self::QemuTcg];
 
     /// The fastest kind on which guests run here.
     pub fn best() -> Self {
         match Self::QemuKvm.availability() {
             Availability::Available => Self::QemuKvm,
             Availability::Missing(_) => Self::Bochs,
+        }
+    }
+
+    /// Genuine KVM under the hosts: directly where nested VMX works, in Bochs elsewhere.
+    pub fn kvm() -> Self {
+        match Self::QemuKvm.availability() {
+            Availability::Available => Self::QemuKvm,
+            Availability::Missing(_) => Self::KvmInBochs,
         }
     }
 
@@ -69,9 +82,16 @@ impl Kind {
         let missing = match self {
             Self::Bochs => bochs::missing(),
             Self::QemuKvm => qemu::missing().or_else(qemu::missing_for_kvm),
+            Self::KvmInBochs => nest::missing(),
             Self::QemuTcg => qemu::missing(),
         };
         missing.map_or(Availability::Available, Availability::Missing)
+    }
+
+    /// Whether the lab's switch is the wire of such machines. The others are started together and have a wire of their
+    /// own, [`Wire::Common`].
+    pub fn has_switch(self) -> bool {
+        self != Self::KvmInBochs
     }
 
     /// Starts a machine of this kind.
@@ -79,13 +99,26 @@ impl Kind {
     /// # Errors
     /// What the kind needs is missing, or it could not be started.
     pub fn start(self, spec: &Spec) -> Result<Box<dyn Machine>> {
+        let mut machines = self.start_all("", std::slice::from_ref(spec))?;
+        machines.pop().context("no machine was started")
+    }
+
+    /// Starts machines of this kind that belong together; `name` is for what they share.
+    ///
+    /// # Errors
+    /// What the kind needs is missing, or one could not be started.
+    pub fn start_all(self, name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>> {
         if let Availability::Missing(reason) = self.availability() {
             bail!("no {self} here: {reason}");
         }
+        let each = |start: fn(&Spec) -> Result<Box<dyn Machine>>| {
+            specs.iter().map(|spec| start(spec).with_context(|| spec.name.clone())).collect()
+        };
         match self {
-            Self::Bochs => Ok(Box::new(bochs::Bochs::start(spec)?)),
-            Self::QemuKvm => Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Kvm)?)),
-            Self::QemuTcg => Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Tcg)?)),
+            Self::Bochs => each(|spec| Ok(Box::new(bochs::Bochs::start(spec)?))),
+            Self::QemuKvm => each(|spec| Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Kvm)?))),
+            Self::KvmInBochs => nest::start(name, specs),
+            Self::QemuTcg => each(|spec| Ok(Box::new(qemu::Qemu::start(spec, qemu::Accelerator::Tcg)?))),
         }
     }
 }
@@ -95,6 +128,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Bochs => "Bochs",
             Self::QemuKvm => "QEMU/KVM",
+            Self::KvmInBochs => "QEMU/KVM in Bochs",
             Self::QemuTcg => "QEMU/TCG",
         })
     }
@@ -106,9 +140,11 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.to_ascii_lowercase().as_str() {
             "bochs" => Ok(Self::Bochs),
-            "kvm" | "qemu-kvm" => Ok(Self::QemuKvm),
+            "kvm" => Ok(Self::kvm()),
+            "qemu-kvm" => Ok(Self::QemuKvm),
+            "kvm-in-bochs" => Ok(Self::KvmInBochs),
             "tcg" | "qemu-tcg" => Ok(Self::QemuTcg),
-            other => Err(format!("no machine kind {other:?}: it is one of bochs, kvm, tcg")),
+            other => Err(format!("no machine kind {other:?}: it is one of bochs, kvm, kvm-in-bochs, tcg")),
         }
     }
 }
@@ -120,6 +156,26 @@ pub enum Nic {
     E1000,
     /// virtio-net over PCI; only QEMU has it.
     VirtioNet,
+}
+
+/// Where a card's frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// To a port of the lab's switch.
+    Switch(UdpPort),
+    /// To all machines that are started together, out of the lab's reach.
+    Common,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its kind.
+    pub nic: Nic,
+    /// Its address.
+    pub mac: Mac,
+    /// Its wire.
+    pub wire: Wire,
 }
 
 /// What a reset does to a machine.
@@ -146,8 +202,10 @@ pub struct Spec {
     pub on_reset: OnReset,
     /// Bochs: emulated instructions per virtual second. Low makes the network fast, see the lab's README.
     pub ips: u64,
-    /// The card, its address and its port on the switch; `None`: no card.
-    pub network: Option<(Nic, Mac, UdpPort)>,
+    /// The card, if it has one.
+    pub network: Option<Card>,
+    /// With KVM: QEMU's processor model and its features; `None`: the processor that KVM runs on.
+    pub cpu_model: Option<String>,
 }
 
 impl Spec {
@@ -164,6 +222,7 @@ impl Spec {
             on_reset: OnReset::End,
             ips: Self::IPS_NETWORK,
             network: None,
+            cpu_model: None,
         }
     }
 }
@@ -180,6 +239,13 @@ pub trait Machine: Send {
     fn kill(&mut self);
     /// Holds the emulator's configuration, logs and the serial transcript.
     fn scratch(&self) -> &Path;
+    /// What the KVM under it has logged since the machine was turned on; see [`kvm_log`].
+    ///
+    /// # Errors
+    /// There is no KVM under it, or its log cannot be read.
+    fn kvm_log(&mut self) -> Result<String> {
+        bail!("there is no KVM under a machine on {}", self.kind())
+    }
 }
 
 /// Waits until `machine` has connected its serial port, so that an emulator that cannot start is an error at once and

@@ -87,13 +87,14 @@ static EXTENDED: [Leaf; (EXTENDED_LAST - EXTENDED_FIRST) as usize + 1] = [
 pub struct Basis<'a> {
     /// The host's CPUID.
     pub host: &'a dyn Fn(u32, u32) -> Registers,
-    /// State components that are carried.
+    /// State components that are carried; the guest gets those whose features it sees.
     pub components: Components,
     /// Frequency of the guest's TSC, in Hz.
     pub tsc_hz: u64,
     /// Number of virtual processors.
     pub vcpus: u32,
-    /// Host features that the processor's VMX controls do not let a guest have.
+    /// Host features that a guest does not get: the processor's VMX controls do not let it have them, or it has not seen
+    /// them where it started.
     pub withheld: FeatureSet,
 }
 
@@ -115,6 +116,12 @@ impl GuestCpuid {
     /// Applies the policy.
     #[must_use]
     pub fn new(basis: &Basis<'_>) -> Self {
+        let mut features = FeatureSet([0; WORDS]);
+        for (index, word) in FEATURES.iter().enumerate() {
+            let host = (basis.host)(word.leaf, word.subleaf)[word.register as usize];
+            features.0[index] = word.filter(host) & !basis.withheld.0[index];
+        }
+        let basis = &Basis { components: features.components(basis.components), ..*basis };
         let mut entries = Vec::new();
         let mut basic = [(0, 0); BASIC_LAST as usize + 1];
         for (rule, place) in BASIC.iter().zip(&mut basic) {
@@ -127,11 +134,6 @@ impl GuestCpuid {
         let extended = entries.len() as u16;
         for rule in &EXTENDED {
             entries.push(answer(rule, 0, basis));
-        }
-        let mut features = FeatureSet([0; WORDS]);
-        for (index, word) in FEATURES.iter().enumerate() {
-            let host = (basis.host)(word.leaf, word.subleaf)[word.register as usize];
-            features.0[index] = word.filter(host) & !basis.withheld.0[index];
         }
         let mut area_ends = [0; 64];
         for component in 2..64 {
@@ -354,6 +356,38 @@ mod tests {
         assert_eq!(cpuid.query(0xd, 1, 0, 7, || 0)[1], 0, "there is no compacted area");
         assert_eq!(ask(&cpuid, 0xd, 0)[0], 7);
         assert_eq!(ask(&cpuid, 0xd, 5), [0; 4], "a component that is not carried");
+    }
+
+    /// A model without AVX-512, UMIP and self-snoop as KVM offers it, and a host that has them all.
+    #[test]
+    fn a_moved_guest_goes_on_seeing_what_it_has_been_shown() {
+        let all = Components::all();
+        let basis = |withheld| Basis {
+            host: &|_, _| [!0; 4],
+            components: all,
+            tsc_hz: 10_000_000,
+            vcpus: 1,
+            withheld,
+        };
+        let none = FeatureSet([0; WORDS]);
+        let mut lacking = none;
+        (lacking.0[0], lacking.0[3], lacking.0[4]) = (1 << 27, 1 << 16, 1 << 2);
+        let source = GuestCpuid::new(&basis(lacking));
+        let alone = GuestCpuid::new(&basis(none));
+        let moved = GuestCpuid::new(&basis(none.withholding_beyond(source.features())));
+        assert_ne!(alone.features(), source.features());
+        assert_eq!(moved.features(), source.features());
+        assert_eq!(moved.components(), Components::X87 | Components::SSE | Components::AVX);
+        for leaf in (0..=BASIC_LAST).chain(EXTENDED_FIRST..=EXTENDED_LAST) {
+            for subleaf in 0..10 {
+                assert_eq!(
+                    ask(&moved, leaf, subleaf),
+                    ask(&source, leaf, subleaf),
+                    "leaf {leaf:#x}.{subleaf}"
+                );
+            }
+        }
+        assert!(source.features().missing(moved.features()).is_empty(), "it may go back");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use godwit_vmx::fpu::Components;
+
 /// A register of a CPUID leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -253,6 +255,36 @@ impl Word {
 pub struct FeatureSet(pub [u32; WORDS]);
 
 impl FeatureSet {
+    /// Hides what `shown` lacks as well: a guest that moves goes on seeing what it has been shown, whatever its new host has.
+    #[must_use]
+    pub fn withholding_beyond(mut self, shown: &Self) -> Self {
+        for (withheld, shown) in self.0.iter_mut().zip(&shown.0) {
+            *withheld |= !shown;
+        }
+        self
+    }
+
+    /// Whether the feature of `bit` is in it.
+    #[must_use]
+    pub fn has(&self, leaf: u32, register: Register, bit: u32) -> bool {
+        let word = |word: &Word| (word.leaf, word.subleaf, word.register) == (leaf, 0, register);
+        FEATURES.iter().position(word).is_some_and(|index| self.0[index] & 1 << bit != 0)
+    }
+
+    /// Those of the state components `carried` that belong to a feature in it: a component without its feature cannot be
+    /// used (SDM volume 1, 13.3), and another host may not have it.
+    #[must_use]
+    pub fn components(&self, carried: Components) -> Components {
+        let mut components = Components::X87 | Components::SSE;
+        if self.has(1, Register::Ecx, 28) {
+            components |= Components::AVX;
+        }
+        if self.has(7, Register::Ebx, 16) {
+            components |= Components::OPMASK | Components::ZMM_HIGH | Components::HIGH_ZMM;
+        }
+        components & carried
+    }
+
     /// What this set lacks of `wanted`.
     #[must_use]
     pub fn missing(&self, wanted: &Self) -> Missing {
@@ -325,6 +357,26 @@ mod tests {
         assert_eq!(word.filter(!0) & (1 << 1), 0, "XSAVEC");
         assert_eq!(word.filter(!0) & (1 << 3), 0, "XSAVES");
         assert_ne!(word.filter(!0) & 1, 0, "XSAVEOPT, which is as quick");
+    }
+
+    #[test]
+    fn components_follow_their_features() {
+        let carried = Components::all();
+        let mut features = FeatureSet([0; WORDS]);
+        assert_eq!(features.components(carried), Components::X87 | Components::SSE);
+        features.0[1] = 1 << 28;
+        assert_eq!(features.components(carried), Components::X87 | Components::SSE | Components::AVX);
+        features.0[3] = 1 << 16;
+        assert_eq!(
+            features.components(carried),
+            carried - Components::PKRU,
+            "guests are shown no protection keys"
+        );
+        assert_eq!(
+            features.components(Components::X87 | Components::SSE).bits(),
+            3,
+            "never more than is carried"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use godwit_migration::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabil
 use minicbor::{Decode, Encode};
 
 use super::record::{Origin, Record};
-use crate::exits::cpuid_features::{FEATURES, FeatureSet, Register};
+use crate::exits::cpuid_features::{FEATURES, FeatureSet, Register, WORDS};
 use crate::migrate::ram;
 use crate::mm::frames;
 use crate::vm;
@@ -28,8 +28,9 @@ struct Build {
 }
 
 /// What a target learns about `record`'s guest; `None` if it has no machine.
-pub(super) fn of_guest(record: &Record, machines: &vm::platform::Platform) -> Option<GuestDescription> {
+pub(super) fn of_guest(record: &Record) -> Option<GuestDescription> {
     let ram = record.ram.0.as_ref()?;
+    let shown = record.origin().shown?;
     let build = Build {
         memory_bytes: record.origin().memory_bytes,
         kernel: record.origin().kernel.clone(),
@@ -41,8 +42,8 @@ pub(super) fn of_guest(record: &Record, machines: &vm::platform::Platform) -> Op
         name: record.name().to_string(),
         layout: ram::layout(ram.pages()).ok()?,
         vcpus: record.origin().vcpus,
-        features: features(&machines.features()),
-        tsc_hz: machines.tsc_hz,
+        features: features(&shown.features),
+        tsc_hz: shown.tsc_hz,
         // Encoding to memory cannot fail.
         configuration: minicbor::to_vec(&build).unwrap_or_default(),
     })
@@ -58,6 +59,7 @@ pub(super) fn origin(description: &GuestDescription, from: Option<String>) -> Op
         kernel: build.kernel,
         command_line: build.command_line,
         arrived_from: from,
+        shown: None,
     })
 }
 
@@ -84,6 +86,29 @@ pub(super) fn of_host(
     }
 }
 
+/// The features in a guest's description, which it has been shown; words that this build does not know are for its
+/// admission to refuse.
+pub(super) fn shown(described: &[CpuFeatures]) -> FeatureSet {
+    let mut set = FeatureSet([0; WORDS]);
+    for (word, bits) in FEATURES.iter().zip(&mut set.0) {
+        let same = |features: &&CpuFeatures| {
+            (features.leaf, features.subleaf, features.register)
+                == (word.leaf, word.subleaf, wire_register(word.register))
+        };
+        *bits = described.iter().find(same).map_or(0, |features| features.bits);
+    }
+    set
+}
+
+const fn wire_register(register: Register) -> CpuidRegister {
+    match register {
+        Register::Eax => CpuidRegister::Eax,
+        Register::Ebx => CpuidRegister::Ebx,
+        Register::Ecx => CpuidRegister::Ecx,
+        Register::Edx => CpuidRegister::Edx,
+    }
+}
+
 fn features(set: &FeatureSet) -> Vec<CpuFeatures> {
     let words = FEATURES.iter().zip(set.0);
     words
@@ -91,13 +116,23 @@ fn features(set: &FeatureSet) -> Vec<CpuFeatures> {
         .map(|(word, bits)| CpuFeatures {
             leaf: word.leaf,
             subleaf: word.subleaf,
-            register: match word.register {
-                Register::Eax => CpuidRegister::Eax,
-                Register::Ebx => CpuidRegister::Ebx,
-                Register::Ecx => CpuidRegister::Ecx,
-                Register::Edx => CpuidRegister::Edx,
-            },
+            register: wire_register(word.register),
             bits,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_has_been_shown_arrives_as_it_was_sent() {
+        let mut sent = FeatureSet([0; WORDS]);
+        for (index, bits) in sent.0.iter_mut().enumerate() {
+            *bits = 1 << index;
+        }
+        sent.0[2] = 0;
+        assert_eq!(shown(&features(&sent)), sent);
+    }
 }

@@ -37,9 +37,10 @@ impl Guests {
         }
         let cpu = self.next_cpu();
         let from = self.record(key).and_then(|record| record.origin().arrived_from.clone());
-        let origin = description::origin(wanted, from)
+        let mut origin = description::origin(wanted, from)
             .ok_or_else(|| GuestFailure::Host("the guest's configuration is not understood here".into()))?;
-        let handle = start::receive(wanted, machines, cpu)?;
+        let (handle, shown) = start::receive(wanted, machines, cpu)?;
+        origin.shown = Some(shown);
         // A configured guest of that name that does not run is the same guest to people.
         let namesake = |record: &Record| record.key() != key && record.name() == wanted.name;
         let configured = self.records.iter().find(|record| namesake(record)).and_then(Record::configuration);
@@ -78,7 +79,9 @@ impl GuestHouse for Guests {
     type Key = Key;
 
     fn leaving(&mut self, name: &str) -> Result<(Key, GuestDescription), NotMovable> {
-        let machines = self.machines.clone().map_err(NotMovable::NoGuests)?;
+        if let Err(why) = &self.machines {
+            return Err(NotMovable::NoGuests(why.clone()));
+        }
         let unknown = NotMovable::NoSuchGuest(name.to_string());
         let record = self.records.iter_mut().find(|record| record.name() == name).ok_or(unknown)?;
         let stopped = NotMovable::WrongState(name.to_string(), "stopped");
@@ -90,7 +93,7 @@ impl GuestHouse for Guests {
         if record.is_migrating() {
             return Err(NotMovable::WrongState(name.to_string(), "on its way already"));
         }
-        let description = description::of_guest(record, machines).ok_or(stopped)?;
+        let description = description::of_guest(record).ok_or(stopped)?;
         record.set_migrating(true);
         record.events.clear();
         Ok((record.key(), description))

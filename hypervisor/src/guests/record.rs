@@ -10,9 +10,11 @@ use godwit_migration::{Generation, GuestEvent, GuestId, RunPermit, Step};
 use super::Key;
 use super::house;
 use crate::exits::StopReason;
+use crate::exits::cpuid_features::FeatureSet;
 use crate::migrate::ram::MachineRam;
 use crate::vm::handle::{Command, Figures, Refusal, Reply, Ticket, Unsent, VmHandle};
 use crate::vm::lifecycle::State;
+use crate::vm::machine::Blueprint;
 
 /// Commands that wait for a machine.
 const JOBS_MAX: usize = 8;
@@ -62,6 +64,24 @@ pub struct Origin {
     pub command_line: String,
     /// The host that it came from, if it was not started here.
     pub arrived_from: Option<String>,
+    /// What its machine shows it, once it has one.
+    pub shown: Option<Shown>,
+}
+
+/// What a guest's machine shows it, and every other host that it moves to must go on showing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Features of its processors.
+    pub features: FeatureSet,
+    /// Frequency of its TSC, in Hz.
+    pub tsc_hz: u64,
+}
+
+impl Shown {
+    /// What a machine that is about to be given to a CPU shows.
+    pub(super) fn by(blueprint: &Blueprint) -> Self {
+        Self { features: *blueprint.policy.cpuid.features(), tsc_hz: blueprint.policy.tsc_hz }
+    }
 }
 
 /// What a command on its way to a machine is for.
@@ -108,6 +128,7 @@ impl Record {
             kernel: guest.kernel.as_str().to_string(),
             command_line: guest.command_line.as_str().to_string(),
             arrived_from: None,
+            shown: None,
         };
         Self { configured: Some(guest), name: guest.name.as_str().to_string(), ..Self::empty(key, origin) }
     }

@@ -5,7 +5,8 @@ use core::fmt;
 
 use godwit_migration::{GuestDescription, GuestFailure, GuestId, Refusal, RunPermit};
 
-use super::record::Record;
+use super::description;
+use super::record::{Record, Shown};
 use crate::arch::random;
 use crate::guest::linux::LinuxGuest;
 use crate::platform::{Platform, files, wall_clock};
@@ -65,11 +66,13 @@ pub(super) fn start(
         memory_bytes: u64::from(configured.memory_mib) << 20,
         vcpus: configured.vcpus,
         tsc_hz: machines.tsc_hz,
+        shown: None,
         wall_clock_unix_seconds: wall_clock::unix_seconds(),
         owner: cpu,
     };
     let (handle, blueprint) =
         builder::linux(machines, &plan, &linux, sched::kick).map_err(StartError::Build)?;
+    record.origin.shown = Some(Shown::by(&blueprint));
     place(cpu, blueprint)?;
     record.id = GuestId(random::bytes());
     record.attach(handle);
@@ -82,20 +85,22 @@ pub(super) fn receive(
     description: &GuestDescription,
     machines: &'static vm::platform::Platform,
     cpu: usize,
-) -> Result<VmHandle, GuestFailure> {
+) -> Result<(VmHandle, Shown), GuestFailure> {
     let plan = Plan {
         name: &description.name,
         memory_bytes: description.layout.bytes(),
         vcpus: description.vcpus,
         tsc_hz: description.tsc_hz,
+        shown: Some(description::shown(&description.features)),
         // The clock's own state follows.
         wall_clock_unix_seconds: 0,
         owner: cpu,
     };
     let (handle, blueprint) =
         builder::incoming(machines, &plan, sched::kick).map_err(|error| failure(&error))?;
+    let shown = Shown::by(&blueprint);
     place(cpu, blueprint).map_err(|error| GuestFailure::Host(error.to_string()))?;
-    Ok(handle)
+    Ok((handle, shown))
 }
 
 fn place(cpu: usize, blueprint: Blueprint) -> Result<(), StartError> {

@@ -15,6 +15,7 @@ use super::state::{Entry64, SegmentState, TableState, VcpuState};
 use crate::devices::GuestTime;
 use crate::devices::board::{Board, BoardConfig, BoardError};
 use crate::exits::cpuid::{CRYSTAL_HZ, told_frequency};
+use crate::exits::cpuid_features::FeatureSet;
 use crate::guest::entry::{EntryState, Segment};
 use crate::guest::layout::{BadMemorySize, MemoryLayout};
 use crate::guest::linux::{self, LinuxGuest, LoadError};
@@ -34,6 +35,8 @@ pub struct Plan<'a> {
     pub vcpus: u32,
     /// Frequency of its TSC, in Hz.
     pub tsc_hz: u64,
+    /// The features that it has been shown, if it comes from another host.
+    pub shown: Option<FeatureSet>,
     /// Wall-clock time when its TSC is zero, in seconds since 1970-01-01 UTC.
     pub wall_clock_unix_seconds: u64,
     /// The CPU whose loop will own it.
@@ -125,7 +128,7 @@ fn build(
     let shared = Shared::new(plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
     let handle = Arc::new(shared);
     let vcpus: Vec<VcpuState> = (0..plan.vcpus).map(|_| first_state(&EntryState::at(0))).collect();
-    let policy = Box::new(platform.policy(plan.vcpus, tsc_hz));
+    let policy = Box::new(platform.policy(plan.vcpus, tsc_hz, plan.shown.as_ref()));
     let blueprint = Blueprint { handle: Arc::clone(&handle), ram, board, policy, vcpus, state };
     Ok((handle, blueprint))
 }

@@ -133,6 +133,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
+    use godwit_vmx::capability::EptCapabilities;
+    use godwit_vmx::controls::SecondaryControls;
     use proptest::prelude::*;
 
     use super::*;
@@ -158,6 +160,19 @@ mod tests {
         bitmaps.mark(5);
         bitmaps.enable();
         bitmaps.harvest(|_| panic!("marked before recording began anew"));
+    }
+
+    /// KVM gives a nested hypervisor PML only if the VM's processor model has it.
+    #[test]
+    fn what_the_machine_below_withholds_is_done_without() {
+        let mut capabilities = super::super::controls::tests::kvm();
+        assert_eq!(DirtySource::choose(&capabilities), DirtySource::Pml);
+        capabilities.secondary.may_be_1 &= !SecondaryControls::ENABLE_PML.bits();
+        assert_eq!(DirtySource::choose(&capabilities), DirtySource::DirtyFlags);
+        capabilities.ept -= EptCapabilities::ACCESSED_DIRTY;
+        assert_eq!(DirtySource::choose(&capabilities), DirtySource::WriteProtect);
+        capabilities.secondary.may_be_1 |= SecondaryControls::ENABLE_PML.bits();
+        assert_eq!(DirtySource::choose(&capabilities), DirtySource::WriteProtect, "PML logs by dirty flags");
     }
 
     proptest! {

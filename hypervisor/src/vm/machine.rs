@@ -444,7 +444,8 @@ impl Machine {
             return Err(Refusal::Processor(InvalidState::Vcpus(vcpus.len())));
         }
         let multiplier = multiplier(self.platform, tsc_hz).map_err(Refusal::Processor)?;
-        let policy = Box::new(self.platform.policy(vcpus.len() as u32, tsc_hz));
+        let shown = Some(self.policy.cpuid.features());
+        let policy = Box::new(self.platform.policy(vcpus.len() as u32, tsc_hz, shown));
         let limits = self.platform.limits(&policy);
         let mut parts = Vec::new();
         for vcpu in vcpus {

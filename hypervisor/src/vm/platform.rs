@@ -51,6 +51,8 @@ const CR4_MCE: u64 = 1 << 6;
 /// Entries for which a saved preemption timer is not set anew. The exits between them take some hundred ticks each, so it
 /// comes late by a few thousand at most: a microsecond or two.
 const COAST_ENTRIES_MAX: u32 = 15;
+/// Bit of CPUID 7 EDX by which IA32_ARCH_CAPABILITIES is there.
+const ARCH_CAPABILITIES: u32 = 29;
 /// Bits of IA32_ARCH_CAPABILITIES that tell of an immunity; the others offer registers that guests do not have.
 const ARCH_CAPABILITIES_IMMUNITIES: u64 = 0x0d12_e17f;
 
@@ -118,12 +120,13 @@ impl Platform {
     /// The feature bits that guests see here.
     #[must_use]
     pub fn features(&self) -> FeatureSet {
-        *self.policy(1, self.tsc_hz).cpuid.features()
+        *self.policy(1, self.tsc_hz, None).cpuid.features()
     }
 
-    /// What guests with `vcpus` processors see here.
+    /// What guests with `vcpus` processors see here: what this host has, or of it what the guest has been `shown` where it
+    /// comes from.
     #[must_use]
-    pub fn policy(&self, vcpus: u32, tsc_hz: u64) -> Policy {
+    pub fn policy(&self, vcpus: u32, tsc_hz: u64, shown: Option<&FeatureSet>) -> Policy {
         let secondary = self.controls.secondary;
         let mut withheld = FeatureSet([0; WORDS]);
         let mut withhold = |leaf: u32, register: Register, bit: u32| {
@@ -141,7 +144,10 @@ impl Platform {
         }
         let arch_capabilities = self.arch_capabilities();
         if arch_capabilities.is_none() {
-            withhold(7, Register::Edx, 29);
+            withhold(7, Register::Edx, ARCH_CAPABILITIES);
+        }
+        if let Some(shown) = shown {
+            withheld = withheld.withholding_beyond(shown);
         }
         let cpuid = GuestCpuid::new(&Basis {
             host: &host_cpuid,
@@ -150,10 +156,11 @@ impl Platform {
             vcpus,
             withheld,
         });
+        let shows_arch_capabilities = cpuid.features().has(7, Register::Edx, ARCH_CAPABILITIES);
         let cr4_guest = cr4_guest(cpuid.features()) & self.capabilities.cr4.may_be_1;
         Policy {
             cpuid,
-            arch_capabilities: arch_capabilities.unwrap_or(0),
+            arch_capabilities: arch_capabilities.filter(|_| shows_arch_capabilities).unwrap_or(0),
             speculation_control: self.residency.speculation_control,
             tsc_hz,
             cr0: self.capabilities.cr0,
@@ -164,9 +171,8 @@ impl Platform {
 
     /// What of the host's IA32_ARCH_CAPABILITIES guests see, if it has any.
     fn arch_capabilities(&self) -> Option<u64> {
-        const ARCH_CAPABILITIES: u32 = 1 << 29;
         let [highest, ..] = host_cpuid(0, 0);
-        if highest < 7 || host_cpuid(7, 0)[3] & ARCH_CAPABILITIES == 0 {
+        if highest < 7 || host_cpuid(7, 0)[3] & 1 << ARCH_CAPABILITIES == 0 {
             return None;
         }
         let value = crate::arch::cpu::try_read_msr(godwit_vmx::msr::ARCH_CAPABILITIES)?;
@@ -175,9 +181,9 @@ impl Platform {
 
     /// What a saved state is checked against, for guests that see `policy`.
     #[must_use]
-    pub const fn limits(&self, policy: &Policy) -> Limits {
+    pub fn limits(&self, policy: &Policy) -> Limits {
         Limits {
-            components: self.residency.components,
+            components: policy.cpuid.components(),
             cr4_allowed: policy.cr4_guest | CR4_MCE,
             speculation_control: self.residency.speculation_control,
         }

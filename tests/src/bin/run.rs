@@ -26,7 +26,7 @@ const RECENT_BYTES: usize = 1_500;
 /// Boots hosts and gives you their consoles.
 #[derive(Parser)]
 struct Arguments {
-    /// bochs, kvm or tcg; the best one that works here unless given
+    /// bochs, kvm (directly or in Bochs), kvm-in-bochs or tcg; the best one that works here unless given
     #[arg(long)]
     machine: Option<Kind>,
     /// How many hosts
@@ -70,9 +70,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let kind = arguments.machine.unwrap_or_else(Kind::best);
+    if arguments.pcap.is_some() && !kind.has_switch() {
+        bail!("--pcap: the wire of machines on {kind} does not pass through here");
+    }
     let mut plan = Plan::new("run", kind, arguments.hosts.into());
-    plan.nic = if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 };
     for host in &mut plan.hosts {
+        host.nic = Some(if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 });
         (host.memory_mib, host.cpus) = (arguments.memory, arguments.cpus);
     }
     if arguments.guest_memory > 0 {

@@ -14,6 +14,9 @@ struct Arguments {
     /// Run only groups whose name contains this (may be repeated)
     #[arg(long)]
     only: Vec<String>,
+    /// Run only groups on this kind of machine: bochs, kvm (directly where nested VMX works, in Bochs elsewhere), tcg
+    #[arg(long)]
+    machine: Option<Kind>,
     /// Run groups that fail once more, and count that: for machines whose load nobody controls. What passes only then is
     /// named
     #[arg(long)]
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut groups = scenarios::groups();
     let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|o| name.contains(o));
-    groups.retain(|group| is_wanted(group.name));
+    groups.retain(|group| is_wanted(group.name) && arguments.machine.is_none_or(|kind| kind == group.kind));
     if arguments.list {
         for group in &groups {
             group.checks.iter().for_each(|check| println!("{} ({}): {}", group.name, group.kind, check.name));
@@ -52,12 +55,16 @@ fn main() -> ExitCode {
     println!();
     for kind in Kind::ALL {
         match kind.availability() {
-            Availability::Available => println!("machine {kind}: available"),
+            Availability::Available if groups.iter().any(|group| group.kind == kind) => {
+                println!("machine {kind}: available")
+            }
+            Availability::Available => println!("machine {kind}: available, no group ran on it"),
             Availability::Missing(reason) => {
                 println!("machine {kind}: MISSING, nothing was tested on it: {reason}")
             }
         }
     }
+    println!("genuine KVM: {}", Kind::kvm());
     println!("end-to-end tests took {} s", start.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

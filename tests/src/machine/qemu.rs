@@ -3,15 +3,19 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::{FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, OnReset, Spec, missing_file, wait_until_plugged_in};
+use super::{
+    Card, FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, OnReset, Spec, Wire, kvm_log, missing_file,
+    wait_until_plugged_in,
+};
 use crate::process::Process;
 use crate::scratch;
 use crate::serial::Serial;
 use crate::switch::mac_text;
 
-const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+/// QEMU as Debian installs it.
+pub(super) const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 
 /// How QEMU executes the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct Qemu {
     serial: Serial,
     scratch: PathBuf,
     accelerator: Accelerator,
+    /// Where KVM's log about it begins.
+    log_marker: Option<String>,
 }
 
 impl Qemu {
@@ -70,15 +76,19 @@ impl Qemu {
         let scratch = scratch::directory(&spec.name).context("scratch directory")?;
         let serial = Serial::listen(&scratch.join("serial.log"))?;
         let disk = fs::canonicalize(&spec.disk).with_context(|| spec.disk.display().to_string())?;
-        let arguments = arguments(spec, &disk, accelerator, serial.port());
+        let arguments = arguments(spec, &disk, accelerator, serial.port())?;
         fs::write(scratch.join("arguments"), arguments.join("\n"))?;
+        let log_marker = match accelerator {
+            Accelerator::Kvm => kvm_log::mark(&spec.name).ok(),
+            Accelerator::Tcg => None,
+        };
         let output = File::create(scratch.join(OUTPUT_LOG))?;
         let errors = output.try_clone()?;
         let process = Process::start(PROGRAM, &arguments, |command| {
             command.current_dir(&scratch).stdout(output).stderr(errors);
         })
         .context("qemu-system-x86_64")?;
-        let mut machine = Self { process, serial, scratch, accelerator };
+        let mut machine = Self { process, serial, scratch, accelerator, log_marker };
         wait_until_plugged_in(&mut machine)?;
         Ok(machine)
     }
@@ -107,11 +117,18 @@ impl Machine for Qemu {
     fn scratch(&self) -> &Path {
         &self.scratch
     }
+
+    fn kvm_log(&mut self) -> Result<String> {
+        let marker = self.log_marker.as_deref();
+        kvm_log::read(
+            marker.context("there is no KVM under it, or the kernel's log cannot be written: run as root")?,
+        )
+    }
 }
 
-fn arguments(spec: &Spec, disk: &Path, accelerator: Accelerator, serial_port: u16) -> Vec<String> {
+fn arguments(spec: &Spec, disk: &Path, accelerator: Accelerator, serial_port: u16) -> Result<Vec<String>> {
     let (accelerator, cpu) = match accelerator {
-        Accelerator::Kvm => ("kvm", "host,+vmx"),
+        Accelerator::Kvm => ("kvm", kvm_cpu(spec)),
         Accelerator::Tcg => ("tcg", "max"),
     };
     let mut arguments = vec![
@@ -139,19 +156,38 @@ fn arguments(spec: &Spec, disk: &Path, accelerator: Accelerator, serial_port: u1
     }
     match &spec.network {
         None => arguments.extend(["-nic", "none"].map(str::to_owned)),
-        Some((nic, mac, port)) => {
-            let local = format!("local.type=inet,local.host=127.0.0.1,local.port={}", port.machine);
-            let remote = format!("remote.type=inet,remote.host=127.0.0.1,remote.port={}", port.switch);
-            let device = match nic {
-                Nic::E1000 => "e1000",
-                Nic::VirtioNet => "virtio-net-pci",
+        Some(card) => {
+            let netdev = match card.wire {
+                Wire::Switch(port) => format!("dgram,{}", datagrams(port.machine, port.switch)),
+                Wire::Common => bail!("this machine's QEMU meets others at the lab's switch only"),
             };
-            arguments.extend(["-netdev".to_owned(), format!("dgram,id=wire,{local},{remote}")]);
-            let card = format!("{device},netdev=wire,mac={},romfile=", mac_text(mac));
-            arguments.extend(["-device".to_owned(), card]);
+            arguments.extend(network(card, &netdev));
         }
     }
-    arguments
+    Ok(arguments)
+}
+
+/// The processor that a machine with KVM gets.
+pub(super) fn kvm_cpu(spec: &Spec) -> &str {
+    spec.cpu_model.as_deref().unwrap_or("host,+vmx")
+}
+
+/// A wire of one frame per UDP datagram on the loopback, from one port to another.
+pub(super) fn datagrams(local: u16, remote: u16) -> String {
+    format!(
+        "local.type=inet,local.host=127.0.0.1,local.port={local},\
+         remote.type=inet,remote.host=127.0.0.1,remote.port={remote}"
+    )
+}
+
+/// The arguments for a card on the wire `netdev`.
+pub(super) fn network(card: &Card, netdev: &str) -> [String; 4] {
+    let device = match card.nic {
+        Nic::E1000 => "e1000",
+        Nic::VirtioNet => "virtio-net-pci",
+    };
+    let device = format!("{device},netdev=wire,mac={},romfile=", mac_text(&card.mac));
+    ["-netdev".to_owned(), format!("{netdev},id=wire"), "-device".to_owned(), device]
 }
 
 #[cfg(test)]
@@ -177,8 +213,8 @@ mod tests {
     fn the_card_is_wired_to_its_port() {
         let mut spec = Spec::new("a", Path::new("disk"));
         let port = UdpPort { id: 0, machine: 20_000, switch: 20_001 };
-        spec.network = Some((Nic::VirtioNet, mac(1), port));
-        let text = arguments(&spec, Path::new("disk"), Accelerator::Tcg, 4000).join(" ");
+        spec.network = Some(Card { nic: Nic::VirtioNet, mac: mac(1), wire: Wire::Switch(port) });
+        let text = arguments(&spec, Path::new("disk"), Accelerator::Tcg, 4000).unwrap().join(" ");
         assert!(text.contains("local.port=20000,remote.type=inet,remote.host=127.0.0.1,remote.port=20001"));
         assert!(text.contains("virtio-net-pci,netdev=wire,mac=b0:c4:20:00:00:01"));
     }

@@ -32,7 +32,7 @@ fn without_vmx(kind: Kind) -> Plan {
 
 fn with_virtio(kind: Kind) -> Plan {
     let mut plan = Plan::new("virtio", kind, 1);
-    plan.nic = Nic::VirtioNet;
+    plan.hosts[0].nic = Some(Nic::VirtioNet);
     plan
 }
 
@@ -41,7 +41,7 @@ fn misconfigured(kind: Kind) -> Plan {
     let host = &mut plan.hosts[0];
     host.raw_config = Some("[host]\nname = \"a\"\n\n[network]\nadress = \"10.0.0.1/24\"\n".to_owned());
     host.config.name = DEFAULT_NAME.to_owned();
-    host.has_nic = false;
+    host.nic = None;
     plan
 }
 
