@@ -12,10 +12,13 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 
+use kvm_exits::KvmExits;
+
 use crate::serial::Serial;
 use crate::switch::{Mac, UdpPort};
 
 pub mod bochs;
+pub mod kvm_exits;
 pub mod kvm_log;
 pub mod nest;
 pub mod qemu;
@@ -244,6 +247,13 @@ pub trait Machine: Send {
     /// # Errors
     /// There is no KVM under it, or its log cannot be read.
     fn kvm_log(&mut self) -> Result<String> {
+        bail!("there is no KVM under a machine on {}", self.kind())
+    }
+    /// The VM exits that the KVM under it has taken for it so far.
+    ///
+    /// # Errors
+    /// There is no KVM under it, or its statistics cannot be read.
+    fn kvm_exits(&mut self) -> Result<KvmExits> {
         bail!("there is no KVM under a machine on {}", self.kind())
     }
 }

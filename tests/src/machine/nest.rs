@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::bochs::{self, Configuration, SERIAL_PORTS_MAX};
+use super::kvm_exits::KvmExits;
 use super::kvm_log::{self, OURS};
 use super::{Kind, Machine, OUTPUT_LOG, Spec, missing_file, qemu};
 use crate::process::Process;
@@ -122,6 +123,11 @@ impl Nest {
         let log = self.console.expect(&ends, LOG_TIMEOUT)?;
         kvm_log::since(&log, KVM_LOADED).map(str::to_owned)
     }
+
+    fn exits(&mut self, machine: &str) -> Result<KvmExits> {
+        self.console.send_line(&format!("statistics {machine}"))?;
+        KvmExits::parse(&self.console.expect_line(&format!("{OURS}statistics of {machine}:"), LOG_TIMEOUT)?)
+    }
 }
 
 /// One machine in it.
@@ -160,6 +166,10 @@ impl Machine for Nested {
 
     fn kvm_log(&mut self) -> Result<String> {
         lock(&self.nest).log()
+    }
+
+    fn kvm_exits(&mut self) -> Result<KvmExits> {
+        lock(&self.nest).exits(&self.name)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::kvm_exits::KvmExits;
 use super::{
     Card, FIRMWARE, Kind, Machine, Nic, OUTPUT_LOG, OnReset, Spec, Wire, kvm_log, missing_file,
     wait_until_plugged_in,
@@ -123,6 +124,10 @@ impl Machine for Qemu {
         kvm_log::read(
             marker.context("there is no KVM under it, or the kernel's log cannot be written: run as root")?,
         )
+    }
+
+    fn kvm_exits(&mut self) -> Result<KvmExits> {
+        KvmExits::of(self.process.id())
     }
 }
 
