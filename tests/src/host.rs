@@ -16,6 +16,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A prompt that nothing follows for so long is the last word.
 const PROMPT_SETTLES: Duration = Duration::from_millis(60);
+/// How often a wait for a prompt looks whether the machine is still there: some end without closing their serial line.
+const LOOKS_AFTER: Duration = Duration::from_secs(2);
 /// Nothing the console still has to say takes longer.
 const RECOVERY: Duration = Duration::from_secs(2);
 /// Typed while attached to a guest: back to the host's prompt.
@@ -87,7 +89,14 @@ impl Host {
                 (before.is_empty() || before.ends_with('\n')).then(|| (before.to_owned(), 0))
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            let outcome = self.serial().expect_with(&format!("prompt {prompt:?}"), left, found);
+            let expected = format!("prompt {prompt:?}");
+            let mut outcome = self.serial().expect_with(&expected, left.min(LOOKS_AFTER), found);
+            if let Err(SerialError::Timeout { waited, .. }) = &mut outcome {
+                if left > LOOKS_AFTER && self.machine.is_running() {
+                    continue;
+                }
+                *waited = timeout.saturating_sub(deadline.saturating_duration_since(Instant::now()));
+            }
             let before = self.explained(outcome, "waiting for the prompt")?;
             std::thread::sleep(PROMPT_SETTLES);
             if self.serial().pending().len() == before.len() + prompt.len() {
@@ -275,5 +284,71 @@ impl Host {
                 Err(error).context(context)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+    use std::path::Path;
+
+    use super::*;
+    use crate::machine::Kind;
+
+    /// A machine whose serial line stays open whatever happens to it.
+    struct Stub {
+        serial: Serial,
+        runs: bool,
+        _line: TcpStream,
+        directory: tempfile::TempDir,
+    }
+
+    impl Machine for Stub {
+        fn kind(&self) -> Kind {
+            Kind::KvmInBochs
+        }
+
+        fn serial(&mut self) -> &mut Serial {
+            &mut self.serial
+        }
+
+        fn is_running(&mut self) -> bool {
+            self.runs
+        }
+
+        fn kill(&mut self) {
+            self.runs = false;
+        }
+
+        fn scratch(&self) -> &Path {
+            self.directory.path()
+        }
+    }
+
+    fn host(output: &str, runs: bool) -> Host {
+        let directory = tempfile::tempdir().unwrap();
+        let serial = Serial::listen(&directory.path().join("serial.log")).unwrap();
+        let mut line = TcpStream::connect(("127.0.0.1", serial.port())).unwrap();
+        line.write_all(output.as_bytes()).unwrap();
+        let stub = Stub { serial, runs, _line: line, directory };
+        Host::new("a", Ipv4Addr::LOCALHOST, None, Box::new(stub))
+    }
+
+    #[test]
+    fn a_machine_that_has_ended_is_not_waited_for() {
+        let start = Instant::now();
+        let error = host("booting\n", false).wait_for_prompt(Duration::from_secs(600)).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(60));
+        assert!(format!("{error:#}").contains("its machine has ended"), "{error:#}");
+    }
+
+    #[test]
+    fn a_slow_machine_is_waited_for_as_long_as_asked() {
+        let start = Instant::now();
+        let error = host("booting\n", true).wait_for_prompt(Duration::from_secs(5)).unwrap_err();
+        assert!(start.elapsed() >= Duration::from_secs(5));
+        assert!(format!("{error:#}").contains("within 5 s"), "{error:#}");
+        assert_eq!(host("booting\na> ", true).wait_for_prompt(Duration::from_secs(60)).unwrap(), "booting\n");
     }
 }

@@ -34,7 +34,7 @@ fn plan(kind: Kind) -> Plan {
     let mut linux = GuestConfig::linux(LINUX, 128);
     // Less to move: the data is incompressible, and so are the kernel's and the RAM disk's images left in free memory.
     linux.command_line.push_str(" godwit.data_mib=1 init_on_free=1");
-    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 256 400000");
+    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 64 400000");
     sweeper.memory_mib = 32;
     let mut plan = Plan::new("nested", kind, 2).guest(0, linux).guest(0, sweeper);
     for host in &mut plan.hosts {
