@@ -102,8 +102,14 @@ fn said() -> impl Strategy<Value = Said> {
             .prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
         (0u64..9_000, 0u32..9).prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
         any::<u32>().prop_map(|round| Control::RoundEnd(RoundEnd { round })),
-        (any::<u64>(), 0u32..3).prop_map(|(digest, sections)| Control::Seal(Seal { digest, sections })),
-        any::<u64>().prop_map(|restore_ns| Control::Verified(Verified { restore_ns })),
+        (any::<u64>(), 0u32..3, 0u32..3).prop_map(|(digest, sections, stop)| Control::Seal(Seal {
+            digest,
+            sections,
+            stop
+        })),
+        (any::<u64>(), 0u32..3)
+            .prop_map(|(restore_ns, stop)| Control::Verified(Verified { restore_ns, stop })),
+        Just(Control::Recall),
         (0u64..4).prop_map(|generation| Control::Commit(Commit { generation })),
         (0u64..4).prop_map(|generation| Control::Committed(Committed { generation, run_ns: u64::MAX })),
         fate.prop_map(|fate| Control::Outcome(Outcome { fate, incarnation: 7 })),
@@ -117,12 +123,12 @@ fn said() -> impl Strategy<Value = Said> {
         3 => pages(),
         1 => (0u32..3, prop_oneof![0u32..80, any::<u32>()], prop_oneof![Just(0u32), any::<u32>()], bytes())
             .prop_map(|(id, total, offset, bytes)| Said::Section { id, total, offset, bytes }),
-        1 => (0u8..20, bytes()).prop_map(|(kind, body)| Said::Any(kind, body)),
+        1 => (0u8..32, bytes()).prop_map(|(kind, body)| Said::Any(kind, body)),
         1 => bytes().prop_map(Said::Garbage),
     ]
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Hello,
     Kind::Reply,
     Kind::Pages,
@@ -138,6 +144,7 @@ const KINDS: [Kind; 15] = [
     Kind::Outcome,
     Kind::Abort,
     Kind::Ping,
+    Kind::Recall,
 ];
 
 fn encode(said: &Said, sequence: &mut u32) -> Vec<u8> {

@@ -8,6 +8,7 @@ use core::time::Duration;
 use crate::guest::CpuFeatures;
 use crate::io::Step;
 use crate::ram::RamFailure;
+use crate::status::Stops;
 
 /// Most reasons in one refusal; further ones are left out.
 pub const REFUSALS_MAX: usize = 32;
@@ -223,6 +224,13 @@ pub enum AbortReason {
         /// The least possible.
         least: Duration,
     },
+    /// The guest was stopped as often as the policy allows, and no stop was over within the downtime limit.
+    LimitOverrun {
+        /// What was asked for.
+        limit: Duration,
+        /// The stops, all of them called back.
+        stops: Stops,
+    },
     /// A step of the guest's life cycle failed at this host.
     Guest(Step, GuestFailure),
     /// A step failed at the other host.
@@ -259,7 +267,7 @@ impl AbortReason {
             Self::PeerStream(_) | Self::Guest(..) | Self::Ram(_) | Self::StateTooLarge | Self::Contract => {
                 Blame::Here
             }
-            Self::DigestMismatch => Blame::Link,
+            Self::DigestMismatch | Self::LimitOverrun { .. } => Blame::Link,
             Self::NotConverging { .. } | Self::GuestEnded => Blame::Guest,
         }
     }
@@ -281,6 +289,9 @@ impl AbortReason {
             }
             Self::NotConverging { .. } => {
                 "raise the downtime limit or the bandwidth, allow more throttling, or migrate when the guest is quieter"
+            }
+            Self::LimitOverrun { .. } => {
+                "raise the downtime limit, or migrate when the network loses less and the guest is quieter"
             }
             Self::LimitTooShort { .. } => "raise the downtime limit above what this network allows",
             Self::Guest(..) | Self::Ram(_) | Self::Contract => "look at this host's log",
@@ -321,6 +332,14 @@ impl fmt::Display for AbortReason {
                 "the downtime limit of {} ms cannot be kept: {} ms go by without a page to send",
                 limit.as_millis(),
                 least.as_millis()
+            ),
+            Self::LimitOverrun { limit, stops } => write!(
+                f,
+                "stopped {} times without being through within {} ms; it stood still for {} ms in all, {} ms at the longest",
+                stops.count,
+                limit.as_millis(),
+                stops.total.as_millis(),
+                stops.longest.as_millis()
             ),
             Self::Guest(step, failure) => write!(f, "{step} failed: {failure}"),
             Self::PeerGuest(step, failure) => write!(f, "{step} failed at the other host: {failure}"),

@@ -119,9 +119,17 @@ impl Sender {
         pages
     }
 
-    /// Starts over at the first page.
+    /// Starts over at the first page. What an interrupted round had put together and not sent is looked at again: its
+    /// content may be old by now, and must not go behind a newer one.
     pub(crate) fn begin_round(&mut self) {
         self.cursor = Page(0);
+        if let Some(codec) = &mut self.codec {
+            let staged = &mut codec.staged;
+            staged.pages.iter().for_each(|(page, _)| self.pending.insert(*page));
+            let (pages, features) =
+                (core::mem::take(&mut staged.pages), core::mem::take(&mut staged.features));
+            staged.recycle(pages, features);
+        }
     }
 
     /// Fills a frame.

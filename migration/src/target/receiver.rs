@@ -203,12 +203,20 @@ impl Receiver {
         Ok(())
     }
 
+    /// Drops the sections that have come: others will.
+    pub(crate) fn forget_sections(&mut self) {
+        self.state = Vec::new();
+        self.state_bytes = 0;
+        self.section_missing = 0;
+    }
+
     /// The digest over what is here, and the device state, which is given away.
     pub(crate) fn seal(&mut self, sections: u32) -> Result<(u64, DeviceState), AbortReason> {
         if self.section_missing != 0 || self.state.len() != sections as usize || self.current.is_some() {
             return Err(AbortReason::Stream(StreamFault::Value));
         }
         let state = core::mem::take(&mut self.state);
+        self.state_bytes = 0;
         Ok((guest_digest(self.identities.sum(), self.page_count, section_digest(&state)), state))
     }
 }
