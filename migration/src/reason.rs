@@ -8,7 +8,6 @@ use core::time::Duration;
 use crate::guest::CpuFeatures;
 use crate::io::Step;
 use crate::ram::RamFailure;
-use crate::status::Stops;
 
 /// Most reasons in one refusal; further ones are left out.
 pub const REFUSALS_MAX: usize = 32;
@@ -228,8 +227,10 @@ pub enum AbortReason {
     LimitOverrun {
         /// What was asked for.
         limit: Duration,
-        /// The stops, all of them called back.
-        stops: Stops,
+        /// How many stops there were.
+        stops: u32,
+        /// For how long the guest stood still in all of them together.
+        stood_still: Duration,
     },
     /// A step of the guest's life cycle failed at this host.
     Guest(Step, GuestFailure),
@@ -333,13 +334,11 @@ impl fmt::Display for AbortReason {
                 limit.as_millis(),
                 least.as_millis()
             ),
-            Self::LimitOverrun { limit, stops } => write!(
+            Self::LimitOverrun { limit, stops, stood_still } => write!(
                 f,
-                "stopped {} times without being through within {} ms; it stood still for {} ms in all, {} ms at the longest",
-                stops.count,
+                "no stop was over within the downtime limit of {} ms: {stops} were called back, {} ms in all",
                 limit.as_millis(),
-                stops.total.as_millis(),
-                stops.longest.as_millis()
+                stood_still.as_millis()
             ),
             Self::Guest(step, failure) => write!(f, "{step} failed: {failure}"),
             Self::PeerGuest(step, failure) => write!(f, "{step} failed at the other host: {failure}"),

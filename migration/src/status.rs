@@ -159,14 +159,14 @@ pub struct Stops {
     /// All together.
     pub total: Duration,
     /// How many were called back at each of [`Stage::ALL`].
-    pub recalled: [u32; Stage::ALL.len()],
+    pub recalled: [u16; Stage::ALL.len()],
 }
 
 impl Stops {
     /// How many were called back.
     #[must_use]
     pub fn recalls(&self) -> u32 {
-        self.recalled.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.recalled.iter().map(|count| u32::from(*count)).sum()
     }
 
     /// With one more that took `time` or has gone on for so long.

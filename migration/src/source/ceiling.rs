@@ -132,8 +132,9 @@ impl Source {
         self.endpoint.tell(Event::Recalled(Recall { stage, stood_still, recalls: stops.recalls() }));
         self.dirty.begin(now);
         if self.policy.impatience == Impatience::GiveUp && self.is_last_recall() {
-            let limit = self.policy.downtime_limit;
-            return self.abort(now, AbortReason::LimitOverrun { limit, stops });
+            let (limit, stood_still) = (self.policy.downtime_limit, stops.total);
+            let reason = AbortReason::LimitOverrun { limit, stops: stops.count, stood_still };
+            return self.abort(now, reason);
         }
         self.endpoint.enter(Phase::PreCopy);
         self.begin_round(now);

@@ -210,13 +210,13 @@ impl Receiver {
         self.section_missing = 0;
     }
 
-    /// The digest over what is here, and the device state, which is given away.
+    /// The digest over what is here, and the device state, which is given away. No section comes after it, unless
+    /// [`Self::forget_sections`] is called before.
     pub(crate) fn seal(&mut self, sections: u32) -> Result<(u64, DeviceState), AbortReason> {
         if self.section_missing != 0 || self.state.len() != sections as usize || self.current.is_some() {
             return Err(AbortReason::Stream(StreamFault::Value));
         }
         let state = core::mem::take(&mut self.state);
-        self.state_bytes = 0;
         Ok((guest_digest(self.identities.sum(), self.page_count, section_digest(&state)), state))
     }
 }
