@@ -5,8 +5,9 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use crate::device::Section;
 use crate::guest::{GuestDescription, HostCapabilities, TscScaling};
-use crate::identity::Identity;
+use crate::identity::{Identities, Identity};
 use crate::io::{Channel, Command, GuestAction, GuestEvent, Input, Output};
 use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
 use crate::policy::{Policy, TargetPolicy};
@@ -16,6 +17,7 @@ use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
 use crate::wire::control::{
     Commit, Committed, Control, Fate, Outcome, Progress, RoundEnd, Seal, SectionPart, Verified, frame,
+    guest_digest, section_digest,
 };
 use crate::wire::frame::{Header, Kind};
 use crate::wire::hello::{Hello, Reply};
@@ -102,8 +104,14 @@ fn said() -> impl Strategy<Value = Said> {
             .prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
         (0u64..9_000, 0u32..9).prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
         any::<u32>().prop_map(|round| Control::RoundEnd(RoundEnd { round })),
-        (any::<u64>(), 0u32..3).prop_map(|(digest, sections)| Control::Seal(Seal { digest, sections })),
-        any::<u64>().prop_map(|restore_ns| Control::Verified(Verified { restore_ns })),
+        (any::<u64>(), 0u32..3, 0u32..3).prop_map(|(digest, sections, stop)| Control::Seal(Seal {
+            digest,
+            sections,
+            stop
+        })),
+        (any::<u64>(), 0u32..3)
+            .prop_map(|(restore_ns, stop)| Control::Verified(Verified { restore_ns, stop })),
+        Just(Control::Recall),
         (0u64..4).prop_map(|generation| Control::Commit(Commit { generation })),
         (0u64..4).prop_map(|generation| Control::Committed(Committed { generation, run_ns: u64::MAX })),
         fate.prop_map(|fate| Control::Outcome(Outcome { fate, incarnation: 7 })),
@@ -117,12 +125,12 @@ fn said() -> impl Strategy<Value = Said> {
         3 => pages(),
         1 => (0u32..3, prop_oneof![0u32..80, any::<u32>()], prop_oneof![Just(0u32), any::<u32>()], bytes())
             .prop_map(|(id, total, offset, bytes)| Said::Section { id, total, offset, bytes }),
-        1 => (0u8..20, bytes()).prop_map(|(kind, body)| Said::Any(kind, body)),
+        1 => (0u8..32, bytes()).prop_map(|(kind, body)| Said::Any(kind, body)),
         1 => bytes().prop_map(Said::Garbage),
     ]
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Hello,
     Kind::Reply,
     Kind::Pages,
@@ -138,6 +146,7 @@ const KINDS: [Kind; 15] = [
     Kind::Outcome,
     Kind::Abort,
     Kind::Ping,
+    Kind::Recall,
 ];
 
 fn encode(said: &Said, sequence: &mut u32) -> Vec<u8> {
@@ -285,6 +294,157 @@ impl<T: Engine> Host<T> {
     }
 }
 
+fn target() -> Host<Target> {
+    let host = HostCapabilities {
+        name: "b".into(),
+        incarnation: 1,
+        features: vec![],
+        tsc_hz: 1,
+        tsc_scaling: TscScaling::Available,
+        tsc_tolerance_ppm: 0,
+        memory_free_bytes: 1 << 20,
+        vcpus_max: 1,
+        is_busy: false,
+    };
+    let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
+    Host { engine, ram: None, permit: None, now: 0, runs: 0 }
+}
+
+fn source(policy: Policy) -> Host<Source> {
+    let engine = Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy });
+    let ram = Some(Ram(vec![[0; PAGE_BYTES]; PAGES as usize]));
+    Host { engine, ram, permit: Some(RunPermit::for_new_guest(GUEST)), now: 0, runs: 0 }
+}
+
+/// A target that has accepted the guest, and the number of the next frame to it.
+fn receiving_target() -> (Host<Target>, u32) {
+    let (mut host, mut sequence) = (target(), 0);
+    host.give(Input::LinkUp);
+    let opening = Opening::Begin { migration: MIGRATION, guest: GUEST };
+    let mut first = Greeting { opening, version_min: 1, version_max: 1 }.encode().to_vec();
+    first.extend(encode(&Said::Control(Control::Hello(Hello::new(&guest(), 1000))), &mut sequence));
+    host.give(Input::Bytes(Channel::MAIN, &first));
+    (host, sequence)
+}
+
+/// The right seal of RAM that is zero and of these sections.
+fn seal(state: &[Section], stop: u32) -> Control {
+    let ram = Identities::new(PAGES, Identity::ZERO).unwrap().sum();
+    let digest = guest_digest(ram, PAGES, section_digest(state));
+    Control::Seal(Seal { digest, sections: state.len() as u32, stop })
+}
+
+fn say<T: Engine>(host: &mut Host<T>, control: Control, sequence: &mut u32) {
+    host.give(Input::Bytes(Channel::MAIN, &encode(&Said::Control(control), sequence)));
+}
+
+#[test]
+fn a_commit_behind_a_recall_runs_nothing() {
+    let (mut host, mut sequence) = receiving_target();
+    for control in [seal(&[], 0), Control::Recall, Control::Commit(Commit { generation: 2 })] {
+        say(&mut host, control, &mut sequence);
+    }
+    assert!(host.runs == 0 && host.ram.is_none(), "it came out of turn: the attempt is over");
+}
+
+#[test]
+fn a_recall_behind_the_commit_takes_nothing_back() {
+    let (mut host, mut sequence) = receiving_target();
+    for control in [seal(&[], 0), Control::Commit(Commit { generation: 2 }), Control::Recall] {
+        say(&mut host, control, &mut sequence);
+    }
+    assert!(host.runs == 1 && host.permit.is_some());
+    assert_eq!(host.engine.status(Instant::from_nanos(host.now)).phase, crate::Phase::Completed);
+}
+
+#[test]
+fn sections_of_any_number_of_recalled_stops_are_dropped_and_a_half_one_too() {
+    let (mut host, mut sequence) = receiving_target();
+    let bytes = vec![7; 11_000];
+    let whole = |total| Said::Section { id: 1, total, offset: 0, bytes: bytes.clone() };
+    let section = Section {
+        id: 1,
+        instance: 0,
+        version: 1,
+        necessity: crate::Necessity::Mandatory,
+        bytes: bytes.clone(),
+    };
+    // More than the bound on all sections together, if they added up.
+    for stop in 0..2 * crate::device::SECTIONS_BYTES_MAX as u32 / 11_000 {
+        // One of a megabyte, of which little comes.
+        host.give(Input::Bytes(Channel::MAIN, &encode(&whole(1 << 20), &mut sequence)));
+        say(&mut host, Control::Recall, &mut sequence);
+        host.give(Input::Bytes(Channel::MAIN, &encode(&whole(11_000), &mut sequence)));
+        say(&mut host, seal(core::slice::from_ref(&section), stop), &mut sequence);
+        let phase = host.engine.status(Instant::from_nanos(host.now)).phase;
+        assert_eq!(phase, crate::Phase::Committing, "stop {stop} is prepared");
+        say(&mut host, Control::Recall, &mut sequence);
+    }
+    assert!(host.ram.is_some() && host.runs == 0);
+}
+
+fn phase(host: &Host<Source>) -> crate::Phase {
+    host.engine.status(Instant::from_nanos(host.now)).phase
+}
+
+/// Lets the source send until it has sealed a stop.
+fn until_sealed(host: &mut Host<Source>, sequence: &mut u32) {
+    for _ in 0..200 {
+        if phase(host) == crate::Phase::Verifying {
+            return;
+        }
+        host.now += 10_000_000;
+        host.give(Input::Timeout);
+        let status = host.engine.status(Instant::from_nanos(host.now));
+        let rounds = status.round + status.stops.count;
+        say(host, Control::Progress(Progress { bytes: u64::MAX, rounds }), sequence);
+    }
+    panic!("it never stops the guest");
+}
+
+/// A source that has sealed its first stop, and the number of the next frame to it.
+fn sealed_source() -> (Host<Source>, u32) {
+    let policy = Policy { compression: crate::Compression::Off, ..Policy::default() };
+    let (mut host, mut sequence) = (source(policy), 0);
+    host.ram = Some(Ram(vec![[7; PAGE_BYTES]; PAGES as usize]));
+    host.give(Input::Command(Command::Start));
+    let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000 };
+    say(&mut host, Control::Reply(reply), &mut sequence);
+    // Without an answer to a part of a round it knows no rate, and stops nothing.
+    say(&mut host, Control::Progress(Progress { bytes: 100_000, rounds: 0 }), &mut sequence);
+    until_sealed(&mut host, &mut sequence);
+    (host, sequence)
+}
+
+#[test]
+fn a_target_that_verifies_too_late_and_then_talks_nonsense_costs_no_permit() {
+    let (mut host, mut sequence) = sealed_source();
+    host.now += 400_000_000;
+    let late = Control::Verified(Verified { restore_ns: 0, stop: 0 });
+    let mut bytes = encode(&Said::Control(late), &mut sequence);
+    bytes.extend(encode(&Said::Control(Control::Release), &mut sequence));
+    host.give(Input::Bytes(Channel::MAIN, &bytes));
+    assert_eq!(phase(&host), crate::Phase::Aborted);
+    assert!(host.permit.is_some(), "the guest that was about to be run again runs");
+}
+
+#[test]
+fn a_source_takes_a_verification_for_no_other_stop_than_its_own() {
+    let (mut host, mut sequence) = sealed_source();
+    host.now += 400_000_000;
+    host.give(Input::Timeout);
+    assert!(host.permit.is_some() && host.runs == 1, "the stop was called back");
+    let late = || Control::Verified(Verified { restore_ns: 0, stop: 0 });
+    say(&mut host, late(), &mut sequence);
+    assert!(host.permit.is_some() && host.runs == 1, "it commits nothing");
+    until_sealed(&mut host, &mut sequence);
+    say(&mut host, late(), &mut sequence);
+    assert_eq!(phase(&host), crate::Phase::Verifying, "nor in the next stop");
+    say(&mut host, Control::Verified(Verified { restore_ns: 0, stop: 9 }), &mut sequence);
+    assert!(host.permit.is_some() && host.runs == 2, "of a stop that never was: the attempt is over");
+    assert_eq!(phase(&host), crate::Phase::Aborted);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
@@ -294,19 +454,7 @@ proptest! {
         versions in (0u16..3, 0u16..3),
         honest in prop::bool::weighted(0.9),
     ) {
-        let host = HostCapabilities {
-            name: "b".into(),
-            incarnation: 1,
-            features: vec![],
-            tsc_hz: 1,
-            tsc_scaling: TscScaling::Available,
-            tsc_tolerance_ppm: 0,
-            memory_free_bytes: 1 << 20,
-            vcpus_max: 1,
-            is_busy: false,
-        };
-        let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
-        let mut host = Host { engine, ram: None, permit: None, now: 0, runs: 0 };
+        let mut host = target();
         host.give(Input::LinkUp);
         let mut sequence = 0;
         if honest {
@@ -327,11 +475,7 @@ proptest! {
 
     #[test]
     fn a_source_survives_any_target(all in prop::collection::vec(said(), 0..40)) {
-        let policy = Policy { rounds_max: 5, ..Policy::default() };
-        let engine = Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy });
-        let ram = Some(Ram(vec![[0; PAGE_BYTES]; PAGES as usize]));
-        let permit = Some(RunPermit::for_new_guest(GUEST));
-        let mut host = Host { engine, ram, permit, now: 0, runs: 0 };
+        let mut host = source(Policy { rounds_max: 5, ..Policy::default() });
         host.give(Input::Command(Command::Start));
         let mut sequence = 0;
         let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000 };

@@ -17,7 +17,7 @@ use crate::guest::GuestDescription;
 use crate::permit::{Generation, RunPermit};
 use crate::policy::Policy;
 use crate::reason::{AbortReason, GuestFailure};
-use crate::status::{Phase, Report};
+use crate::status::{Phase, Recall, Report};
 use crate::time::Instant;
 
 /// Least length of the buffer passed to `poll_output`, unless it is empty. 64 KiB or more is faster.
@@ -153,9 +153,11 @@ pub enum GuestAction {
     /// Source: stop all vCPUs at a consistent point, and its devices; nothing writes its RAM any more. The answer
     /// hands over the permit.
     Pause,
-    /// Source: save vCPUs and devices of the paused guest.
+    /// Source: save vCPUs and devices of the paused guest. It may run again afterwards, with its log on, and be paused
+    /// and saved again.
     SaveState,
-    /// Target: restore vCPUs and devices; the guest stays paused.
+    /// Target: restore vCPUs and devices; the guest stays paused. Until it runs this may come again, when the source
+    /// has called a stop back and made another: the new state replaces all of the earlier one.
     RestoreState(DeviceState),
     /// Let the guest run; whoever runs it keeps the permit.
     Run(RunPermit),
@@ -233,6 +235,8 @@ pub enum Event {
     /// The guest was stopped although the rest was expected to take longer than the limit
     /// ([`crate::Impatience::StopAnyway`]).
     LimitOverruled,
+    /// A stop overran the limit: the guest runs at the source again, and pre-copy goes on.
+    Recalled(Recall),
     /// The commit was sent and its reply lost: the guest is held at the source until the target has been asked.
     CommitUnknown,
     /// The target has been restarted since and does not know: a person has to decide with

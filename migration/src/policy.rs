@@ -2,13 +2,27 @@
 
 use core::time::Duration;
 
-/// What to do when the guest cannot be moved within the downtime limit, even at the strongest throttle.
+/// What to do when the guest cannot be moved within the downtime limit, even at the strongest throttle or after as
+/// many stops as the policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Impatience {
     /// Give up: the guest goes on at the source.
     GiveUp,
     /// Stop the guest anyway, for longer than the limit.
     StopAnyway,
+}
+
+/// What becomes of a stop that takes longer than the downtime limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overrun {
+    /// It is called back: the guest goes on at the source, pre-copy with it, and a better moment is waited for. That
+    /// ends with the commit, after which the guest is the target's.
+    Resume {
+        /// After so many stops in vain (at least 1) [`Policy::impatience`] decides.
+        stops_max: u32,
+    },
+    /// It is carried through: the limit is an estimate.
+    CarryThrough,
 }
 
 /// Whether page content is compressed.
@@ -23,8 +37,11 @@ pub enum Compression {
 /// Limits and choices for one outgoing migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The guest is stopped only when the rest is expected to take no longer than this.
+    /// The guest is stopped only when the rest is expected to take no longer than this, and not for longer; see
+    /// [`Self::overrun`].
     pub downtime_limit: Duration,
+    /// What becomes of a stop that overruns the limit.
+    pub overrun: Overrun,
     /// Most bytes per second on the link; `None` for no cap.
     pub bandwidth_bytes_per_second: Option<u64>,
     /// Strongest throttle, in percent of the guest's time taken away, 0 to 99. 0 never throttles.
@@ -45,6 +62,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             downtime_limit: Duration::from_millis(300),
+            overrun: Overrun::Resume { stops_max: 6 },
             bandwidth_bytes_per_second: None,
             throttle_percent_max: 90,
             rounds_max: 60,

@@ -223,6 +223,15 @@ pub enum AbortReason {
         /// The least possible.
         least: Duration,
     },
+    /// The guest was stopped as often as the policy allows, and no stop was over within the downtime limit.
+    LimitOverrun {
+        /// What was asked for.
+        limit: Duration,
+        /// How many stops there were.
+        stops: u32,
+        /// For how long the guest stood still in all of them together.
+        stood_still: Duration,
+    },
     /// A step of the guest's life cycle failed at this host.
     Guest(Step, GuestFailure),
     /// A step failed at the other host.
@@ -259,7 +268,7 @@ impl AbortReason {
             Self::PeerStream(_) | Self::Guest(..) | Self::Ram(_) | Self::StateTooLarge | Self::Contract => {
                 Blame::Here
             }
-            Self::DigestMismatch => Blame::Link,
+            Self::DigestMismatch | Self::LimitOverrun { .. } => Blame::Link,
             Self::NotConverging { .. } | Self::GuestEnded => Blame::Guest,
         }
     }
@@ -281,6 +290,9 @@ impl AbortReason {
             }
             Self::NotConverging { .. } => {
                 "raise the downtime limit or the bandwidth, allow more throttling, or migrate when the guest is quieter"
+            }
+            Self::LimitOverrun { .. } => {
+                "raise the downtime limit, or migrate when the network loses less and the guest is quieter"
             }
             Self::LimitTooShort { .. } => "raise the downtime limit above what this network allows",
             Self::Guest(..) | Self::Ram(_) | Self::Contract => "look at this host's log",
@@ -321,6 +333,12 @@ impl fmt::Display for AbortReason {
                 "the downtime limit of {} ms cannot be kept: {} ms go by without a page to send",
                 limit.as_millis(),
                 least.as_millis()
+            ),
+            Self::LimitOverrun { limit, stops, stood_still } => write!(
+                f,
+                "no stop was over within the downtime limit of {} ms: {stops} were called back, {} ms in all",
+                limit.as_millis(),
+                stood_still.as_millis()
             ),
             Self::Guest(step, failure) => write!(f, "{step} failed: {failure}"),
             Self::PeerGuest(step, failure) => write!(f, "{step} failed at the other host: {failure}"),

@@ -20,6 +20,8 @@ pub enum Phase {
     StopAndCopy,
     /// The target compares digests and restores devices.
     Verifying,
+    /// Source: the stop overran the limit, the guest is about to run here again.
+    Resuming,
     /// Source: the commit has been sent and is not yet acknowledged. Target: complete, waiting for the commit.
     Committing,
     /// Source: the commit was sent and the link was lost; the guest is held until the target has been asked.
@@ -43,6 +45,7 @@ impl fmt::Display for Phase {
             Self::PreCopy => "pre-copy",
             Self::StopAndCopy => "stop-and-copy",
             Self::Verifying => "verifying",
+            Self::Resuming => "resuming",
             Self::Committing => "committing",
             Self::CommitUnknown => "commit unknown",
             Self::Completed => "completed",
@@ -99,6 +102,92 @@ pub struct Downtime {
     pub total: Duration,
 }
 
+/// What a stop was at when it overran the downtime limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The guest was being paused.
+    Pause,
+    /// The last dirty pages were being collected.
+    Harvest,
+    /// vCPUs and devices were being saved.
+    Save,
+    /// The last pages were being sent.
+    Pages,
+    /// Device state was on its way, or the target verified and restored.
+    Verify,
+    /// The target was ready, but the rest of the time was too short for the commit's round trip.
+    Commit,
+}
+
+impl Stage {
+    /// All of them, in the order of a stop.
+    pub const ALL: [Self; 6] =
+        [Self::Pause, Self::Harvest, Self::Save, Self::Pages, Self::Verify, Self::Commit];
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pause => "while the guest was paused",
+            Self::Harvest => "while dirty pages were collected",
+            Self::Save => "while devices were saved",
+            Self::Pages => "while the last pages were sent",
+            Self::Verify => "while the target verified",
+            Self::Commit => "too late for the commit",
+        })
+    }
+}
+
+/// A stop that overran the downtime limit and was called back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recall {
+    /// What it was at.
+    pub stage: Stage,
+    /// From asking for the pause until the guest was known to run again.
+    pub stood_still: Duration,
+    /// Stops called back so far, this one included.
+    pub recalls: u32,
+}
+
+/// All times that the source stopped the guest, each from asking for the pause until the guest was known to run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// How many, that under way included.
+    pub count: u32,
+    /// The longest.
+    pub longest: Duration,
+    /// All together.
+    pub total: Duration,
+    /// How many were called back at each of [`Stage::ALL`].
+    pub recalled: [u16; Stage::ALL.len()],
+}
+
+impl Stops {
+    /// How many were called back.
+    #[must_use]
+    pub fn recalls(&self) -> u32 {
+        self.recalled.iter().map(|count| u32::from(*count)).sum()
+    }
+
+    /// With one more that took `time` or has gone on for so long.
+    #[must_use]
+    pub(crate) fn with(self, time: Duration) -> Self {
+        let Self { count, longest, total, recalled } = self;
+        Self {
+            count: count.saturating_add(1),
+            longest: longest.max(time),
+            total: total.saturating_add(time),
+            recalled,
+        }
+    }
+
+    /// Adds one that was called back at `stage`.
+    pub(crate) fn recalled(&mut self, stage: Stage, time: Duration) {
+        *self = self.with(time);
+        self.recalled[stage as usize] = self.recalled[stage as usize].saturating_add(1);
+    }
+}
+
 /// A snapshot of a migration, for progress lines and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -128,8 +217,10 @@ pub struct Status {
     pub remaining_estimate: Option<Duration>,
     /// Time since the start.
     pub elapsed: Duration,
-    /// Downtime by cause, as far as it has happened.
+    /// Downtime by cause, as far as it has happened, of the stop under way or the last.
     pub downtime: Downtime,
+    /// All stops.
+    pub stops: Stops,
 }
 
 /// The end of a migration in figures.
@@ -137,13 +228,15 @@ pub struct Status {
 pub struct Report {
     /// From the start to the end.
     pub total: Duration,
-    /// By cause.
+    /// Of the last stop, by cause; zero if that was called back.
     pub downtime: Downtime,
+    /// All stops.
+    pub stops: Stops,
     /// Rounds of pre-copy, the one with the guest stopped not counted.
     pub rounds: u32,
     /// Pages by the way they travelled.
     pub pages: PageCounts,
-    /// Pages that were sent with the guest stopped.
+    /// Pages that were to be sent in the last stop.
     pub pages_in_downtime: u32,
     /// Bytes put on the link.
     pub bytes_sent: u64,

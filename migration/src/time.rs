@@ -39,6 +39,13 @@ impl Instant {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanoseconds))
     }
+
+    /// The moment `duration` before `self`, at least [`Instant::ORIGIN`].
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanoseconds))
+    }
 }
 
 impl fmt::Display for Instant {

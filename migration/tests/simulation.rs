@@ -4,7 +4,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use godwit_migration::{AbortReason, Event};
+use godwit_migration::{AbortReason, Event, Step};
 use world::World;
 use world::plan::{Fault, Plan};
 
@@ -104,7 +104,9 @@ fn ten_thousand_worlds_keep_the_invariants() {
     });
     let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
     let (completed, aborted, died) = (sum(|it| it.completed), sum(|it| it.aborted), sum(|it| it.died));
+    let (recalled, recovered) = (sum(|it| it.recalled), sum(|it| it.recovered));
     println!("{completed} completed, {aborted} aborted, {died} without a source; {:?}", tallies[0].reasons);
+    println!("a stop was called back in {recalled} worlds, {recovered} of which completed");
     let failures: Vec<_> = tallies.iter().flat_map(|tally| &tally.failures).collect();
     for failure in failures.iter().take(5) {
         println!("{failure}");
@@ -112,6 +114,7 @@ fn ten_thousand_worlds_keep_the_invariants() {
     assert!(failures.is_empty(), "{} seeds fail", failures.len());
     // A simulation in which nothing ever goes wrong, or right, would prove nothing.
     assert!(completed > seeds / 4 && aborted > seeds / 10 && died > seeds / 100);
+    assert!(recalled > seeds / 20 && recovered > seeds / 25);
 }
 
 #[derive(Default)]
@@ -119,8 +122,19 @@ struct Tally {
     completed: u64,
     aborted: u64,
     died: u64,
+    recalled: u64,
+    recovered: u64,
     reasons: std::collections::BTreeMap<String, u64>,
     failures: Vec<String>,
+}
+
+impl Tally {
+    /// Counts a world in which stops were called back; passes its verdict on.
+    fn count_recalls<'a>(&mut self, recalls: u32, verdict: Option<&'a Event>) -> Option<&'a Event> {
+        self.recalled += u64::from(recalls > 0);
+        self.recovered += u64::from(recalls > 0 && matches!(verdict, Some(Event::Completed(_))));
+        verdict
+    }
 }
 
 fn tally(worker: u64, workers: u64, seeds: u64) -> Tally {
@@ -128,7 +142,7 @@ fn tally(worker: u64, workers: u64, seeds: u64) -> Tally {
     let mut tally = Tally::default();
     for seed in (worker..seeds).step_by(workers as usize) {
         match run_seed(seed, plan_of) {
-            Ok(world) => match world.verdict() {
+            Ok(world) => match tally.count_recalls(world.source.recalls, world.verdict()) {
                 Some(Event::Completed(_)) => tally.completed += 1,
                 Some(Event::Aborted(reason, _)) => {
                     tally.aborted += 1;
@@ -201,6 +215,58 @@ fn two_faults_around_the_commit_are_survived() {
     }
 }
 
+/// Each fault after every message of migrations whose first stop is called back: before, in and after it.
+#[test]
+fn every_fault_around_a_stop_that_is_called_back_is_survived() {
+    let time = std::time::Duration::from_secs(1);
+    let faults = [
+        Fault::Cut,
+        Fault::Partition(time * 5),
+        Fault::CrashSource(time),
+        Fault::CrashTarget(time),
+        Fault::CancelAtSource,
+        Fault::CancelAtTarget,
+        Fault::GuestEnds,
+    ];
+    let small = |seed| {
+        let mut plan = Plan::lossy(seed);
+        plan.pages = plan.pages.min(40);
+        plan.working_set = plan.working_set.min(plan.pages.into());
+        plan
+    };
+    let is_recalled = |plan: &Plan| (1..60).contains(&live(plan.clone()).source.recalls);
+    for plan in (0..).map(small).filter(is_recalled).take(4) {
+        let messages = live(plan.clone()).messages.min(150);
+        for at in 1..=messages {
+            for fault in faults {
+                live(Plan { faults: vec![(at, fault)], ..plan.clone() });
+            }
+        }
+        for step in [Step::Pause, Step::HarvestDirtyLog, Step::SaveState, Step::RestoreState, Step::Run] {
+            for nth in 0..4 {
+                live(Plan { failing_steps: vec![step], failing_after: nth, ..plan.clone() });
+            }
+        }
+    }
+}
+
+/// On a wire that loses much the ceiling does fire, and the guest moves all the same.
+#[test]
+fn a_stop_that_overruns_is_called_back_and_the_guest_moves_later() {
+    let (mut recalled, mut within) = (0, 0);
+    for seed in 0..400 {
+        let world = live(Plan::lossy(seed));
+        let Some(Event::Completed(report)) = world.verdict() else { panic!("calm: {}", world.state()) };
+        assert_eq!(report.stops.recalls(), world.source.recalls);
+        assert_eq!(report.stops.count, world.source.recalls + 1);
+        assert!(report.stops.longest >= report.downtime.total && report.stops.total >= report.stops.longest);
+        recalled += u32::from(world.source.recalls > 0);
+        within += u32::from(world.source.recalls > 0 && !world.source.is_overruled);
+    }
+    println!("called back in {recalled} worlds, {within} of which then kept the limit");
+    assert!(recalled > 100 && within > 50, "{recalled} called back, {within} then kept the limit");
+}
+
 /// The downtime that was promised is kept, unless the policy said otherwise, up to what the hosts' own steps take.
 #[test]
 fn the_downtime_limit_is_kept() {
@@ -218,8 +284,12 @@ fn the_downtime_limit_is_kept() {
             continue;
         }
         kept += 1;
-        // Pause, harvest, save, restore, run.
-        assert!(report.downtime.total <= limit + step * 5, "limit {limit:?}: {}", world.state());
+        let before_commit = report.downtime.total - report.downtime.commit;
+        assert!(before_commit <= limit, "limit {limit:?}: {}", world.state());
+        // After it the answer may be lost; if it is not, its way was budgeted for, and only the start was not.
+        if world.plan.wire.noise.stall == 0 {
+            assert!(report.downtime.total <= limit + step, "limit {limit:?}: {}", world.state());
+        }
     }
     assert!(kept > 400, "{kept} kept, {overruled} overruled");
 }

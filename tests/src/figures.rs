@@ -181,5 +181,11 @@ mod tests {
         assert_eq!(moved.downtime, Duration::from_millis(41));
         assert!(moved.details.starts_with("pages: ") && moved.details.ends_with("both ends"));
         assert_eq!(Moved::parse(before, &line.replace(", verified", "")), None);
+        let after_two_in_vain = line.replace("rounds 4", "stops 3, rounds 4");
+        let before = format!(
+            "{before}stops: 3, 642 ms in all, the longest 301 ms; called back: 2 too late for the commit\n"
+        );
+        let moved = Moved::parse(&before, &after_two_in_vain).unwrap();
+        assert_eq!((moved.rounds, moved.downtime), (4, Duration::from_millis(41)));
     }
 }

@@ -5,7 +5,7 @@
 use alloc::string::String;
 use core::fmt::{self, Write};
 
-use godwit_migration::{Downtime, Report};
+use godwit_migration::{Downtime, Recall, Report, Stage, Stops};
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
@@ -28,15 +28,38 @@ pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
 
 fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     let MigrationReport { guest, peer, report, .. } = moved;
-    let Report { total, downtime, rounds, pages, .. } = report;
+    let Report { total, downtime, stops, rounds, pages, .. } = report;
     write!(out, "pages: {} zero, {} whole, {} compressed, ", pages.zero, pages.raw, pages.compressed)?;
     write!(out, "{} known, {} unchanged; ", pages.referenced, pages.unchanged)?;
     writeln!(out, "{} while stopped", report.pages_in_downtime)?;
     write!(out, "{}", Causes(downtime))?;
     writeln!(out, "digest: {:016x} at both ends", report.digest)?;
+    if stops.recalls() > 0 {
+        writeln!(out, "{}", InVain(stops))?;
+    }
     let (total, downtime) = (Span(*total), Span(downtime.total));
-    write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, rounds {rounds}, ")?;
+    write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, ")?;
+    if stops.count > 1 {
+        write!(out, "stops {}, ", stops.count)?;
+    }
+    write!(out, "rounds {rounds}, ")?;
     writeln!(out, "sent {}, verified", Bytes(report.bytes_sent))
+}
+
+/// The stops of which some were called back: how many, how long, and at what.
+pub(super) struct InVain<'a>(pub(super) &'a Stops);
+
+impl fmt::Display for InVain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stops { count, longest, total, recalled } = self.0;
+        write!(f, "stops: {count}, {} in all, the longest {}; called back:", Span(*total), Span(*longest))?;
+        let mut separator = "";
+        for (stage, recalls) in Stage::ALL.iter().zip(recalled).filter(|(_, recalls)| **recalls > 0) {
+            write!(f, "{separator} {recalls} {stage}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
 }
 
 /// The downtime's causes, as lines that fit a terminal; the last tells what in it was work of the target's.
@@ -82,6 +105,10 @@ fn failed(failure: &MigrationFailure, out: &mut impl Write) -> fmt::Result {
 fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fmt::Result {
     match remark {
         Remark::CancelTooLate => writeln!(out, "{guest}: too late to cancel, {peer} may run it already"),
+        Remark::Recalled(Recall { stage, stood_still, recalls }) => {
+            write!(out, "{guest}: stop {recalls} was called back after {}, {stage}; ", Span(stood_still))?;
+            writeln!(out, "it runs here, the move goes on")
+        }
         Remark::LimitOverruled => {
             writeln!(out, "{guest}: stopped although the rest will take longer than the downtime limit")
         }

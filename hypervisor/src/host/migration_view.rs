@@ -95,6 +95,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
             aftermath: Aftermath::Held,
         })),
         Event::CancelTooLate => remark(Remark::CancelTooLate),
+        Event::Recalled(recall) => remark(Remark::Recalled(recall)),
         Event::LimitOverruled => remark(Remark::LimitOverruled),
         Event::CommitUnknown => remark(Remark::CommitUnknown),
         Event::TargetForgot => remark(Remark::TargetForgot),

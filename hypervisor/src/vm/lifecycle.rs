@@ -150,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_that_is_called_back_leaves_the_machine_on_its_way_and_it_can_be_stunned_again() {
+        let on_its_way = [Input::Run, Input::BeginMove, Input::Stun, Input::Run];
+        assert_eq!(walk(&on_its_way), State::MovingOut, "its dirty log is still on");
+        assert_eq!(State::MovingOut.after(Input::Stun), Ok(State::Stunned));
+    }
+
+    #[test]
     fn a_migrated_machine_has_ended_here_for_good() {
         let gone = State::Stunned.after(Input::Stop(StopReason::Migrated)).unwrap();
         assert_eq!(gone, State::Stopped(StopReason::Migrated));

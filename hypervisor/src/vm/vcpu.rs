@@ -351,6 +351,7 @@ fn next_vpid() -> u16 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use godwit_vmx::event::Exception;
     use godwit_vmx::preemption_timer::PreemptionTimer;
     use godwit_vmx::vmcs::FakeVmcs;
 
@@ -421,6 +422,45 @@ pub(super) mod tests {
         assert_eq!(vmcs.read(field::EXCEPTION_BITMAP), 1 << 18 | 1 << 17 | 1 << 1);
         assert_ne!(vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits(), 0);
         assert_eq!(vmcs.read(field::GUEST_CR4) & (1 << 13), 1 << 13, "VMXE is on in truth");
+    }
+
+    /// A source that calls its stop back makes another later: the target restores again, over what it restored before.
+    #[test]
+    fn a_second_restore_replaces_all_of_the_first() {
+        let (platform, policy, second) = (platform(), policy(), state());
+        let mut first = VcpuState::for_64_bit_entry(&Entry64 {
+            rip: 0x200,
+            rsp: 1,
+            rsi: 2,
+            cr3: 0x3000,
+            gdt_base: 0x4000,
+            gdt_limit: 5,
+            code_selector: 0x8,
+            data_selector: 0x20,
+        });
+        first.general[3] = 33;
+        first.control.dr = [1, 2, 3, 4];
+        first.msrs.kernel_gs_base = 6;
+        first.pending_event =
+            Some(VcpuState::save_event(Event::exception_with_code(Exception::PageFault, 2)));
+        let validated = |state: &VcpuState| state.validate(&platform.limits(&policy)).unwrap();
+        let mut vcpu = Vcpu::new(0, VmcsSlot::Gone, &platform, Box::new(state()), validated(&state()));
+        let structures = Structures {
+            ept_pointer: 0x5e,
+            msr_bitmap: 0x1000,
+            io_bitmaps: [0x2000, 0x3000],
+            pml: None,
+            tsc_multiplier: UNITY,
+        };
+        let mut vmcs = FakeVmcs::new();
+        vcpu.restore(Box::new(first.clone()), validated(&first));
+        let pending = vcpu.pending.take().unwrap();
+        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
+        assert_eq!(vcpu.save(&vmcs), first);
+        vcpu.restore(Box::new(second.clone()), validated(&second));
+        let pending = vcpu.pending.take().unwrap();
+        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
+        assert_eq!(vcpu.save(&vmcs), second);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use core::time::Duration;
 
-use crate::policy::{Impatience, Policy};
+use crate::policy::{Impatience, Overrun, Policy};
 
 /// A set so small that another round would not make it smaller.
 const FEW_PAGES: u32 = 16;
@@ -21,6 +21,8 @@ const HOPELESS_ROUNDS: u32 = 4;
 /// Rounds made only to learn whether the limit is really too short: the time that an answer takes is known too long
 /// as long as it was only measured behind a queue of pages, and a small round has none.
 const PROBE_ROUNDS_MAX: u32 = 4;
+/// Stops in vain after which the next is no longer asked to be expected shorter.
+const GOAL_STEPS_MAX: u32 = 8;
 /// First throttle and the further steps, in percent.
 const THROTTLE_FIRST: u8 = 20;
 const THROTTLE_STEP: u8 = 15;
@@ -44,6 +46,10 @@ pub(crate) struct Measured {
     pub(crate) least_downtime: Duration,
     /// Throttle in percent.
     pub(crate) throttle: u8,
+    /// Stops that overran the limit and were called back.
+    pub(crate) recalls: u32,
+    /// How long the guest is to run before it is stopped again.
+    pub(crate) rest: Duration,
     /// Time since the first round began.
     pub(crate) elapsed: Duration,
 }
@@ -55,6 +61,8 @@ pub(crate) enum Decision {
     Round,
     /// Wait until what is queued has arrived, then harvest and decide again.
     Drain,
+    /// The rest is within the limit, but the guest is to run for a while before it is stopped again.
+    Rest,
     /// Stop the guest: the rest is within the limit.
     Stop,
     /// Stop the guest although the rest is not.
@@ -84,13 +92,16 @@ impl Convergence {
             *measured;
         let shrinks = u64::from(pages_left) * 4 <= u64::from(pages_of_round) * 3;
         let is_queued = measured.queued_bytes > 0;
-        let fits = |downtime: Option<Duration>| downtime.is_some_and(|it| it <= policy.downtime_limit);
-        if fits(measured.downtime) || (pages_left == 0 && !is_queued) {
+        let goal = goal(policy.downtime_limit, measured.recalls, least_downtime);
+        let fits = |downtime: Option<Duration>| downtime.is_some_and(|it| it <= goal);
+        let is_empty = pages_left == 0 && !is_queued;
+        // Once, a stop may show that the least was overestimated.
+        if fits(measured.downtime) || (is_empty && measured.recalls == 0) {
             if pages_left > FEW_PAGES && shrinks && self.polished < POLISH_ROUNDS_MAX {
                 self.polished += 1;
                 return Decision::Round;
             }
-            return Decision::Stop;
+            return stop(measured, policy);
         }
         let best = self.least_left.unwrap_or(u32::MAX);
         let progresses = u64::from(pages_left) * 10 < u64::from(best) * 9;
@@ -98,7 +109,7 @@ impl Convergence {
         if is_queued && (is_within_reach || !progresses) {
             return Decision::Drain;
         }
-        if least_downtime > policy.downtime_limit && !shrinks {
+        if least_downtime > policy.downtime_limit && (!shrinks || is_empty) {
             // No throttle would help.
             if self.probed < PROBE_ROUNDS_MAX {
                 self.probed += 1;
@@ -131,6 +142,26 @@ impl Convergence {
     }
 }
 
+/// The longest expected downtime with which a stop is tried: after each that overran three quarters of what it was
+/// before, since the estimate was too good. A guest with nothing left to send reaches it as long as it could reach the
+/// limit.
+fn goal(limit: Duration, recalls: u32, least_downtime: Duration) -> Duration {
+    let goal = (0..recalls.min(GOAL_STEPS_MAX)).fold(limit, |goal, _| goal * 3 / 4);
+    goal.max(least_downtime.min(limit))
+}
+
+/// A stop, or the rest before it.
+fn stop(measured: &Measured, policy: &Policy) -> Decision {
+    if !measured.rest.is_zero() {
+        return Decision::Rest;
+    }
+    match policy.overrun {
+        // Those in vain were enough; with [`Impatience::GiveUp`] the last ended the attempt.
+        Overrun::Resume { stops_max } if measured.recalls >= stops_max.max(1) => Decision::StopAnyway,
+        Overrun::Resume { .. } | Overrun::CarryThrough => Decision::Stop,
+    }
+}
+
 fn give_up(policy: &Policy) -> Decision {
     match policy.impatience {
         Impatience::GiveUp => Decision::GiveUp,
@@ -153,6 +184,8 @@ mod tests {
             downtime_unqueued: downtime,
             least_downtime: Duration::ZERO,
             throttle: 0,
+            recalls: 0,
+            rest: Duration::ZERO,
             elapsed: Duration::ZERO,
         }
     }
@@ -225,6 +258,48 @@ mod tests {
         assert_eq!(convergence.decide(&queued(0, 250, 200), &policy), Decision::Stop);
         let unknown = Measured { downtime: None, downtime_unqueued: None, ..queued(10, 0, 0) };
         assert_eq!(convergence.decide(&unknown, &policy), Decision::Drain);
+    }
+
+    #[test]
+    fn a_stop_in_vain_is_tried_again_after_a_rest_and_with_less_to_send() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let after = |recalls, rest_ms, downtime_ms| Measured {
+            recalls,
+            rest: Duration::from_millis(rest_ms),
+            ..measured(10, 10, downtime_ms)
+        };
+        assert_eq!(convergence.decide(&after(0, 0, 299), &policy), Decision::Stop);
+        assert_eq!(convergence.decide(&after(1, 0, 299), &policy), Decision::Round);
+        assert_eq!(convergence.decide(&after(1, 700, 220), &policy), Decision::Rest);
+        assert_eq!(convergence.decide(&after(1, 0, 220), &policy), Decision::Stop);
+        assert_eq!(Convergence::default().decide(&after(2, 0, 220), &policy), Decision::Round);
+    }
+
+    #[test]
+    fn a_guest_with_nothing_to_send_reaches_what_is_asked_after_any_number_of_stops() {
+        let idle = Measured { recalls: 5, least_downtime: Duration::from_millis(290), ..measured(0, 0, 290) };
+        assert_eq!(Convergence::default().decide(&idle, &Policy::default()), Decision::Stop);
+    }
+
+    #[test]
+    fn an_idle_guest_is_not_stopped_again_and_again_for_a_limit_that_none_could_meet() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let idle =
+            |recalls| Measured { recalls, least_downtime: Duration::from_millis(400), ..measured(0, 0, 400) };
+        assert_eq!(convergence.decide(&idle(0), &policy), Decision::Stop);
+        for _ in 0..PROBE_ROUNDS_MAX {
+            assert_eq!(convergence.decide(&idle(1), &policy), Decision::Round);
+        }
+        assert_eq!(convergence.decide(&idle(1), &policy), Decision::LimitTooShort);
+    }
+
+    #[test]
+    fn the_last_stop_is_carried_through_if_the_policy_says_so() {
+        let overrun = Overrun::Resume { stops_max: 2 };
+        let policy = Policy { overrun, impatience: Impatience::StopAnyway, ..Policy::default() };
+        let after = |recalls| Measured { recalls, ..measured(10, 10, 5) };
+        assert_eq!(Convergence::default().decide(&after(1), &policy), Decision::Stop);
+        assert_eq!(Convergence::default().decide(&after(2), &policy), Decision::StopAnyway);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use super::Source;
 use super::state::{Asking, State};
 use crate::io::{Event, GuestAction};
 use crate::reason::AbortReason;
-use crate::status::Phase;
+use crate::status::{Phase, Stage};
 use crate::time::Instant;
-use crate::wire::control::{Commit, Control, Fate, Outcome};
+use crate::wire::control::{Commit, Control, Fate, Outcome, Verified};
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::reasons::AbortBody;
 use crate::wire::{VERSION_MAX, VERSION_MIN};
@@ -19,6 +19,27 @@ pub(super) const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 impl Source {
+    /// The target holds everything: it may have the guest, if what is left of the limit is enough for the way there
+    /// and back.
+    pub(super) fn on_verified(&mut self, now: Instant) {
+        if let Some(sealed) = self.marks.sealed {
+            self.bandwidth.saw_answer(now.since(sealed).saturating_sub(self.marks.restore));
+        }
+        if now.after(self.bandwidth.round_trip_at_most()) <= self.ends_at() {
+            return self.commit(now);
+        }
+        match core::mem::replace(&mut self.state, State::Finished) {
+            State::Stopped(_, permit) => self.recall(Stage::Commit, permit),
+            state => self.state = state,
+        }
+    }
+
+    /// Whether it answers a seal that has been called back since. It may have been under way for long.
+    pub(super) fn is_of_a_recalled_stop(&self, verified: &Verified) -> bool {
+        let recalls = self.ceiling.stops.recalls();
+        verified.stop < recalls || verified.stop == recalls && matches!(self.state, State::Resuming(_))
+    }
+
     /// The target holds everything: it is told to run the guest, and from here on the guest runs here only if
     /// the target says that it never will there.
     pub(super) fn commit(&mut self, now: Instant) {

@@ -5,6 +5,7 @@
 //! end in [`handover`] and [`unwind`].
 
 pub(crate) mod batch;
+mod ceiling;
 mod convergence;
 mod handover;
 mod precopy;
@@ -14,6 +15,7 @@ mod sender;
 mod state;
 mod unwind;
 
+use core::cmp::Ordering;
 use core::time::Duration;
 
 use crate::endpoint::{Endpoint, Link, keepalive};
@@ -30,6 +32,7 @@ use crate::wire::control::{self, Committed, Outcome, Progress, Verified};
 use crate::wire::frame::Kind;
 use crate::wire::hello::Reply;
 use crate::wire::reasons::AbortBody;
+use ceiling::Ceiling;
 use convergence::Convergence;
 use rate::{BandwidthMeter, DirtyMeter, TokenBucket};
 use sender::Sender;
@@ -61,6 +64,7 @@ pub struct Source {
     dirty: DirtyMeter,
     round: Round,
     marks: Marks,
+    ceiling: Ceiling,
     /// What has been done to the guest and must be undone.
     log_is_on: bool,
     throttle: u8,
@@ -138,6 +142,7 @@ impl Source {
             dirty: DirtyMeter::default(),
             round: Round::default(),
             marks: Marks::default(),
+            ceiling: Ceiling::default(),
             log_is_on: false,
             throttle: 0,
             throttle_wanted: 0,
@@ -305,10 +310,17 @@ impl Source {
                 Ok(())
             }
             (Message::Verified(verified), State::Stopped(state::Stopped::Verifying, _)) => {
+                match verified.stop.cmp(&self.ceiling.stops.recalls()) {
+                    // Of a stop that was called back.
+                    Ordering::Less => return Ok(()),
+                    Ordering::Greater => return Err(AbortReason::Stream(StreamFault::Value)),
+                    Ordering::Equal => {}
+                }
                 self.marks.restore = Duration::from_nanos(verified.restore_ns);
-                self.commit(now);
+                self.on_verified(now);
                 Ok(())
             }
+            (Message::Verified(verified), _) if self.is_of_a_recalled_stop(&verified) => Ok(()),
             (Message::Committed(committed), State::Committing(_) | State::Unknown(Asking::Asked, _)) => {
                 if committed.generation != self.guest.generation.next().0 {
                     return Err(AbortReason::Stream(StreamFault::Value));
@@ -354,6 +366,13 @@ impl Source {
                 self.on_link_down(now);
             }
             State::Sending => self.harvest_meanwhile(now),
+            State::Resting if now >= self.ceiling.rest_until() => {
+                self.state = State::Harvesting;
+                self.harvest(now);
+            }
+            State::Stopped(..) => {
+                self.recall_if_overrun(now);
+            }
             _ => {}
         }
         let patience = self.policy.peer_timeout;
@@ -376,6 +395,8 @@ impl Source {
             State::Connecting { until }
             | State::Unknown(Asking::Waiting(until) | Asking::Connecting(until), _) => until,
             State::Sending => self.harvest_due_at(),
+            State::Resting => self.ceiling.rest_until(),
+            State::Stopped(..) => self.recall_at(),
             _ => Instant::NEVER,
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
@@ -426,7 +447,12 @@ impl Source {
             (GuestEvent::Failed(step, failure), _) => self.abort(now, AbortReason::Guest(step, failure)),
             (GuestEvent::Paused(permit), State::Pausing) => self.on_paused(now, permit),
             (GuestEvent::StateSaved(state), State::Stopped(..)) => self.on_saved(now, state),
+            (GuestEvent::Running, State::Resuming(_)) => self.on_resumed(now),
+            (GuestEvent::RunFailed(permit, failure), State::Resuming(_)) => {
+                self.on_resume_failed(now, permit, failure);
+            }
             (GuestEvent::DirtyLogHarvested, _) => self.on_harvested(now, ram),
+            (GuestEvent::StateSaved(_), State::Resuming(_)) => self.resume(),
             (GuestEvent::DirtyLogStarted, State::StartingLog) => self.begin_first_round(now),
             (GuestEvent::Throttled, State::Throttling) => self.begin_round(now),
             // The step was asked for in another state: nothing is asked for without waiting for it.
@@ -485,6 +511,7 @@ fn message(unit: Unit<'_>) -> Result<Message, StreamFault> {
         | Kind::Section
         | Kind::Seal
         | Kind::Commit
-        | Kind::Release => return Err(StreamFault::Unexpected),
+        | Kind::Release
+        | Kind::Recall => return Err(StreamFault::Unexpected),
     })
 }

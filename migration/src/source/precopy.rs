@@ -134,6 +134,7 @@ impl Source {
         match self.state {
             State::Harvesting => self.decide(now),
             State::Stopped(Stopped::Harvesting, _) => self.on_last_harvest(now),
+            State::Resuming(_) => self.resume(),
             // A round is under way: its harvests are only merged.
             _ => {}
         }
@@ -149,13 +150,17 @@ impl Source {
             downtime_unqueued: self.downtime_with(0),
             least_downtime: self.least_downtime(),
             throttle: self.throttle,
+            recalls: self.ceiling.stops.recalls(),
+            rest: self.ceiling.rest(now),
             elapsed: self.round.first_began_at.map_or(Duration::ZERO, |began| now.since(began)),
         };
         match self.convergence.decide(&measured, &self.policy) {
             Decision::Round => self.begin_round(now),
             Decision::Drain => self.state = State::Draining,
+            Decision::Rest => self.state = State::Resting,
             Decision::Stop => self.pause(now),
             Decision::StopAnyway => {
+                self.ceiling.is_overruled = true;
                 self.endpoint.tell(Event::LimitOverruled);
                 self.pause(now);
             }
@@ -240,7 +245,11 @@ impl Source {
         self.marks.paused = Some(now);
         let is_ours = permit.guest() == self.guest.id && permit.generation() == self.guest.generation;
         self.state = State::Stopped(Stopped::Harvesting, permit);
-        if is_ours { self.harvest(now) } else { self.abort(now, AbortReason::Contract) }
+        if !is_ours {
+            self.abort(now, AbortReason::Contract);
+        } else if !self.recall_if_overrun(now) {
+            self.harvest(now);
+        }
     }
 
     fn on_last_harvest(&mut self, now: Instant) {
@@ -391,9 +400,11 @@ impl Source {
         }
         let ram = self.sender.as_ref().map_or(0, Sender::digest);
         self.digest = guest_digest(ram, self.guest.layout.page_count(), section_digest(&sections.state));
-        let seal = Seal { digest: self.digest, sections: sections.state.len() as u32 };
+        let (sections_count, stop) = (sections.state.len() as u32, self.ceiling.stops.recalls());
+        let seal = Seal { digest: self.digest, sections: sections_count, stop };
         sections.state = Vec::new();
         *stopped = Stopped::Verifying;
+        self.marks.sealed = Some(now);
         self.endpoint.say(Control::Seal(seal));
         self.endpoint.enter(Phase::Verifying);
         Streamed::Changed

@@ -74,6 +74,8 @@ pub(crate) struct BandwidthMeter {
     acknowledged: u64,
     rate: Option<u64>,
     round_trip: Option<Duration>,
+    /// The quickest answer, with all that the question had to wait for.
+    answer: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,17 @@ impl BandwidthMeter {
         self.round_trip.unwrap_or_default()
     }
 
+    /// At least what a round trip takes without queues, where [`Self::round_trip`] may be less than that; zero while
+    /// unknown.
+    pub(crate) fn round_trip_at_most(&self) -> Duration {
+        self.answer.unwrap_or_default()
+    }
+
+    /// An answer took `time`, with all that it had to wait for.
+    pub(crate) fn saw_answer(&mut self, time: Duration) {
+        self.answer = Some(self.answer.map_or(time, |least| least.min(time)));
+    }
+
     /// Bytes under way, of `sent`.
     pub(crate) const fn in_flight(&self, sent: u64) -> u64 {
         sent.saturating_sub(self.acknowledged)
@@ -102,6 +115,7 @@ impl BandwidthMeter {
 
     /// An answer took `time`, after `queued_bytes` that had to arrive before the question.
     pub(crate) fn saw_round_trip(&mut self, time: Duration, queued_bytes: u64) {
+        self.saw_answer(time);
         let queue = self.rate.map_or(Duration::ZERO, |rate| time_for(queued_bytes, rate));
         // The rate wanders: a queue does not explain away more than most of the time.
         let time = time.saturating_sub(queue).max(time / 4);

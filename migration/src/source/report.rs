@@ -14,7 +14,7 @@ impl Source {
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
         match self.state {
-            State::Pausing | State::Stopped(..) | State::Committing(..) => true,
+            State::Pausing | State::Stopped(..) | State::Resuming(_) | State::Committing(..) => true,
             State::Idle
             | State::Connecting { .. }
             | State::Negotiating
@@ -23,6 +23,7 @@ impl Source {
             | State::Draining
             | State::Harvesting
             | State::Throttling
+            | State::Resting
             | State::Unknown(..)
             | State::Releasing
             | State::Aborting(..)
@@ -49,6 +50,7 @@ impl Source {
             remaining_estimate: self.remaining_estimate(),
             elapsed: self.elapsed(now),
             downtime: self.marks.downtime(now),
+            stops: self.stops(now),
         }
     }
 
@@ -57,6 +59,7 @@ impl Source {
         Report {
             total: self.elapsed(now),
             downtime: self.marks.downtime(now),
+            stops: self.stops(now),
             rounds: self.round.number,
             pages: self.sender.as_ref().map(Sender::counts).unwrap_or_default(),
             pages_in_downtime: self.pages_in_downtime,

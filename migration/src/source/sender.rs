@@ -119,9 +119,17 @@ impl Sender {
         pages
     }
 
-    /// Starts over at the first page.
+    /// Starts over at the first page. What an interrupted round had put together and not sent is looked at again: its
+    /// content may be old by now, and must not go behind a newer one.
     pub(crate) fn begin_round(&mut self) {
         self.cursor = Page(0);
+        if let Some(codec) = &mut self.codec {
+            let staged = &mut codec.staged;
+            staged.pages.iter().for_each(|(page, _)| self.pending.insert(*page));
+            let (pages, features) =
+                (core::mem::take(&mut staged.pages), core::mem::take(&mut staged.features));
+            staged.recycle(pages, features);
+        }
     }
 
     /// Fills a frame.
@@ -302,5 +310,69 @@ impl Staged {
         features.clear();
         self.plain.clear();
         (self.pages, self.features) = (pages, features);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::OUTPUT_BYTES_MIN;
+    use std::vec;
+
+    struct Ram(Vec<PageBytes>);
+
+    impl GuestRam for Ram {
+        fn page_count(&self) -> u32 {
+            self.0.len() as u32
+        }
+        fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {
+            *into = self.0[page.0 as usize];
+            Ok(())
+        }
+        fn write_page(&mut self, page: Page, _from: &PageBytes) -> Result<(), RamFailure> {
+            Err(RamFailure::OutOfRange(page))
+        }
+        fn take_dirty(&mut self, into: &mut PageBitmap) {
+            into.insert(Page(1));
+        }
+    }
+
+    /// A page without any order in it, or one that compresses.
+    fn page(is_noise: bool) -> PageBytes {
+        let mut word = 1u64;
+        let mut bytes = [0; PAGE_BYTES];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            *byte = if is_noise { (word >> 56) as u8 } else { b"a line of a log, "[index % 17] };
+        }
+        bytes
+    }
+
+    /// A stop that is called back interrupts a round in which a page waits to be compressed with others. The guest then
+    /// changes it.
+    #[test]
+    fn old_content_never_goes_behind_new() {
+        let mut ram = Ram(vec![page(true), page(false)]);
+        let mut sender = Sender::new(2, Compression::Adaptive).unwrap();
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        let filled = sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap();
+        assert_eq!((filled, sender.pending().len()), (Filled::More, 0), "page 1 was taken and did not go");
+        ram.0[1] = [0; PAGE_BYTES];
+        sender.take_dirty(&mut ram);
+        sender.begin_round();
+        while sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap() == Filled::More {}
+        assert_eq!(sender.identities.get(Page(1)), Identity::ZERO, "the last that went is what RAM holds");
+    }
+
+    #[test]
+    fn what_was_taken_and_did_not_go_is_still_to_be_sent() {
+        let ram = Ram(vec![page(true), page(false)]);
+        let mut sender = Sender::new(2, Compression::Adaptive).unwrap();
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap();
+        sender.begin_round();
+        assert!(sender.pending().contains(Page(1)));
+        while sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap() == Filled::More {}
+        assert_eq!(sender.identities.get(Page(1)), Identity::of(&page(false)));
     }
 }

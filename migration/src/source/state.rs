@@ -31,10 +31,14 @@ pub(crate) enum State {
     Harvesting,
     /// The throttle is being changed between two rounds.
     Throttling,
+    /// The rest is small enough, but the guest was stopped in vain not long ago: it runs for a while.
+    Resting,
     /// The guest is being paused.
     Pausing,
     /// The guest stands still.
     Stopped(Stopped, RunPermit),
+    /// The stop was called back: the guest is run again. The permit is here until that is asked for.
+    Resuming(Option<RunPermit>),
     /// The commit is on its way.
     Committing(RunPermit),
     /// The commit's reply was lost.
@@ -92,6 +96,8 @@ pub(crate) struct Marks {
     pub(crate) harvested: Option<Instant>,
     pub(crate) saved: Option<Instant>,
     pub(crate) pages: Option<Instant>,
+    /// When the seal was said.
+    pub(crate) sealed: Option<Instant>,
     pub(crate) verified: Option<Instant>,
     pub(crate) ended: Option<Instant>,
     /// The target's own time for restoring devices and for starting the guest.

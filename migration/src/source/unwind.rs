@@ -29,9 +29,14 @@ impl Source {
     pub(super) fn unwind_with(&mut self, now: Instant, reason: AbortReason) {
         let permit = match core::mem::replace(&mut self.state, State::Finished) {
             State::Stopped(_, permit) | State::Committing(permit) | State::Unknown(_, permit) => Some(permit),
+            State::Resuming(permit) => permit,
             _ => None,
         };
-        self.endpoint.withdraw();
+        // A permit that was about to be handed out must not get lost.
+        let permit = match self.endpoint.withdraw() {
+            Some(GuestAction::Run(withdrawn)) => Some(withdrawn),
+            _ => permit,
+        };
         self.endpoint.enter(Phase::Aborting);
         self.state = State::Aborting(reason, permit.or(self.held.take()));
         self.undo(now);

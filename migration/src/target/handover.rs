@@ -10,11 +10,37 @@ use crate::wire::control::{Commit, Committed, Control, Fate, Outcome, Verified};
 use crate::wire::reasons::AbortBody;
 
 impl Target {
+    /// Restores what waits for it, unless an earlier state is still being restored: one step at a time.
+    pub(super) fn restore(&mut self) {
+        if self.endpoint.outstanding().is_none()
+            && let Some(state) = self.to_restore.take()
+        {
+            self.endpoint.act(GuestAction::RestoreState(state));
+        }
+    }
+
+    /// The source has called its stop back: the guest goes on there and pages come again. Nothing was promised
+    /// before the commit. Sections that have come are dropped; devices that were restored are replaced by the next
+    /// stop's.
+    pub(super) fn on_recall(&mut self) {
+        if let Some(receiver) = &mut self.receiver {
+            receiver.forget_sections();
+        }
+        self.to_restore = None;
+        self.endpoint.withdraw();
+        self.state = State::Receiving;
+        self.endpoint.enter(Phase::PreCopy);
+    }
+
     pub(super) fn on_restored(&mut self, now: Instant) {
+        if self.to_restore.is_some() {
+            // It was the state of a stop that was called back.
+            return self.restore();
+        }
         self.state = State::Prepared;
         self.endpoint.enter(Phase::Committing);
         let restore_ns = u64::try_from(now.since(self.restore_began_at).as_nanos()).unwrap_or(u64::MAX);
-        self.endpoint.say(Control::Verified(Verified { restore_ns }));
+        self.endpoint.say(Control::Verified(Verified { restore_ns, stop: self.stop }));
     }
 
     /// The source gives the guest up: from here on it is ours, if it can be run.
@@ -208,6 +234,7 @@ impl Target {
     /// Undoes what was done here.
     pub(super) fn unwind(&mut self, now: Instant, reason: AbortReason) {
         self.endpoint.withdraw();
+        self.to_restore = None;
         self.endpoint.enter(Phase::Aborting);
         self.state = State::Aborting(reason);
         self.undo(now);

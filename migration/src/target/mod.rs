@@ -9,6 +9,7 @@ mod receiver;
 
 use core::time::Duration;
 
+use crate::device::DeviceState;
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::{GuestDescription, HostCapabilities};
 use crate::io::{Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
@@ -16,7 +17,7 @@ use crate::permit::{MigrationId, RunPermit};
 use crate::policy::TargetPolicy;
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, GuestFailure, Refusal, StreamFault};
-use crate::status::{Downtime, Phase, Report, Status};
+use crate::status::{Downtime, Phase, Report, Status, Stops};
 use crate::time::Instant;
 use crate::wire::assemble::{Assembler, Unit};
 use crate::wire::control::{self, Commit, Control, Progress, RoundEnd, Seal};
@@ -56,6 +57,10 @@ pub struct Target {
     told: (u64, Instant),
     source_patience: Duration,
     digest: u64,
+    /// Of the seal that is being answered: how many stops were called back before it.
+    stop: u32,
+    /// Device state to be restored once the restoring of an earlier one, called back, is over.
+    to_restore: Option<DeviceState>,
     started_at: Option<Instant>,
     ended_at: Option<Instant>,
     restore_began_at: Instant,
@@ -120,6 +125,8 @@ impl Target {
             told: (0, Instant::ORIGIN),
             source_patience: policy.peer_timeout,
             digest: 0,
+            stop: 0,
+            to_restore: None,
             started_at: None,
             ended_at: None,
             restore_began_at: Instant::ORIGIN,
@@ -212,6 +219,7 @@ impl Target {
             remaining_estimate: None,
             elapsed: self.elapsed(now),
             downtime: Downtime::default(),
+            stops: Stops::default(),
         }
     }
 
@@ -220,6 +228,7 @@ impl Target {
         Report {
             total: self.elapsed(now),
             downtime: Downtime::default(),
+            stops: Stops::default(),
             rounds: self.rounds,
             pages: self.receiver.as_ref().map(Receiver::counts).unwrap_or_default(),
             pages_in_downtime: 0,
@@ -342,6 +351,10 @@ impl Target {
                 Ok(())
             }
             (Message::Seal(seal), State::Receiving) => self.on_seal(now, &seal),
+            (Message::Recall, State::Receiving | State::Restoring | State::Prepared) => {
+                self.on_recall();
+                Ok(())
+            }
             (Message::Commit(commit), State::Prepared | State::Held(_)) => self.on_commit(now, &commit),
             (Message::Release, State::Owner) => {
                 self.released(now);
@@ -407,10 +420,12 @@ impl Target {
             return Err(AbortReason::DigestMismatch);
         }
         self.digest = digest;
+        self.stop = seal.stop;
         self.restore_began_at = now;
         self.state = State::Restoring;
         self.endpoint.enter(Phase::Verifying);
-        self.endpoint.act(GuestAction::RestoreState(state));
+        self.to_restore = Some(state);
+        self.restore();
         Ok(())
     }
 
@@ -440,7 +455,8 @@ impl Target {
             }
             (GuestEvent::Failed(Step::Build, failure), State::Building) => self.on_build_failed(now, failure),
             (GuestEvent::StateRestored, State::Restoring) => self.on_restored(now),
-            (GuestEvent::Failed(Step::RestoreState, failure), State::Restoring) => {
+            // Also of a stop that was called back meanwhile: what this host cannot restore it cannot take.
+            (GuestEvent::Failed(Step::RestoreState, failure), State::Restoring | State::Receiving) => {
                 self.abort(now, AbortReason::Guest(Step::RestoreState, failure));
             }
             (GuestEvent::Running, State::Starting { began_at, .. }) => {
@@ -521,6 +537,7 @@ enum Message {
     Release,
     Abort(AbortBody),
     Ping,
+    Recall,
 }
 
 fn message(kind: Kind, body: &[u8]) -> Result<Message, StreamFault> {
@@ -532,6 +549,7 @@ fn message(kind: Kind, body: &[u8]) -> Result<Message, StreamFault> {
         Kind::Release => Message::Release,
         Kind::Abort => Message::Abort(control::decode(body)?),
         Kind::Ping => Message::Ping,
+        Kind::Recall => Message::Recall,
         Kind::Reply
         | Kind::Pages
         | Kind::Progress

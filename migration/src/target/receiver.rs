@@ -203,7 +203,15 @@ impl Receiver {
         Ok(())
     }
 
-    /// The digest over what is here, and the device state, which is given away.
+    /// Drops the sections that have come: others will.
+    pub(crate) fn forget_sections(&mut self) {
+        self.state = Vec::new();
+        self.state_bytes = 0;
+        self.section_missing = 0;
+    }
+
+    /// The digest over what is here, and the device state, which is given away. No section comes after it, unless
+    /// [`Self::forget_sections`] is called before.
     pub(crate) fn seal(&mut self, sections: u32) -> Result<(u64, DeviceState), AbortReason> {
         if self.section_missing != 0 || self.state.len() != sections as usize || self.current.is_some() {
             return Err(AbortReason::Stream(StreamFault::Value));

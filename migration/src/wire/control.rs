@@ -63,6 +63,9 @@ pub(crate) struct Seal {
     pub(crate) digest: u64,
     #[n(1)]
     pub(crate) sections: u32,
+    /// How many stops were called back before this one: its answer says the same.
+    #[cbor(n(2), default)]
+    pub(crate) stop: u32,
 }
 
 /// The digest agrees and devices are restored.
@@ -72,6 +75,9 @@ pub(crate) struct Verified {
     /// Nanoseconds that restoring took.
     #[n(0)]
     pub(crate) restore_ns: u64,
+    /// Of the seal that this answers.
+    #[cbor(n(1), default)]
+    pub(crate) stop: u32,
 }
 
 /// The target owns the guest in this generation.
@@ -138,6 +144,7 @@ pub(crate) enum Control {
     Outcome(Outcome),
     Abort(AbortBody),
     Ping,
+    Recall,
 }
 
 impl Control {
@@ -157,6 +164,7 @@ impl Control {
             Self::Outcome(body) => frame(Kind::Outcome, sequence, body, buffer),
             Self::Abort(body) => frame(Kind::Abort, sequence, body, buffer),
             Self::Ping => empty(Kind::Ping, sequence, buffer),
+            Self::Recall => empty(Kind::Recall, sequence, buffer),
         }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) enum Kind {
     Abort = 14,
     /// Both: alive.
     Ping = 15,
+    /// Source: the stop is called back, the guest goes on there; sections and seal count for nothing.
+    Recall = 16,
 }
 
 impl Kind {
@@ -73,6 +75,7 @@ impl Kind {
             13 => Self::Outcome,
             14 => Self::Abort,
             15 => Self::Ping,
+            16 => Self::Recall,
             _ => return None,
         })
     }

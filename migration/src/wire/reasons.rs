@@ -168,7 +168,9 @@ impl AbortBody {
         let plain = |code, numbers| Self { code, numbers, text: String::new(), refusals: Vec::new() };
         match reason {
             // The target need not know why its source changed its mind.
-            AbortReason::Cancelled | AbortReason::LimitTooShort { .. } => plain(ABORT_CANCELLED, [0; 4]),
+            AbortReason::Cancelled | AbortReason::LimitTooShort { .. } | AbortReason::LimitOverrun { .. } => {
+                plain(ABORT_CANCELLED, [0; 4])
+            }
             AbortReason::Refused(refusals) => {
                 Self { refusals: refusals_to_wire(refusals), ..plain(ABORT_REFUSED, [0; 4]) }
             }

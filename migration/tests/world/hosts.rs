@@ -28,6 +28,11 @@ pub(crate) struct SourceHost {
     pub(crate) verdict: Option<Event>,
     pub(crate) target_forgot: bool,
     pub(crate) is_held: bool,
+    /// Since when the guest stands still here, and whether for as long as it takes.
+    pub(crate) still_since: Option<Instant>,
+    pub(crate) is_overruled: bool,
+    /// Stops that were called back.
+    pub(crate) recalls: u32,
     pub(crate) commands: Vec<Command>,
     pub(crate) events: Vec<GuestEvent>,
     pub(crate) attempt: u8,
@@ -72,6 +77,9 @@ impl SourceHost {
             verdict: None,
             target_forgot: false,
             is_held: false,
+            still_since: None,
+            is_overruled: false,
+            recalls: 0,
             commands: Vec::new(),
             events: Vec::new(),
             attempt: 0,
@@ -96,6 +104,7 @@ impl SourceHost {
         self.connecting = None;
         self.verdict = None;
         self.target_forgot = false;
+        self.is_overruled = false;
         self.commands.clear();
         self.events.clear();
         self.attempt = attempt;
@@ -199,6 +208,8 @@ impl World {
         match event {
             Event::TargetForgot => self.source.target_forgot = true,
             Event::Held(_) => self.source.is_held = true,
+            Event::LimitOverruled => self.source.is_overruled = true,
+            Event::Recalled(_) => self.source.recalls += 1,
             Event::Completed(_) | Event::Aborted(..) => {
                 assert!(self.source.verdict.is_none(), "two last words: {}", self.state());
                 self.source.verdict = Some(event);
@@ -304,7 +315,9 @@ impl World {
         }
         let step = action.step();
         let failing = self.plan.failing_steps.iter().position(|failing| *failing == step);
-        if let Some(index) = failing
+        if failing.is_some() && self.plan.failing_after > 0 {
+            self.plan.failing_after -= 1;
+        } else if let Some(index) = failing
             && !self.is_peaceful
         {
             self.plan.failing_steps.remove(index);
@@ -355,6 +368,7 @@ impl World {
                 GuestEvent::Throttled
             }
             GuestAction::Pause => {
+                self.source.still_since = Some(self.now);
                 GuestEvent::Paused(guest.permit.take().expect("it is paused once, while it runs"))
             }
             GuestAction::SaveState => {
@@ -363,6 +377,7 @@ impl World {
             }
             GuestAction::Run(permit) => {
                 guest.permit = Some(permit);
+                self.source.still_since = None;
                 self.check_guest(true);
                 GuestEvent::Running
             }
@@ -442,6 +457,7 @@ impl World {
         self.source.is_alive = false;
         self.source.incarnation += 1;
         self.source.guest = None;
+        self.source.still_since = None;
         self.source.engine = None;
         self.source.verdict = None;
         if let Some(connection) = self.source.connection.take() {

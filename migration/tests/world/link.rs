@@ -14,6 +14,8 @@ pub(crate) struct Noise {
     pub(crate) drop: u64,
     pub(crate) repeat: u64,
     pub(crate) swap: u64,
+    /// It, and all behind it, comes later by [`Wire::stall`]: a lost segment that waits for TCP's timer.
+    pub(crate) stall: u64,
 }
 
 /// One direction.
@@ -46,6 +48,9 @@ impl Pipe {
         let hits = |times: u64, random: &mut Random| times > 0 && random.one_in(times);
         self.free_at =
             self.free_at.max(now).after(Duration::from_nanos(bytes.len() as u64 * wire.ns_per_byte));
+        if hits(noise.stall, random) {
+            self.free_at = self.free_at.after(wire.stall);
+        }
         let at = self.free_at.after(wire.latency);
         let mut bytes = bytes.to_vec();
         if hits(noise.drop, random) {
@@ -73,6 +78,7 @@ impl Pipe {
 pub(crate) struct Wire {
     pub(crate) latency: Duration,
     pub(crate) ns_per_byte: u64,
+    pub(crate) stall: Duration,
     pub(crate) noise: Noise,
 }
 

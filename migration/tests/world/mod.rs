@@ -191,6 +191,25 @@ impl World {
         let runs = |guest: &Option<Instance>| guest.as_ref().is_some_and(|guest| guest.permit.is_some());
         let both = runs(&self.source.guest) && runs(&self.target.guest);
         assert!(!both, "two hosts run the guest: {}", self.state());
+        self.check_ceiling();
+    }
+
+    /// Before the commit the guest stands still no longer than the limit, and what the granularity is: the step of its
+    /// life cycle that is under way when the limit is reached, and the one that lets it run.
+    fn check_ceiling(&self) {
+        let (Some(since), Some(engine)) = (self.source.still_since, &self.source.engine) else { return };
+        let phase = engine.status(self.now).phase;
+        let is_bound = matches!(phase, Phase::StopAndCopy | Phase::Verifying | Phase::Resuming);
+        if is_bound && !self.source.is_overruled {
+            let most = self.plan.policy.downtime_limit + self.granularity();
+            let stood_still = self.now.since(since);
+            assert!(stood_still <= most, "{stood_still:?} of {most:?} before the commit: {}", self.state());
+        }
+    }
+
+    /// Two steps of the guest's life cycle.
+    pub(crate) fn granularity(&self) -> Duration {
+        Duration::from_micros(self.plan.step_latency_us) * 2
     }
 
     /// What must hold where the guest is started.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_migration::{Compression, Impatience, Policy, Step, TargetPolicy};
+use godwit_migration::{Compression, Impatience, Overrun, Policy, Step, TargetPolicy};
 
 use super::link::{Noise, Wire};
 use super::random::Random;
@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(u64, Fault)>,
     /// Steps that fail, each once.
     pub(crate) failing_steps: Vec<Step>,
+    /// How often such a step is done before it fails.
+    pub(crate) failing_after: u32,
     pub(crate) step_latency_us: u64,
     /// Pages that the target has memory for.
     pub(crate) target_pages: u32,
@@ -55,6 +57,7 @@ impl Plan {
         let wire = Wire {
             latency: random.micros(20, 20_000),
             ns_per_byte: random.between(10, 400),
+            stall: Duration::ZERO,
             noise: Noise::default(),
         };
         let policy = Policy {
@@ -66,7 +69,7 @@ impl Plan {
             rounds_max: 20,
             ..Policy::default()
         };
-        Self {
+        let mut plan = Self {
             seed,
             pages,
             working_set: random.between(1, pages.into()),
@@ -80,9 +83,31 @@ impl Plan {
             buffer_bytes: *random.pick(&[16 * 1024, 20_000, 64 * 1024, 256 * 1024]),
             faults: Vec::new(),
             failing_steps: Vec::new(),
+            failing_after: 0,
             step_latency_us: random.between(1, 20_000),
             target_pages: u32::MAX,
+        };
+        // Drawn apart, so that a seed's other properties are what they were before there was a ceiling.
+        let mut random = Random::new(seed ^ 0xce11);
+        plan.policy.overrun = Overrun::Resume { stops_max: random.between(1, 4) as u32 };
+        if random.one_in(3) {
+            plan.wire.noise.stall = random.between(3, 30);
+            plan.wire.stall = random.micros(20_000, 600_000);
         }
+        plan
+    }
+
+    /// A world without faults, whose wire loses segments so often that a stop may well overrun its limit.
+    pub(crate) fn lossy(seed: u64) -> Self {
+        let mut plan = Self::calm(seed);
+        let mut random = Random::new(seed ^ 0x1055);
+        plan.wire.noise.stall = random.between(10, 40);
+        plan.policy.overrun = Overrun::Resume { stops_max: 6 };
+        // A lost segment is not a silent host.
+        plan.policy.peer_timeout = Duration::from_secs(10);
+        plan.target_policy.peer_timeout = Duration::from_secs(10);
+        plan.wire.stall = plan.policy.downtime_limit * random.between(1, 3) as u32;
+        plan
     }
 
     /// A world in which much goes wrong.
@@ -102,7 +127,7 @@ impl Plan {
                 1 => noise.drop = times,
                 2 => noise.repeat = times,
                 3 => noise.swap = times,
-                _ => *noise = Noise { corrupt: times, drop: times, repeat: times, swap: times },
+                _ => *noise = Noise { corrupt: times, drop: times, repeat: times, swap: times, ..*noise },
             }
         }
         const STEPS: [Step; 10] = [
@@ -145,7 +170,7 @@ impl Plan {
 
     /// Whether anything may keep the guest from moving.
     pub(crate) fn is_calm(&self) -> bool {
-        let Noise { corrupt, drop, repeat, swap } = self.wire.noise;
+        let Noise { corrupt, drop, repeat, swap, stall: _ } = self.wire.noise;
         self.faults.is_empty()
             && self.failing_steps.is_empty()
             && corrupt + drop + repeat + swap == 0

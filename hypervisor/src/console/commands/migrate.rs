@@ -10,6 +10,7 @@ use super::super::format::{Bytes, Rate, Span};
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
 use super::super::progress::left_bytes;
+use super::super::report::InVain;
 use super::super::view::{Decision, MigrationView, Side};
 use super::{CommandError, Next, guest_named, known};
 
@@ -141,7 +142,11 @@ fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
         write!(out, ", {} if it stopped now", Span(now))?;
     }
     match status.remaining_estimate {
-        Some(left) => writeln!(out, "; about {} left", Span(left)),
-        None => writeln!(out, "; no end in sight yet"),
+        Some(left) => writeln!(out, "; about {} left", Span(left))?,
+        None => writeln!(out, "; no end in sight yet")?,
     }
+    if status.stops.recalls() > 0 {
+        writeln!(out, "  {}", InVain(&status.stops))?;
+    }
+    Ok(())
 }

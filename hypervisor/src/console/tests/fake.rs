@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-use godwit_migration::{Downtime, PageCounts, Phase, Status};
+use godwit_migration::{Downtime, PageCounts, Phase, Status, Stops};
 
 use crate::console::view::{
     AddressSource, CountersView, CpuState, CpuView, Decision, GuestState, GuestView, HeapView, LinkView,
@@ -70,6 +70,7 @@ pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> Mi
         remaining_estimate: Some(Duration::from_millis(1_300)),
         elapsed: Duration::from_secs(4),
         downtime: Downtime::default(),
+        stops: Stops::default(),
     };
     MigrationView {
         guest: "linux".into(),

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use godwit_migration::{Downtime, PageCounts, Phase, Report};
+use godwit_migration::{Downtime, PageCounts, Phase, Recall, Report, Stage, Stops};
 
 use super::fake::migration;
 use super::person::Person;
@@ -22,9 +22,11 @@ fn moved(side: Side) -> Notice {
         start: ms(1),
         total: ms(41),
     };
+    let stops = Stops { count: 1, longest: downtime.total, total: downtime.total, recalled: [0; 6] };
     let report = Report {
         total: ms(12_300),
         downtime,
+        stops,
         rounds: 4,
         pages: PageCounts { zero: 23_558, raw: 210, compressed: 9_000, referenced: 120, unchanged: 11 },
         pages_in_downtime: 41,
@@ -78,6 +80,35 @@ digest: 0123456789abcdef at both ends
 linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified
 a>"
     );
+}
+
+#[test]
+fn stops_in_vain_are_told_when_they_happen_in_the_status_and_at_the_end() {
+    let mut person = Person::new();
+    let ms = Duration::from_millis;
+    let recall = Recall { stage: Stage::Pages, stood_still: ms(301), recalls: 1 };
+    let remark = Remark::Recalled(recall);
+    person.host.notices.push_back(Notice::Migration { guest: "linux".into(), peer: "b".into(), remark });
+    assert_eq!(
+        person.sees(),
+        "linux: stop 1 was called back after 301 ms, while the last pages were sent; it runs here, the move goes on
+a>"
+    );
+    let stops = Stops { count: 3, longest: ms(301), total: ms(642), recalled: [0, 0, 0, 1, 1, 0] };
+    let mut view = migration(Phase::PreCopy, 9, 38);
+    view.status.stops = stops;
+    person.host.migrations = alloc::vec![view];
+    let status = person.asks("migrate status");
+    let line = "stops: 3, 642 ms in all, the longest 301 ms; called back: \
+                1 while the last pages were sent, 1 while the target verified\n";
+    assert!(status.ends_with(&alloc::format!("left\n  {line}a>")), "{status}");
+    person.host.migrations.clear();
+    let Notice::Moved(mut moved) = moved(Side::Source) else { panic!("it says what has moved") };
+    moved.report.stops = stops;
+    person.host.notices.push_back(Notice::Moved(moved));
+    let shown = person.sees();
+    assert!(shown.contains(&alloc::format!("at both ends\n{line}linux moved")), "{shown}");
+    assert!(shown.contains("downtime 41 ms, stops 3, rounds 4, sent"), "{shown}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use alloc::string::String;
 use core::time::Duration;
 
-use godwit_migration::{Report, Status};
+use godwit_migration::{Recall, Report, Status};
 
 /// Which end of a migration this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct MigrationFailure {
 pub enum Remark {
     /// It was to be cancelled, and is past the commit.
     CancelTooLate,
+    /// A stop overran the downtime limit: the guest runs here again, and the move goes on.
+    Recalled(Recall),
     /// The guest was stopped although the rest was expected to take longer than the downtime limit.
     LimitOverruled,
     /// The commit was sent and its answer lost: the guest is held until the other host has been asked.

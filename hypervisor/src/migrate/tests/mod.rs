@@ -4,6 +4,7 @@
 //! guest runs at two hosts. The engine has a simulation of its own, `migration/tests/`; what is looked at here is
 //! what this room adds: which connection goes to which engine, what becomes of it, and who is told.
 
+mod ceiling;
 mod failures;
 mod fake_guest;
 mod fake_house;
