@@ -294,9 +294,9 @@ impl Guests {
 impl From<&State> for Standing {
     fn from(state: &State) -> Self {
         match state {
-            State::Created | State::Running | State::MovingOut => Self::Running,
-            State::Paused | State::Stunned => Self::Paused,
-            State::MovingIn => Self::Arriving,
+            State::Created | State::Running | State::MovingOut { paused: false } => Self::Running,
+            State::Paused | State::MovingOut { paused: true } | State::Stunned { .. } => Self::Paused,
+            State::MovingIn { .. } => Self::Arriving,
             State::Stopped(_) => Self::Stopped,
         }
     }

@@ -287,7 +287,7 @@ impl Record {
     /// Asks the machine for figures, unless it has something better to do: while it stands still for a move, every
     /// round trip is downtime.
     pub(super) fn ask_for_figures(&mut self) {
-        let has_figures = |state| matches!(state, State::Running | State::MovingOut | State::Paused);
+        let has_figures = |state| matches!(state, State::Running | State::MovingOut { .. } | State::Paused);
         let is_free = self.current.is_none() && self.jobs.is_empty();
         if is_free && self.handle.as_ref().is_some_and(|handle| has_figures(handle.state())) {
             self.jobs.push_back((Purpose::Figures, Command::Inspect));
@@ -415,7 +415,8 @@ mod tests {
     /// A guest that comes from another host, and its machine, whose owner the test is.
     fn arriving() -> (Record, VmHandle) {
         let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
-        let handle = Arc::new(Shared::new("linux", 1, Arc::new(ram), State::MovingIn, 0, |_| {}));
+        let handle =
+            Arc::new(Shared::new("linux", 1, Arc::new(ram), State::MovingIn { paused: false }, 0, |_| {}));
         let mut record = Record::arriving(Key(1), "b");
         record.attach(Arc::clone(&handle));
         (record, handle)
@@ -470,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_stands_still_for_a_move_is_not_asked() {
-        for state in [State::MovingIn, State::Stunned] {
+        for state in [State::MovingIn { paused: false }, State::Stunned { paused: false }] {
             let (mut record, handle) = arriving();
             handle.publish(&state);
             record.ask_for_figures();
@@ -532,7 +533,7 @@ mod tests {
     #[test]
     fn a_step_does_not_wait_for_figures() {
         let (mut record, handle) = arriving();
-        handle.publish(&State::MovingOut);
+        handle.publish(&State::MovingOut { paused: false });
         record.ask_for_figures();
         record.order_step(Step::Pause, Command::Stun);
         assert!(matches!(handle.take_command(), Some(Command::Stun)));

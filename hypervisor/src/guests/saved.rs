@@ -30,6 +30,10 @@ struct Common {
     tsc_hz: u64,
     #[n(2)]
     vcpus: u32,
+    /// Not in what older builds write, which forgot it.
+    #[n(3)]
+    #[cbor(default)]
+    paused: bool,
 }
 
 /// `state` as sections.
@@ -37,9 +41,9 @@ struct Common {
 /// # Errors
 /// [`SnapshotError`] if a part is too large.
 pub fn to_sections(machine: &MachineState) -> Result<DeviceState, SnapshotError> {
-    let MachineState { tsc, tsc_hz, vcpus, board } = machine;
+    let MachineState { tsc, tsc_hz, paused, vcpus, board } = machine;
     let mut writer = Writer::new();
-    let common = Common { tsc: *tsc, tsc_hz: *tsc_hz, vcpus: vcpus.len() as u32 };
+    let common = Common { tsc: *tsc, tsc_hz: *tsc_hz, vcpus: vcpus.len() as u32, paused: *paused };
     writer.section(MACHINE, 0, Need::Mandatory, &common)?;
     for (instance, vcpu) in (0..).zip(vcpus) {
         writer.section(VCPU, instance, Need::Mandatory, vcpu)?;
@@ -86,7 +90,7 @@ pub fn from_sections(sections: &[Section]) -> Result<MachineState, SavedError> {
 
 fn read(bytes: &[u8]) -> Result<MachineState, SnapshotError> {
     let mut sections = Sections::parse(bytes)?;
-    let Common { tsc, tsc_hz, vcpus } = sections.take(MACHINE, 0)?;
+    let Common { tsc, tsc_hz, vcpus, paused } = sections.take(MACHINE, 0)?;
     let count = u16::try_from(vcpus).map_err(|_| SnapshotError::Malformed(MACHINE.name))?;
     let mut vcpus = Vec::new();
     for instance in 0..count {
@@ -94,5 +98,31 @@ fn read(bytes: &[u8]) -> Result<MachineState, SnapshotError> {
     }
     let board = snapshot::board::read(&mut sections)?;
     sections.finish()?;
-    Ok(MachineState { tsc, tsc_hz, vcpus, board })
+    Ok(MachineState { tsc, tsc_hz, paused, vcpus, board })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What builds before wrote.
+    #[derive(Encode)]
+    #[cbor(map)]
+    struct Older {
+        #[n(0)]
+        tsc: u64,
+        #[n(1)]
+        tsc_hz: u64,
+        #[n(2)]
+        vcpus: u32,
+    }
+
+    #[test]
+    fn that_a_person_paused_it_goes_along_and_older_builds_do_not_say_it() {
+        let paused = Common { tsc: 7, tsc_hz: 8, vcpus: 1, paused: true };
+        let read = |bytes: &[u8]| minicbor::decode::<Common>(bytes).unwrap();
+        assert_eq!(read(&minicbor::to_vec(paused).unwrap()), paused);
+        let older = minicbor::to_vec(Older { tsc: 7, tsc_hz: 8, vcpus: 1 }).unwrap();
+        assert_eq!(read(&older), Common { paused: false, ..paused });
+    }
 }

@@ -103,7 +103,7 @@ pub fn incoming(
     plan: &Plan<'_>,
     kick: fn(usize),
 ) -> Result<(VmHandle, Blueprint), BuildError> {
-    build(platform, plan, State::MovingIn, kick)
+    build(platform, plan, State::MovingIn { paused: false }, kick)
 }
 
 fn build(

@@ -40,6 +40,8 @@ pub struct MachineState {
     pub tsc: u64,
     /// Frequency of that TSC, in Hz.
     pub tsc_hz: u64,
+    /// A person paused it.
+    pub paused: bool,
     /// Processors.
     pub vcpus: Vec<VcpuState>,
     /// Devices.
@@ -386,7 +388,9 @@ impl Machine {
         if permit.is_none() && self.permit.is_none() {
             return Reply::Refused(Refusal::NoPermit, None);
         }
-        if let Err(refusal) = self.step(Input::Run) {
+        // A permit comes from whoever starts a machine or moves it, and none from a person.
+        let input = if permit.is_some() { Input::Start } else { Input::Resume };
+        if let Err(refusal) = self.step(input) {
             return Reply::Refused(refusal, permit);
         }
         if permit.is_some() {
@@ -430,16 +434,15 @@ impl Machine {
         }
         self.unload();
         let (tsc, tsc_hz) = (self.tsc(), self.policy.tsc_hz);
-        Ok(Box::new(MachineState { tsc, tsc_hz, vcpus, board: self.board.save() }))
+        let paused = self.state.is_paused();
+        Ok(Box::new(MachineState { tsc, tsc_hz, paused, vcpus, board: self.board.save() }))
     }
 
     /// Takes over a state. Everything is checked before anything changes.
     fn restore(&mut self, state: Box<MachineState>) -> Result<(), Refusal> {
-        let MachineState { tsc, tsc_hz, ref vcpus, ref board } = *state;
-        if self.state != State::MovingIn {
-            let state = self.state.clone();
-            return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Run }));
-        }
+        let MachineState { tsc, tsc_hz, paused, ref vcpus, ref board } = *state;
+        let arrive = Input::Arrive { paused };
+        self.state.clone().after(arrive.clone()).map_err(Refusal::Impossible)?;
         if vcpus.len() != self.vcpus.len() {
             return Err(Refusal::Processor(InvalidState::Vcpus(vcpus.len())));
         }
@@ -468,7 +471,7 @@ impl Machine {
         self.policy = policy;
         self.frozen = Some(tsc);
         self.timer = Timer { deadline: None, host_tsc: u64::MAX };
-        Ok(())
+        self.step(arrive)
     }
 
     fn figures(&self) -> Figures {

@@ -45,6 +45,7 @@ fn plan(kind: Kind) -> Plan {
 
 const CHECKS: &[Check] = &[
     Check { name: "a bare-metal guest that rewrites memory moves and loses nothing", run: sweeper_moves },
+    Check { name: "a paused guest moves and stays paused", run: paused_moves },
     Check { name: "Linux boots at the source", run: |cluster| start(&mut cluster.hosts[0]) },
     Check {
         name: "idle Linux moves, with its data, uptime and a quiet kernel",
@@ -70,8 +71,19 @@ fn sweeper_moves(cluster: &mut Cluster) -> Result<()> {
     let moved = cluster.hosts[0].migrate(SWEEPER, "b", MOVE_TIMEOUT)?.moved()?;
     println!("     {}", moved.line);
     runs_only_at(cluster, SWEEPER, 1)?;
-    sweeps(&mut cluster.hosts[1])?;
-    cluster.hosts[1].succeed(&format!("vm stop {SWEEPER}")).map(|_| ())
+    sweeps(&mut cluster.hosts[1])
+}
+
+fn paused_moves(cluster: &mut Cluster) -> Result<()> {
+    cluster.hosts[1].succeed(&format!("vm pause {SWEEPER}"))?;
+    eventually(COMMAND_TIMEOUT, || cluster.hosts[1].expect_state(SWEEPER, "paused").map(|_| ()))?;
+    let moved = cluster.hosts[1].migrate(SWEEPER, "a", MOVE_TIMEOUT)?.moved()?;
+    println!("     {}", moved.line);
+    let a = &mut cluster.hosts[0];
+    a.expect_state(SWEEPER, "paused")?;
+    a.succeed(&format!("vm resume {SWEEPER}"))?;
+    sweeps(a)?;
+    a.succeed(&format!("vm stop {SWEEPER}")).map(|_| ())
 }
 
 /// The sweeper has just completed two sweeps without finding a damaged page.
