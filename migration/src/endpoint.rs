@@ -192,10 +192,10 @@ impl Endpoint {
         }
         if self.disconnect_is_due && self.link.is_none() {
             self.disconnect_is_due = false;
-            return Some(Output::HangUp);
+            return Some(Output::HangUp(Channel::MAIN));
         }
         if core::mem::take(&mut self.connect_is_due) {
-            return Some(Output::Connect);
+            return Some(Output::Connect(Channel::MAIN));
         }
         if let Some(output) = self.poll_controls(now, buffer) {
             return Some(output);
@@ -203,7 +203,7 @@ impl Endpoint {
         let is_said = self.controls.is_empty() && self.greeting.is_none();
         if self.disconnect_is_due && is_said {
             self.forget_link();
-            return Some(Output::Disconnect);
+            return Some(Output::Disconnect(Channel::MAIN));
         }
         None
     }

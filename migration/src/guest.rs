@@ -94,6 +94,8 @@ pub struct HostCapabilities {
     pub vcpus_max: u32,
     /// It is taking as many guests as it can at one time.
     pub is_busy: bool,
+    /// It can run a guest of whose RAM parts are absent ([`crate::GuestRam::set_absent`]).
+    pub post_copy: bool,
 }
 
 impl fmt::Display for CpuidRegister {

@@ -260,8 +260,8 @@ impl<T: Engine> Host<T> {
                     let event = self.act(action);
                     return self.give(Input::Guest(event));
                 }
-                Output::Connect => return self.give(Input::LinkUp),
-                Output::Transmit { .. } | Output::Disconnect | Output::HangUp | Output::Event(_) => {}
+                Output::Connect(_) => return self.give(Input::LinkUp(Channel::MAIN)),
+                Output::Transmit { .. } | Output::Disconnect(_) | Output::HangUp(_) | Output::Event(_) => {}
             }
         }
         panic!("it never comes to rest");
@@ -285,6 +285,8 @@ impl<T: Engine> Host<T> {
                 self.runs += 1;
                 GuestEvent::Running
             }
+            GuestAction::Settle => GuestEvent::Settled,
+            GuestAction::Forsake => GuestEvent::Forsaken,
             GuestAction::Discard => {
                 assert!(self.permit.is_none(), "it runs");
                 self.ram = None;
@@ -305,6 +307,7 @@ fn target() -> Host<Target> {
         memory_free_bytes: 1 << 20,
         vcpus_max: 1,
         is_busy: false,
+        post_copy: false,
     };
     let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     Host { engine, ram: None, permit: None, now: 0, runs: 0 }
@@ -319,7 +322,7 @@ fn source(policy: Policy) -> Host<Source> {
 /// A target that has accepted the guest, and the number of the next frame to it.
 fn receiving_target() -> (Host<Target>, u32) {
     let (mut host, mut sequence) = (target(), 0);
-    host.give(Input::LinkUp);
+    host.give(Input::LinkUp(Channel::MAIN));
     let opening = Opening::Begin { migration: MIGRATION, guest: GUEST };
     let mut first = Greeting { opening, version_min: 1, version_max: 1 }.encode().to_vec();
     first.extend(encode(&Said::Control(Control::Hello(Hello::new(&guest(), 1000))), &mut sequence));
@@ -455,7 +458,7 @@ proptest! {
         honest in prop::bool::weighted(0.9),
     ) {
         let mut host = target();
-        host.give(Input::LinkUp);
+        host.give(Input::LinkUp(Channel::MAIN));
         let mut sequence = 0;
         if honest {
             let (version_min, version_max) = (versions.0.min(versions.1), versions.0.max(versions.1).max(1));
@@ -468,7 +471,7 @@ proptest! {
             let bytes = encode(said, &mut sequence);
             host.give(Input::Bytes(Channel::MAIN, &bytes));
         }
-        host.give(Input::LinkDown);
+        host.give(Input::LinkDown(Channel::MAIN));
         host.give(Input::Command(Command::Cancel));
         prop_assert!(host.ram.is_none() || host.permit.is_some(), "a guest is left that does not run");
     }

@@ -9,6 +9,8 @@
 //! - Each [`GuestAction`] is answered by exactly one [`GuestEvent`]: its own, or a failure. At most one action is
 //!   outstanding.
 //! - A new connection is told with [`Input::LinkUp`]; bytes of an earlier one that were not yet sent are dropped.
+//! - Channels stand for themselves: each has its connection, its back-pressure and its losses. [`Channel::URGENT`] is
+//!   never to wait for bytes of another channel: poll for it, with a buffer, also while the others are full.
 
 use core::fmt;
 
@@ -16,6 +18,7 @@ use crate::device::DeviceState;
 use crate::guest::GuestDescription;
 use crate::permit::{Generation, RunPermit};
 use crate::policy::Policy;
+use crate::ram::Page;
 use crate::reason::{AbortReason, GuestFailure};
 use crate::status::{Phase, Recall, Report};
 use crate::time::Instant;
@@ -30,6 +33,9 @@ pub struct Channel(pub u8);
 impl Channel {
     /// The first channel: control and bulk pages. The only one that pre-copy uses.
     pub const MAIN: Self = Self(0);
+    /// Pages for which a guest waits at the target, and the asking for them. Nothing else, so that none of it ever
+    /// waits behind bulk. Post-copy only.
+    pub const URGENT: Self = Self(1);
 }
 
 /// What happens to an engine.
@@ -44,9 +50,9 @@ pub enum Input<'a> {
     /// A person wants something.
     Command(Command),
     /// A connection stands.
-    LinkUp,
+    LinkUp(Channel),
     /// The connection is lost, or could not be made.
-    LinkDown,
+    LinkDown(Channel),
 }
 
 /// What an engine wants.
@@ -59,13 +65,13 @@ pub enum Output {
         /// How many bytes.
         len: usize,
     },
-    /// Make a connection to the peer (source only); answer with [`Input::LinkUp`] or [`Input::LinkDown`].
-    Connect,
+    /// Make a connection for this channel to the peer (source only); answer with [`Input::LinkUp`] or [`Input::LinkDown`].
+    Connect(Channel),
     /// Close the connection once everything transmitted has been sent. No answer needed.
-    Disconnect,
+    Disconnect(Channel),
     /// Drop the connection at once, with what was transmitted and not yet sent: nobody takes it any more. No answer
     /// needed.
-    HangUp,
+    HangUp(Channel),
     /// Do this to the guest.
     Guest(GuestAction),
     /// Tell whoever is interested.
@@ -117,6 +123,10 @@ pub enum Step {
     Run,
     /// [`GuestAction::Discard`].
     Discard,
+    /// [`GuestAction::Settle`].
+    Settle,
+    /// [`GuestAction::Forsake`].
+    Forsake,
 }
 
 impl fmt::Display for Step {
@@ -132,6 +142,8 @@ impl fmt::Display for Step {
             Self::RestoreState => "restoring device state",
             Self::Run => "running the guest",
             Self::Discard => "discarding the guest",
+            Self::Settle => "settling the guest's memory",
+            Self::Forsake => "giving lost memory up",
         })
     }
 }
@@ -163,6 +175,11 @@ pub enum GuestAction {
     Run(RunPermit),
     /// Free the guest and all of its memory. After the answer calls get [`crate::NoRam`].
     Discard,
+    /// Target, while the guest runs: every page has come, nothing can be absent any more
+    /// ([`crate::GuestRam::set_absent`]). What only waiting needed can go.
+    Settle,
+    /// Target, while the guest runs: the pages that are absent will never come. A guest that touches one is stopped.
+    Forsake,
 }
 
 impl GuestAction {
@@ -180,6 +197,8 @@ impl GuestAction {
             Self::RestoreState(_) => Step::RestoreState,
             Self::Run(_) => Step::Run,
             Self::Discard => Step::Discard,
+            Self::Settle => Step::Settle,
+            Self::Forsake => Step::Forsake,
         }
     }
 }
@@ -207,12 +226,19 @@ pub enum GuestEvent {
     Running,
     /// [`GuestAction::Discard`] is done.
     Discarded,
+    /// [`GuestAction::Settle`] is done.
+    Settled,
+    /// [`GuestAction::Forsake`] is done.
+    Forsaken,
     /// The outstanding action failed; nothing has changed. For [`GuestAction::Run`] use
     /// [`GuestEvent::RunFailed`].
     Failed(Step, GuestFailure),
     /// [`GuestAction::Run`] failed: the guest stands still, the permit comes back.
     RunFailed(RunPermit, GuestFailure),
-    /// Source, at any time while the guest runs: it stopped for good by itself.
+    /// Target, at any time while the guest runs and pages are absent: something of the guest's (a vCPU, or a device on
+    /// its behalf) waits for this page. Told at least once for each page that is waited for.
+    PageWanted(Page),
+    /// At any time while the guest runs: it stopped for good by itself.
     Ended,
 }
 

@@ -36,6 +36,8 @@ pub enum RamFailure {
     OutOfRange(Page),
     /// The host has no memory left to back the page.
     OutOfMemory(Page),
+    /// This host cannot make a guest wait for a page.
+    CannotWait,
 }
 
 impl fmt::Display for RamFailure {
@@ -43,6 +45,7 @@ impl fmt::Display for RamFailure {
         match self {
             Self::OutOfRange(page) => write!(f, "{page} is outside the guest's RAM"),
             Self::OutOfMemory(page) => write!(f, "the host has no memory left for {page}"),
+            Self::CannotWait => f.write_str("the host cannot make a guest wait for its memory"),
         }
     }
 }
@@ -84,6 +87,23 @@ pub trait GuestRam {
     /// Adds the pages of the last harvest to `into` and forgets them. Called after
     /// [`crate::GuestEvent::DirtyLogHarvested`] only.
     fn take_dirty(&mut self, into: &mut PageBitmap);
+
+    /// Target, while the guest stands still: from now on exactly these pages are *absent*, all others present. This
+    /// trait reads and writes absent pages like others; a guest that touches one waits until it is
+    /// [published](Self::publish), and so does everything that acts for it. The wait is told with
+    /// [`crate::GuestEvent::PageWanted`]. Whatever this needs is there when it returns, or when the next
+    /// [`crate::GuestAction::RestoreState`] is answered.
+    ///
+    /// # Errors
+    /// [`RamFailure::OutOfMemory`], or [`RamFailure::CannotWait`] where post-copy is not offered
+    /// ([`crate::HostCapabilities::post_copy`]); then it counts as not asked for.
+    fn set_absent(&mut self, absent: &PageBitmap) -> Result<(), RamFailure> {
+        if absent.is_empty() { Ok(()) } else { Err(RamFailure::CannotWait) }
+    }
+
+    /// Target: an absent page has its content, whoever waits for it goes on. From here on it is the guest's: it is not
+    /// written through this trait any more. Nothing happens if the page is not absent.
+    fn publish(&mut self, _page: Page) {}
 }
 
 /// The RAM of a guest that does not exist yet: no pages. What a session passes before the guest is built.

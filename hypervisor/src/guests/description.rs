@@ -83,6 +83,7 @@ pub(super) fn of_host(
         memory_free_bytes: if machines.is_some() { free } else { 0 },
         vcpus_max: vm::builder::VCPUS_MAX,
         is_busy: false,
+        post_copy: false,
     }
 }
 

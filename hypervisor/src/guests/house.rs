@@ -146,6 +146,8 @@ impl GuestHouse for Guests {
             GuestAction::SaveState => Command::Save,
             GuestAction::Run(permit) => Command::Run(Some(permit)),
             GuestAction::Discard => Command::Stop(StopReason::Migrated),
+            // Nothing is ever absent here: post-copy is not offered.
+            GuestAction::Settle | GuestAction::Forsake => return,
         };
         if let Some(record) = self.record_mut(key) {
             record.order_step(step, command);
@@ -198,6 +200,8 @@ pub(super) fn event(step: Step, reply: Reply) -> GuestEvent {
         (Step::RestoreState, _) => GuestEvent::StateRestored,
         (Step::Run, _) => GuestEvent::Running,
         (Step::Discard, _) => GuestEvent::Discarded,
+        (Step::Settle, _) => GuestEvent::Settled,
+        (Step::Forsake, _) => GuestEvent::Forsaken,
         (Step::Pause | Step::SaveState, _) => {
             GuestEvent::Failed(step, GuestFailure::Host("the machine gave another answer".into()))
         }

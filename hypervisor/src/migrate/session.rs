@@ -130,11 +130,11 @@ impl<E: Engine, K: Copy> Session<E, K> {
     ) {
         self.wire.attach(streams, stream);
         let change = self.wire.change(streams);
-        self.engine.handle_input(now, Input::LinkUp, house.ram(self.guest));
+        self.engine.handle_input(now, Input::LinkUp(Channel::MAIN), house.ram(self.guest));
         self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
         if change == Some(Change::Down) {
             // It was lost right behind its opening. An engine that is not told waits for it for ever.
-            self.engine.handle_input(now, Input::LinkDown, house.ram(self.guest));
+            self.engine.handle_input(now, Input::LinkDown(Channel::MAIN), house.ram(self.guest));
         }
     }
 
@@ -190,8 +190,8 @@ impl<E: Engine, K: Copy> Session<E, K> {
             return true;
         }
         let input = match self.wire.change(streams) {
-            Some(Change::Up) => Input::LinkUp,
-            Some(Change::Down) => Input::LinkDown,
+            Some(Change::Up) => Input::LinkUp(Channel::MAIN),
+            Some(Change::Down) => Input::LinkDown(Channel::MAIN),
             None => return false,
         };
         self.engine.handle_input(now, input, house.ram(self.guest));
@@ -215,12 +215,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
                     self.wire.queue(&self.buffer[..len]);
                     self.wire.flush(streams);
                 }
-                Output::Connect => self.connect(now, streams, house),
-                Output::Disconnect => {
+                Output::Connect(_) => self.connect(now, streams, house),
+                Output::Disconnect(_) => {
                     self.wire.close(now);
                     self.wire.flush(streams);
                 }
-                Output::HangUp => self.wire.drop_stream(streams),
+                Output::HangUp(_) => self.wire.drop_stream(streams),
                 Output::Guest(action) => self.begin(now, house, action),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(deadline) => {
@@ -236,7 +236,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         let stream = self.address.and_then(|address| streams.connect(address).ok());
         match stream {
             Some(stream) => self.wire.attach(streams, stream),
-            None => self.engine.handle_input(now, Input::LinkDown, house.ram(self.guest)),
+            None => self.engine.handle_input(now, Input::LinkDown(Channel::MAIN), house.ram(self.guest)),
         }
     }
 

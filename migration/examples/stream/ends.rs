@@ -51,6 +51,8 @@ fn answer(action: GuestAction, permit: &mut Option<RunPermit>) -> GuestEvent {
             GuestEvent::Running
         }
         GuestAction::Discard => GuestEvent::Discarded,
+        GuestAction::Settle => GuestEvent::Settled,
+        GuestAction::Forsake => GuestEvent::Forsaken,
     }
 }
 
@@ -124,8 +126,8 @@ fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<
         let now = instant(origin);
         match engine.poll_output(now, &mut buffer, ram) {
             Output::Transmit { len, .. } => writer.write_all(&buffer[..len])?,
-            Output::Connect => engine.handle_input(now, Input::LinkUp, ram),
-            Output::Disconnect | Output::HangUp => {}
+            Output::Connect(_) => engine.handle_input(now, Input::LinkUp(Channel::MAIN), ram),
+            Output::Disconnect(_) | Output::HangUp(_) => {}
             Output::Guest(action) => {
                 let event = answer(action, &mut permit);
                 engine.handle_input(now, Input::Guest(event), ram);
@@ -165,24 +167,25 @@ pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
         memory_free_bytes: bytes as u64,
         vcpus_max: 1,
         is_busy: false,
+        post_copy: false,
     };
     let mut engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     let mut permit = None;
     let origin = Clock::now();
     let (mut sent, mut received) = (vec![0; SEND_BYTES], vec![0; RECEIVE_BYTES]);
-    engine.handle_input(instant(origin), Input::LinkUp, &mut ram);
+    engine.handle_input(instant(origin), Input::LinkUp(Channel::MAIN), &mut ram);
     while !engine.is_finished() {
         let now = instant(origin);
         match engine.poll_output(now, &mut sent, &mut ram) {
             Output::Transmit { len, .. } => stream.write_all(&sent[..len])?,
-            Output::Connect | Output::Disconnect | Output::HangUp => {}
+            Output::Connect(_) | Output::Disconnect(_) | Output::HangUp(_) => {}
             Output::Guest(action) => {
                 let event = answer(action, &mut permit);
                 engine.handle_input(now, Input::Guest(event), &mut ram);
             }
             Output::Event(_) => {}
             Output::Timeout(_) => match stream.read(&mut received)? {
-                0 => engine.handle_input(instant(origin), Input::LinkDown, &mut ram),
+                0 => engine.handle_input(instant(origin), Input::LinkDown(Channel::MAIN), &mut ram),
                 length => {
                     let bytes = &received[..length];
                     engine.handle_input(instant(origin), Input::Bytes(Channel::MAIN, bytes), &mut ram);

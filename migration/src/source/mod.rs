@@ -176,8 +176,8 @@ impl Source {
             Input::Timeout => self.on_time(now),
             Input::Guest(event) => self.on_guest(now, event, ram),
             Input::Command(command) => self.on_command(now, command),
-            Input::LinkUp => self.on_link_up(now),
-            Input::LinkDown => self.on_link_down(now),
+            Input::LinkUp(_) => self.on_link_up(now),
+            Input::LinkDown(_) => self.on_link_down(now),
         }
     }
 
@@ -209,6 +209,13 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// Puts what is to be sent on [`crate::Channel::URGENT`] now into `buffer`, at least [`OUTPUT_BYTES_MIN`] long, and
+    /// says how much that is; 0 if there is nothing. Call it after [`Self::poll_output`] has come to an end, whenever that
+    /// channel takes bytes.
+    pub fn poll_urgent(&mut self, _now: Instant, _buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
+        0
     }
 
     /// Whether the attempt is over and the engine can be dropped.
@@ -419,6 +426,10 @@ impl Source {
             GuestEvent::StateRestored => Step::RestoreState,
             GuestEvent::Running | GuestEvent::RunFailed(..) => Step::Run,
             GuestEvent::Discarded => Step::Discard,
+            GuestEvent::Settled => Step::Settle,
+            GuestEvent::Forsaken => Step::Forsake,
+            // Nothing of a source's is absent.
+            GuestEvent::PageWanted(_) => return,
             GuestEvent::Failed(step, _) => *step,
         };
         if !self.endpoint.answered(step) {

@@ -77,6 +77,7 @@ mod tests {
             memory_free_bytes: 1 << 20,
             vcpus_max: 2,
             is_busy: false,
+            post_copy: false,
         }
     }
 

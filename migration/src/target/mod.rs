@@ -156,8 +156,8 @@ impl Target {
             Input::Command(Command::Cancel) => self.cancel(now),
             Input::Command(Command::TakeOver) => self.take_over(now),
             Input::Command(Command::Start | Command::Tune(_) | Command::Reclaim | Command::Release) => {}
-            Input::LinkUp => self.on_link_up(now),
-            Input::LinkDown => self.on_link_down(now),
+            Input::LinkUp(_) => self.on_link_up(now),
+            Input::LinkDown(_) => self.on_link_down(now),
         }
     }
 
@@ -178,6 +178,11 @@ impl Target {
             Some(event) => Output::Event(event),
             None => Output::Timeout(self.deadline()),
         }
+    }
+
+    /// As [`crate::Source::poll_urgent`].
+    pub fn poll_urgent(&mut self, _now: Instant, _buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
+        0
     }
 
     /// Whether the attempt is over. An engine that has taken a guest over is finished when the source has let go
@@ -435,6 +440,8 @@ impl Target {
             GuestEvent::StateRestored => Step::RestoreState,
             GuestEvent::Running | GuestEvent::RunFailed(..) => Step::Run,
             GuestEvent::Discarded => Step::Discard,
+            GuestEvent::Settled => Step::Settle,
+            GuestEvent::Forsaken => Step::Forsake,
             GuestEvent::Failed(step, _) => *step,
             GuestEvent::DirtyLogStarted
             | GuestEvent::DirtyLogHarvested
@@ -442,6 +449,7 @@ impl Target {
             | GuestEvent::Throttled
             | GuestEvent::Paused(_)
             | GuestEvent::StateSaved(_)
+            | GuestEvent::PageWanted(_)
             | GuestEvent::Ended => return,
         };
         if !self.endpoint.answered(step) {

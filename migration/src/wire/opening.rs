@@ -14,6 +14,7 @@ pub const OPENING_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"Godwit\x1a\n";
 const INTENT_BEGIN: u32 = 1;
 const INTENT_RESOLVE: u32 = 2;
+const INTENT_URGENT: u32 = 3;
 const CHECK_SEED: u64 = 0x6f70_656e;
 
 /// The first thing a source says on a connection.
@@ -32,6 +33,14 @@ pub enum Opening {
     /// [`crate::Target`] of that migration ([`crate::Input::LinkUp`], then all bytes from the opening on). If there
     /// is none any more, make a [`crate::Target`] all the same: it answers that it does not know.
     Resolve {
+        /// Its identity.
+        migration: MigrationId,
+        /// The guest's.
+        guest: GuestId,
+    },
+    /// A connection for [`crate::Channel::URGENT`] of a migration whose [`crate::Target`] exists; if there is none,
+    /// hang up.
+    Urgent {
         /// Its identity.
         migration: MigrationId,
         /// The guest's.
@@ -79,7 +88,9 @@ impl Opening {
     #[must_use]
     pub const fn migration(&self) -> MigrationId {
         match self {
-            Self::Begin { migration, .. } | Self::Resolve { migration, .. } => *migration,
+            Self::Begin { migration, .. }
+            | Self::Resolve { migration, .. }
+            | Self::Urgent { migration, .. } => *migration,
         }
     }
 
@@ -87,7 +98,7 @@ impl Opening {
     #[must_use]
     pub const fn guest(&self) -> GuestId {
         match self {
-            Self::Begin { guest, .. } | Self::Resolve { guest, .. } => *guest,
+            Self::Begin { guest, .. } | Self::Resolve { guest, .. } | Self::Urgent { guest, .. } => *guest,
         }
     }
 }
@@ -97,6 +108,7 @@ impl Greeting {
         let (intent, migration, guest) = match self.opening {
             Opening::Begin { migration, guest } => (INTENT_BEGIN, migration, guest),
             Opening::Resolve { migration, guest } => (INTENT_RESOLVE, migration, guest),
+            Opening::Urgent { migration, guest } => (INTENT_URGENT, migration, guest),
         };
         let mut wire = OpeningWire {
             magic: MAGIC,
@@ -124,6 +136,7 @@ impl Greeting {
         let opening = match wire.intent.get() {
             INTENT_BEGIN => Opening::Begin { migration, guest },
             INTENT_RESOLVE => Opening::Resolve { migration, guest },
+            INTENT_URGENT => Opening::Urgent { migration, guest },
             _ => return Err(StreamFault::Value),
         };
         let (version_min, version_max) = (wire.version_min.get(), wire.version_max.get());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use godwit_migration::guest::{CpuFeatures, CpuidRegister};
 use godwit_migration::{
-    Command, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam,
+    Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam,
     HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Phase, RamLayout, RamRange,
     Refusal, Source, SourceConfig, Step, Target, TargetConfig, TscScaling,
 };
@@ -134,6 +134,7 @@ impl TargetHost {
             memory_free_bytes: 1 << 40,
             vcpus_max: 1,
             is_busy: false,
+            post_copy: false,
         };
         Target::new(TargetConfig { host, policy: plan.target_policy })
     }
@@ -167,8 +168,8 @@ impl World {
             self.return_buffer(buffer);
             match output {
                 Output::Transmit { len, .. } => self.transmit(self.source.connection, true, len),
-                Output::Connect => self.connect(),
-                output @ (Output::Disconnect | Output::HangUp) => {
+                Output::Connect(_) => self.connect(),
+                output @ (Output::Disconnect(_) | Output::HangUp(_)) => {
                     if let Some(connection) = self.source.connection.take() {
                         self.forget_sent(connection, &output, true);
                         self.close(connection, false);
@@ -249,9 +250,9 @@ impl World {
         });
         self.target.slots[engine].connection = Some(connection);
         self.connections[connection].engine = Some(engine);
-        self.give_target(engine, Input::LinkUp);
+        self.give_target(engine, Input::LinkUp(Channel::MAIN));
         let early = std::mem::take(&mut self.connections[connection].early);
-        self.give_target(engine, Input::Bytes(godwit_migration::Channel::MAIN, &early));
+        self.give_target(engine, Input::Bytes(Channel::MAIN, &early));
     }
 
     pub(crate) fn give_target(&mut self, index: usize, input: Input<'_>) {
@@ -282,8 +283,8 @@ impl World {
             self.return_buffer(buffer);
             match output {
                 Output::Transmit { len, .. } => self.transmit(connection, false, len),
-                Output::Connect => panic!("a target does not connect"),
-                output @ (Output::Disconnect | Output::HangUp) => {
+                Output::Connect(_) => panic!("a target does not connect"),
+                output @ (Output::Disconnect(_) | Output::HangUp(_)) => {
                     if let Some(connection) = self.target.slots[index].connection.take() {
                         self.forget_sent(connection, &output, false);
                         self.connections[connection].target_thinks_up = false;
@@ -386,7 +387,7 @@ impl World {
                 self.source.guest = None;
                 GuestEvent::Discarded
             }
-            GuestAction::Build(_) | GuestAction::RestoreState(_) => panic!("not the source's"),
+            action => panic!("not the source's: {action:?}"),
         };
         self.give_source(Input::Guest(event));
     }

@@ -234,7 +234,7 @@ impl World {
             Happening::Deliver { connection, to_target } => self.deliver(connection, to_target),
             Happening::Connected(connection) => self.connected(connection),
             Happening::Refused(attempt) if attempt == self.source.attempt => {
-                self.give_source(Input::LinkDown)
+                self.give_source(Input::LinkDown(Channel::MAIN))
             }
             Happening::Refused(_) => {}
             Happening::LinkDown { connection, at_target } => self.link_down(connection, at_target),
@@ -325,7 +325,7 @@ impl World {
         if self.source.is_alive && self.source.connecting == Some(connection) {
             self.source.connecting = None;
             self.source.connection = Some(connection);
-            self.give_source(Input::LinkUp);
+            self.give_source(Input::LinkUp(Channel::MAIN));
         }
     }
 
@@ -336,11 +336,11 @@ impl World {
                 && self.target.slots[engine].connection == Some(connection)
             {
                 self.target.slots[engine].connection = None;
-                self.give_target(engine, Input::LinkDown);
+                self.give_target(engine, Input::LinkDown(Channel::MAIN));
             }
         } else if self.source.connection == Some(connection) {
             self.source.connection = None;
-            self.give_source(Input::LinkDown);
+            self.give_source(Input::LinkDown(Channel::MAIN));
         }
     }
 
@@ -365,7 +365,7 @@ impl World {
 
     /// A connection that is dropped takes with it what was sent and has not arrived.
     pub(crate) fn forget_sent(&mut self, connection: usize, output: &Output, by_source: bool) {
-        if matches!(output, Output::HangUp) {
+        if matches!(output, Output::HangUp(_)) {
             let wire = &mut self.connections[connection];
             if by_source { wire.to_target.clear() } else { wire.to_source.clear() }
         }

@@ -61,19 +61,20 @@ fn answer(said: &[u8]) -> Result<Vec<u8>> {
         memory_free_bytes: 0,
         vcpus_max: 1,
         is_busy: false,
+        post_copy: false,
     };
     let mut target = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     let begun = Instant::now();
     let now = || godwit_migration::Instant::from_nanos(begun.elapsed().as_nanos() as u64);
-    target.handle_input(now(), Input::LinkUp, &mut NoRam);
+    target.handle_input(now(), Input::LinkUp(Channel::MAIN), &mut NoRam);
     target.handle_input(now(), Input::Bytes(Channel::MAIN, said), &mut NoRam);
     let (mut answer, mut buffer) = (Vec::new(), vec![0; OUTPUT_BYTES_MIN]);
     loop {
         match target.poll_output(now(), &mut buffer, &mut NoRam) {
             Output::Transmit { len, .. } => answer.extend_from_slice(&buffer[..len]),
             Output::Guest(action) => bail!("the target wants {action:?} of a guest that it cannot know"),
-            Output::Timeout(_) | Output::Disconnect | Output::HangUp => return Ok(answer),
-            Output::Connect | Output::Event(_) => {}
+            Output::Timeout(_) | Output::Disconnect(_) | Output::HangUp(_) => return Ok(answer),
+            Output::Connect(_) | Output::Event(_) => {}
         }
     }
 }

@@ -225,6 +225,7 @@ impl GuestHouse for House {
             memory_free_bytes: 1 << 30,
             vcpus_max: 1,
             is_busy: false,
+            post_copy: false,
         }
     }
 
