@@ -125,8 +125,13 @@ impl PageBitmap {
         u32::try_from(index * 64 + word.trailing_zeros() as usize).ok().map(Page)
     }
 
+    /// Pages `64 * index ..` as bits, the lowest first; 0 beyond the end.
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        self.words.get(index).copied().unwrap_or(0)
+    }
+
     /// The first word at or after `from` that is not 0.
-    fn next_word(&self, from: usize) -> Option<usize> {
+    pub(crate) fn next_word(&self, from: usize) -> Option<usize> {
         let first = from / 64;
         let here = self.summary.get(first)? & (u64::MAX << (from % 64));
         if here != 0 {

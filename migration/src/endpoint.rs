@@ -6,6 +6,7 @@ use core::time::Duration;
 use crate::io::{Channel, Event, GuestAction, Output, Step};
 use crate::status::Phase;
 use crate::time::Instant;
+use crate::urgent::Urgent;
 use crate::wire::assemble::Assembler;
 use crate::wire::control::Control;
 use crate::wire::opening::{Greeting, OPENING_BYTES};
@@ -58,6 +59,7 @@ pub(crate) struct Endpoint {
     connect_is_due: bool,
     disconnect_is_due: bool,
     phase: Phase,
+    pub(crate) urgent: Urgent,
 }
 
 impl Endpoint {
@@ -73,6 +75,7 @@ impl Endpoint {
             connect_is_due: false,
             disconnect_is_due: false,
             phase,
+            urgent: Urgent::default(),
         }
     }
 
@@ -158,16 +161,18 @@ impl Endpoint {
         self.controls.clear();
     }
 
-    /// Drops the connection at once.
+    /// Drops both connections at once.
     pub(crate) fn hang_up(&mut self) {
+        self.urgent.hang_up();
         if self.link.is_some() || self.connect_is_due {
             self.forget_link();
             self.disconnect_is_due = true;
         }
     }
 
-    /// Closes the connection when everything has been said.
+    /// Closes the connection when everything has been said; the urgent one at once.
     pub(crate) fn close(&mut self) {
+        self.urgent.hang_up();
         self.connect_is_due = false;
         self.disconnect_is_due = self.link.is_some();
     }
@@ -179,7 +184,8 @@ impl Endpoint {
     /// Bytes sent and received in all.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let (sent, received) = self.link.as_ref().map_or((0, 0), |link| (link.sent, link.received));
-        (self.earlier.0 + sent, self.earlier.1 + received)
+        let urgent = self.urgent.bytes();
+        (self.earlier.0 + sent + urgent.0, self.earlier.1 + received + urgent.1)
     }
 
     /// The next thing in the queues.
@@ -193,6 +199,12 @@ impl Endpoint {
         if self.disconnect_is_due && self.link.is_none() {
             self.disconnect_is_due = false;
             return Some(Output::HangUp(Channel::MAIN));
+        }
+        if self.urgent.take_hang_up() {
+            return Some(Output::HangUp(Channel::URGENT));
+        }
+        if self.urgent.take_connect() {
+            return Some(Output::Connect(Channel::URGENT));
         }
         if core::mem::take(&mut self.connect_is_due) {
             return Some(Output::Connect(Channel::MAIN));

@@ -16,7 +16,8 @@ use crate::source::{Source, SourceConfig};
 use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
 use crate::wire::control::{
-    Commit, Committed, Control, Fate, Outcome, Progress, RoundEnd, Seal, SectionPart, Verified, frame,
+    Commit, Committed, Complete, Control, Fate, Outcome, Progress, Pushed, RoundEnd, Seal, SectionPart, Verified,
+    Want, frame,
     guest_digest, section_digest,
 };
 use crate::wire::frame::{Header, Kind};
@@ -44,6 +45,9 @@ impl GuestRam for Ram {
     }
     fn take_dirty(&mut self, into: &mut crate::bitmap::PageBitmap) {
         into.insert(Page(1));
+    }
+    fn set_absent(&mut self, _absent: &crate::bitmap::PageBitmap) -> Result<(), RamFailure> {
+        Ok(())
     }
 }
 
@@ -97,18 +101,20 @@ fn said() -> impl Strategy<Value = Said> {
     let fate =
         prop_oneof![Just(Fate::Prepared), Just(Fate::Owned), Just(Fate::Unknown), Just(Fate::Starting)];
     let reply = (0u16..3).prop_map(|version| {
-        Control::Reply(Reply { version, refusals: vec![], incarnation: 1, peer_timeout_ms: 1 })
+        Control::Reply(Reply { version, refusals: vec![], incarnation: 1, peer_timeout_ms: 1, post_copy: true })
     });
     let control = prop_oneof![
         (any::<u64>(), any::<u32>())
             .prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
         (0u64..9_000, 0u32..9).prop_map(|(bytes, rounds)| Control::Progress(Progress { bytes, rounds })),
         any::<u32>().prop_map(|round| Control::RoundEnd(RoundEnd { round })),
-        (any::<u64>(), 0u32..3, 0u32..3).prop_map(|(digest, sections, stop)| Control::Seal(Seal {
-            digest,
-            sections,
-            stop
-        })),
+        (any::<u64>(), 0u32..3, 0u32..3, prop_oneof![Just(0), 0u32..50]).prop_map(
+            |(digest, sections, stop, absent)| Control::Seal(Seal { digest, sections, stop, absent })
+        ),
+        any::<u32>().prop_map(|page| Control::Want(Want { page })),
+        (0u32..50).prop_map(|page| Control::Want(Want { page })),
+        any::<u64>().prop_map(|digest| Control::Pushed(Pushed { digest })),
+        any::<bool>().prop_map(|is_ended| Control::Complete(complete(is_ended))),
         (any::<u64>(), 0u32..3)
             .prop_map(|(restore_ns, stop)| Control::Verified(Verified { restore_ns, stop })),
         Just(Control::Recall),
@@ -202,6 +208,11 @@ fn content(record: Record, fill: u8, is_right: bool) -> Vec<u8> {
     let mut all = record.encode(fold).to_vec();
     all.resize(all.len() + length, fill);
     all
+}
+
+fn complete(is_ended: bool) -> Complete {
+    let ns = u64::MAX;
+    Complete { is_ended, filling_ns: ns, waits: ns, median_ns: ns, p99_ns: ns, longest_ns: ns, total_ns: ns }
 }
 
 /// An engine with a guest at hand that does every step at once.
@@ -334,7 +345,7 @@ fn receiving_target() -> (Host<Target>, u32) {
 fn seal(state: &[Section], stop: u32) -> Control {
     let ram = Identities::new(PAGES, Identity::ZERO).unwrap().sum();
     let digest = guest_digest(ram, PAGES, section_digest(state));
-    Control::Seal(Seal { digest, sections: state.len() as u32, stop })
+    Control::Seal(Seal { digest, sections: state.len() as u32, stop, absent: 0 })
 }
 
 fn say<T: Engine>(host: &mut Host<T>, control: Control, sequence: &mut u32) {
@@ -411,7 +422,7 @@ fn sealed_source() -> (Host<Source>, u32) {
     let (mut host, mut sequence) = (source(policy), 0);
     host.ram = Some(Ram(vec![[7; PAGE_BYTES]; PAGES as usize]));
     host.give(Input::Command(Command::Start));
-    let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000 };
+    let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000, post_copy: true };
     say(&mut host, Control::Reply(reply), &mut sequence);
     // Without an answer to a part of a round it knows no rate, and stops nothing.
     say(&mut host, Control::Progress(Progress { bytes: 100_000, rounds: 0 }), &mut sequence);
@@ -481,7 +492,7 @@ proptest! {
         let mut host = source(Policy { rounds_max: 5, ..Policy::default() });
         host.give(Input::Command(Command::Start));
         let mut sequence = 0;
-        let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000 };
+        let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000, post_copy: true };
         host.give(Input::Bytes(Channel::MAIN, &encode(&Said::Control(Control::Reply(reply)), &mut sequence)));
         for said in &all {
             let bytes = encode(said, &mut sequence);

@@ -12,6 +12,7 @@
 //! - Channels stand for themselves: each has its connection, its back-pressure and its losses. [`Channel::URGENT`] is
 //!   never to wait for bytes of another channel: poll for it, with a buffer, also while the others are full.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use crate::device::DeviceState;
@@ -20,7 +21,7 @@ use crate::permit::{Generation, RunPermit};
 use crate::policy::Policy;
 use crate::ram::Page;
 use crate::reason::{AbortReason, GuestFailure};
-use crate::status::{Phase, Recall, Report};
+use crate::status::{Phase, Recall, Report, Why};
 use crate::time::Instant;
 
 /// Least length of the buffer passed to `poll_output`, unless it is empty. 64 KiB or more is faster.
@@ -90,13 +91,17 @@ pub enum Command {
     /// Change the limits of a source from now on.
     Tune(Policy),
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target does not and will not run the
-    /// guest (it was rebooted, or is broken): the source takes the guest back. Ignored in every other phase.
+    /// guest (it was rebooted, or is broken): the source takes the guest back. In [`Phase::Recovering`], once the target
+    /// has said that it does not know the guest any more ([`Event::TargetForgot`]): what the guest did there is lost, and it
+    /// goes on here from where it was switched. Ignored in every other phase.
     Reclaim,
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
-    /// lets go of it. Ignored in every other phase.
+    /// lets go of it. In [`Phase::Recovering`]: nobody needs the memory any more that is here. Ignored in every other
+    /// phase.
     Release,
     /// In [`Phase::CommitUnknown`] at the target, a person declares that the source is gone for good and does not
-    /// run the guest: it is run here. Ignored in every other phase.
+    /// run the guest: it is run here. In [`Phase::Recovering`], that the memory that has not come never will: the guest
+    /// runs on until it touches a page that is lost. Ignored in every other phase.
     TakeOver,
 }
 
@@ -263,6 +268,24 @@ pub enum Event {
     LimitOverruled,
     /// A stop overran the limit: the guest runs at the source again, and pre-copy goes on.
     Recalled(Recall),
+    /// What is left of the guest's memory goes once it runs at the target, and why.
+    Switching(Why),
+    /// The connection was lost after the switch: the guest runs at the target on the pages that it has, and the source
+    /// tries to reach it.
+    Interrupted,
+    /// The connection stands again, and memory flows.
+    Reconnected,
+    /// Target: every page was checked when it came, and yet what has come in all after the switch is not what the source
+    /// had: an error in one of the hosts.
+    DigestDiffers,
+    /// Target: pages of the guest are lost for good; ranges of them in ascending order, as many as fit, as first page and
+    /// number of pages.
+    MemoryLost {
+        /// How many pages.
+        pages: u32,
+        /// Which.
+        ranges: Vec<(Page, u32)>,
+    },
     /// The commit was sent and its reply lost: the guest is held at the source until the target has been asked.
     CommitUnknown,
     /// The target has been restarted since and does not know: a person has to decide with

@@ -24,6 +24,7 @@ pub mod guest;
 mod hostile;
 mod identity;
 pub mod io;
+mod latency;
 pub mod permit;
 pub mod policy;
 pub mod ram;
@@ -32,6 +33,7 @@ pub mod source;
 pub mod status;
 pub mod target;
 pub mod time;
+mod urgent;
 pub mod wire;
 mod zero;
 
@@ -40,11 +42,13 @@ pub use device::{DeviceState, Necessity, Section};
 pub use guest::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
 pub use io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 pub use permit::{Generation, GuestId, MigrationId, RunPermit};
-pub use policy::{Compression, Impatience, Overrun, Policy, TargetPolicy};
+pub use policy::{Compression, Impatience, Mode, Overrun, Policy, TargetPolicy};
 pub use ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
 pub use reason::{AbortReason, Blame, GuestFailure, Refusal, StreamFault};
 pub use source::{Source, SourceConfig};
-pub use status::{Downtime, PageCounts, Phase, Recall, Report, Stage, Status, Stops};
+pub use status::{
+    Downtime, PageCounts, Phase, PostCopy, Recall, Report, Stage, Status, Stops, Waits, Why,
+};
 pub use target::{Target, TargetConfig};
 pub use time::Instant;
 pub use wire::opening::Opening;

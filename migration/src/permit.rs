@@ -67,6 +67,12 @@ impl RunPermit {
         Self { guest, generation }
     }
 
+    /// The permit of a guest that was lost with its owner, by the word of a person: only the source's engine calls this.
+    /// The generation is above that of the owner that died.
+    pub(crate) fn after_loss(guest: GuestId, generation: Generation) -> Self {
+        Self { guest, generation }
+    }
+
     /// The guest it allows to run.
     #[must_use]
     pub const fn guest(&self) -> GuestId {

@@ -2,6 +2,37 @@
 
 use core::time::Duration;
 
+/// How a guest's memory moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As pre-copy as long as rounds make the rest smaller; what would not fit the downtime limit then goes after the
+    /// switch, if the target can do that. Without it as [`Self::PreCopy`].
+    Auto,
+    /// All of it before the switch: until then nothing that fails costs the guest more than a pause. A guest that writes
+    /// faster than the link carries is throttled.
+    PreCopy,
+    /// All of it after the switch: the guest moves at once, and waits for each page that it needs before that has come.
+    PostCopy,
+    /// Each page once before the switch; what the guest has written meanwhile, after it.
+    Hybrid,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::PreCopy, Self::PostCopy, Self::Hybrid];
+
+    /// As a person writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::PreCopy => "precopy",
+            Self::PostCopy => "postcopy",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
 /// What to do when the guest cannot be moved within the downtime limit, even at the strongest throttle or after as
 /// many stops as the policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +68,8 @@ pub enum Compression {
 /// Limits and choices for one outgoing migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// What goes before the switch and what after it.
+    pub mode: Mode,
     /// The guest is stopped only when the rest is expected to take no longer than this, and not for longer; see
     /// [`Self::overrun`].
     pub downtime_limit: Duration,
@@ -61,6 +94,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            mode: Mode::Auto,
             downtime_limit: Duration::from_millis(300),
             overrun: Overrun::Resume { stops_max: 6 },
             bandwidth_bytes_per_second: None,

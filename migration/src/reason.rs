@@ -78,6 +78,8 @@ pub enum Refusal {
     AlreadyThere,
     /// The target is already taking as many guests as it can.
     Busy,
+    /// It cannot run a guest whose memory has not all arrived, and the mode needs that.
+    PostCopy,
     /// A mandatory record of this number is not known to the target.
     UnknownRecord(u16),
     /// The target could not build the guest, in its own words (at most [`TEXT_BYTES_MAX`] bytes).
@@ -105,6 +107,7 @@ impl fmt::Display for Refusal {
             Self::Vcpus { needed, max } => write!(f, "{needed} vCPUs needed, {max} possible"),
             Self::AlreadyThere => f.write_str("a guest of that name is there already"),
             Self::Busy => f.write_str("the target is taking as many guests as it can"),
+            Self::PostCopy => f.write_str("the target cannot run a guest before all of its memory is there"),
             Self::UnknownRecord(kind) => write!(f, "the target does not know mandatory record {kind}"),
             Self::Host(text) => f.write_str(text),
         }
@@ -246,6 +249,9 @@ pub enum AbortReason {
     StateTooLarge,
     /// The guest stopped by itself while it was being moved.
     GuestEnded,
+    /// The target died after the switch, and the guest with it; a person had it go on at the source from where it was
+    /// switched.
+    TargetLost,
     /// The hypervisor broke the engine's contract (answered a step that was not asked for, or gave a permit of
     /// another guest).
     Contract,
@@ -259,6 +265,7 @@ impl AbortReason {
             Self::Cancelled | Self::LimitTooShort { .. } => Blame::Operator,
             Self::LinkLost => Blame::Link,
             Self::Refused(_)
+            | Self::TargetLost
             | Self::Version { .. }
             | Self::PeerSilent(_)
             | Self::PeerAborted(_)
@@ -301,6 +308,7 @@ impl AbortReason {
             Self::DigestMismatch => "migrate again; if it comes back, test memory and network of both hosts",
             Self::StateTooLarge => "report it: the guest has more device state than the protocol allows",
             Self::GuestEnded => "start the guest, then migrate it",
+            Self::TargetLost => "what the guest did at the target is lost: look after what depends on it",
         }
     }
 }
@@ -347,6 +355,7 @@ impl fmt::Display for AbortReason {
             Self::DigestMismatch => f.write_str("what arrived is not what was sent"),
             Self::StateTooLarge => f.write_str("the saved device state is too large"),
             Self::GuestEnded => f.write_str("the guest stopped meanwhile"),
+            Self::TargetLost => f.write_str("the target was lost after the switch"),
             Self::Contract => f.write_str("internal error: the engine's contract was broken"),
         }
     }

@@ -27,6 +27,11 @@ pub enum Phase {
     /// Source: the commit was sent and the link was lost; the guest is held until the target has been asked.
     /// Target: complete, but the source was lost before its commit arrived; the guest is held.
     CommitUnknown,
+    /// The guest runs at the target, and what is left of its memory is on its way there.
+    PostCopy,
+    /// As [`Self::PostCopy`], but the connection is lost: the guest runs on the pages that it has, and the source tries to
+    /// reach the target.
+    Recovering,
     /// The guest has moved.
     Completed,
     /// Being undone.
@@ -48,6 +53,8 @@ impl fmt::Display for Phase {
             Self::Resuming => "resuming",
             Self::Committing => "committing",
             Self::CommitUnknown => "commit unknown",
+            Self::PostCopy => "post-copy",
+            Self::Recovering => "recovering",
             Self::Completed => "completed",
             Self::Aborting => "aborting",
             Self::Aborted => "aborted",
@@ -76,6 +83,67 @@ impl PageCounts {
     pub const fn sent(&self) -> u64 {
         self.zero + self.raw + self.compressed + self.referenced
     }
+}
+
+/// How long a guest waited for pages that had not come yet. Percentiles are too long by a quarter at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// How often.
+    pub count: u64,
+    /// Half of the waits were no longer.
+    pub median: Duration,
+    /// 99 of 100 were no longer.
+    pub p99: Duration,
+    /// The longest.
+    pub longest: Duration,
+    /// All together.
+    pub total: Duration,
+}
+
+/// Why memory goes after the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The mode says so.
+    Asked,
+    /// Another round would not make the rest much smaller: so many pages were left after so many had been sent.
+    Stalled {
+        /// Left.
+        left: u32,
+        /// Sent in the round.
+        sent: u32,
+    },
+    /// The most rounds, or the longest pre-copy, that the policy allows.
+    RoundsOver(u32),
+    /// The stop would have overrun the downtime limit with so many pages still to send.
+    Overrun(u32),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => f.write_str("as asked for"),
+            Self::Stalled { left, sent } => {
+                write!(f, "rounds no longer pay: {left} pages were dirty again after a round of {sent}")
+            }
+            Self::RoundsOver(rounds) => write!(f, "{rounds} rounds were not enough"),
+            Self::Overrun(left) => write!(f, "{left} pages did not fit the downtime limit"),
+        }
+    }
+}
+
+/// The part of a migration that comes after the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PostCopy {
+    /// Why there is one; known to the source alone.
+    pub why: Option<Why>,
+    /// Pages that were absent when the guest began to run at the target.
+    pub pages: u32,
+    /// From then until the last page had come, or until now.
+    pub filling: Duration,
+    /// The guest's waits; the source learns of them at the end.
+    pub waits: Waits,
+    /// How often the connection was lost.
+    pub interruptions: u32,
 }
 
 /// The guest's downtime by cause, as the source measured it. Causes follow one another and
@@ -221,6 +289,8 @@ pub struct Status {
     pub downtime: Downtime,
     /// All stops.
     pub stops: Stops,
+    /// What comes after the switch, once that is decided.
+    pub post_copy: Option<PostCopy>,
 }
 
 /// The end of a migration in figures.
@@ -232,6 +302,8 @@ pub struct Report {
     pub downtime: Downtime,
     /// All stops.
     pub stops: Stops,
+    /// What came after the switch, if anything did.
+    pub post_copy: Option<PostCopy>,
     /// Rounds of pre-copy, the one with the guest stopped not counted.
     pub rounds: u32,
     /// Pages by the way they travelled.

@@ -42,6 +42,14 @@ fn in_order(world: &World) {
     let there = world.target.guest.as_ref();
     let runs_here = here.is_some_and(|guest| guest.permit.is_some());
     let runs_there = there.is_some_and(|guest| guest.permit.is_some());
+    if let Some(guest) = there.filter(|guest| guest.permit.is_some() && !world.guest_ended) {
+        assert!(
+            guest.ram.absent.is_empty() || world.target.has_lost_memory,
+            "memory is absent for ever: {}",
+            world.state()
+        );
+        world.check_guest(false);
+    }
     match world.verdict() {
         Some(Event::Completed(_)) => {
             assert!(
@@ -107,6 +115,8 @@ fn ten_thousand_worlds_keep_the_invariants() {
     let (recalled, recovered) = (sum(|it| it.recalled), sum(|it| it.recovered));
     println!("{completed} completed, {aborted} aborted, {died} without a source; {:?}", tallies[0].reasons);
     println!("a stop was called back in {recalled} worlds, {recovered} of which completed");
+    let post_copy = tallies.iter().map(|it| it.post_copy).fold(PostCopied::default(), PostCopied::plus);
+    println!("{post_copy:?}");
     let failures: Vec<_> = tallies.iter().flat_map(|tally| &tally.failures).collect();
     for failure in failures.iter().take(5) {
         println!("{failure}");
@@ -114,7 +124,8 @@ fn ten_thousand_worlds_keep_the_invariants() {
     assert!(failures.is_empty(), "{} seeds fail", failures.len());
     // A simulation in which nothing ever goes wrong, or right, would prove nothing.
     assert!(completed > seeds / 4 && aborted > seeds / 10 && died > seeds / 100);
-    assert!(recalled > seeds / 20 && recovered > seeds / 25);
+    assert!(recalled > seeds / 40 && recovered > seeds / 50);
+    assert!(post_copy.proves_something(seeds));
 }
 
 #[derive(Default)]
@@ -124,8 +135,64 @@ struct Tally {
     died: u64,
     recalled: u64,
     recovered: u64,
+    post_copy: PostCopied,
     reasons: std::collections::BTreeMap<String, u64>,
     failures: Vec<String>,
+}
+
+/// Worlds in which memory went after the switch.
+#[derive(Clone, Copy, Debug, Default)]
+struct PostCopied {
+    /// The guest is whole at the target.
+    completed: u64,
+    /// It waited for pages.
+    waited: u64,
+    /// The connection was lost, once and more often, and it is whole all the same.
+    recovered: u64,
+    recovered_twice: u64,
+    /// The source died, and what had not come was given up.
+    lost: u64,
+    /// The target died, and the guest went on at the source.
+    resurrected: u64,
+}
+
+impl PostCopied {
+    fn count(&mut self, world: &World) {
+        self.lost += u64::from(world.target.has_lost_memory);
+        match world.verdict() {
+            Some(Event::Completed(report)) => {
+                let Some(post_copy) = report.post_copy.filter(|post_copy| post_copy.pages > 0) else { return };
+                self.completed += 1;
+                self.waited += u64::from(post_copy.waits.count > 0);
+                self.recovered += u64::from(post_copy.interruptions > 0);
+                self.recovered_twice += u64::from(post_copy.interruptions > 1);
+            }
+            Some(Event::Aborted(AbortReason::TargetLost, _)) => self.resurrected += 1,
+            _ => {}
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            completed: self.completed + other.completed,
+            waited: self.waited + other.waited,
+            recovered: self.recovered + other.recovered,
+            recovered_twice: self.recovered_twice + other.recovered_twice,
+            lost: self.lost + other.lost,
+            resurrected: self.resurrected + other.resurrected,
+        }
+    }
+
+    /// Whether all of it happened often enough to prove something.
+    fn proves_something(&self, seeds: u64) -> bool {
+        let Self { completed, waited, recovered, recovered_twice, lost, resurrected } = *self;
+        completed > seeds / 10
+            && waited > seeds / 20
+            && recovered > seeds / 100
+            && recovered_twice > seeds / 1000
+            && lost > seeds / 1000
+            && resurrected > seeds / 1000
+    }
 }
 
 impl Tally {
@@ -141,7 +208,11 @@ fn tally(worker: u64, workers: u64, seeds: u64) -> Tally {
     std::panic::set_hook(Box::new(|_| {}));
     let mut tally = Tally::default();
     for seed in (worker..seeds).step_by(workers as usize) {
-        match run_seed(seed, plan_of) {
+        let result = run_seed(seed, plan_of);
+        if let Ok(world) = &result {
+            tally.post_copy.count(world);
+        }
+        match result {
             Ok(world) => match tally.count_recalls(world.source.recalls, world.verdict()) {
                 Some(Event::Completed(_)) => tally.completed += 1,
                 Some(Event::Aborted(reason, _)) => {

@@ -35,6 +35,11 @@ impl<'a> Batch<'a> {
         self.buffer.len() - self.used
     }
 
+    /// Whether a page fits that is added as it is.
+    pub(crate) fn has_room_for_page(&self) -> bool {
+        self.room() >= PAGE_BYTES + 2 * RECORD_BYTES
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.used == HEADER_BYTES && self.open.is_none()
     }

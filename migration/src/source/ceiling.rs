@@ -12,7 +12,7 @@ use super::Source;
 use super::state::{Marks, State, Stopped};
 use crate::io::{Event, GuestAction};
 use crate::permit::RunPermit;
-use crate::policy::{Impatience, Overrun};
+use crate::policy::{Impatience, Mode, Overrun};
 use crate::reason::{AbortReason, GuestFailure};
 use crate::status::{Phase, Recall, Stage, Stops};
 use crate::time::Instant;
@@ -106,6 +106,7 @@ impl Source {
         self.endpoint.withdraw();
         self.endpoint.say(Control::Recall);
         self.ceiling.stage = Some(stage);
+        self.serving.recalled();
         self.state = State::Resuming(Some(permit));
         self.endpoint.enter(Phase::Resuming);
         self.resume();
@@ -137,7 +138,12 @@ impl Source {
             return self.abort(now, reason);
         }
         self.endpoint.enter(Phase::PreCopy);
-        self.begin_round(now);
+        if self.policy.mode == Mode::PostCopy && self.can_switch() {
+            // No rounds: the next stop, once the guest has run for a while.
+            self.state = State::Resting;
+        } else {
+            self.begin_round(now);
+        }
     }
 
     fn is_last_recall(&self) -> bool {

@@ -8,7 +8,8 @@
 
 use core::time::Duration;
 
-use crate::policy::{Impatience, Overrun, Policy};
+use crate::policy::{Impatience, Mode, Overrun, Policy};
+use crate::status::Why;
 
 /// A set so small that another round would not make it smaller.
 const FEW_PAGES: u32 = 16;
@@ -52,6 +53,8 @@ pub(crate) struct Measured {
     pub(crate) rest: Duration,
     /// Time since the first round began.
     pub(crate) elapsed: Duration,
+    /// The target can run the guest before all of its memory is there.
+    pub(crate) can_switch: bool,
 }
 
 /// What to do.
@@ -67,6 +70,8 @@ pub(crate) enum Decision {
     Stop,
     /// Stop the guest although the rest is not.
     StopAnyway,
+    /// Stop the guest; what is left goes once it runs at the target.
+    Switch(Why),
     /// Throttle the guest by this percentage, then another round.
     Throttle(u8),
     /// It does not converge.
@@ -86,6 +91,16 @@ pub(crate) struct Convergence {
 }
 
 impl Convergence {
+    /// Why the guest is to be switched now because a person said so.
+    const fn asked_switch(measured: &Measured, policy: &Policy) -> Option<Why> {
+        let is_time = match policy.mode {
+            Mode::PostCopy => true,
+            Mode::Hybrid => measured.rounds > 0 && measured.pages_left > 0,
+            Mode::Auto | Mode::PreCopy => false,
+        };
+        if measured.can_switch && is_time { Some(Why::Asked) } else { None }
+    }
+
     /// What to do after a round.
     pub(crate) fn decide(&mut self, measured: &Measured, policy: &Policy) -> Decision {
         let Measured { rounds, pages_left, pages_of_round, least_downtime, throttle, elapsed, .. } =
@@ -95,6 +110,9 @@ impl Convergence {
         let goal = goal(policy.downtime_limit, measured.recalls, least_downtime);
         let fits = |downtime: Option<Duration>| downtime.is_some_and(|it| it <= goal);
         let is_empty = pages_left == 0 && !is_queued;
+        if let Some(why) = Self::asked_switch(measured, policy) {
+            return switch(measured, policy, why);
+        }
         // Once, a stop may show that the least was overestimated.
         if fits(measured.downtime) || (is_empty && measured.recalls == 0) {
             if pages_left > FEW_PAGES && shrinks && self.polished < POLISH_ROUNDS_MAX {
@@ -120,7 +138,16 @@ impl Convergence {
                 Impatience::StopAnyway => Decision::StopAnyway,
             };
         }
-        if rounds >= policy.rounds_max || elapsed >= policy.duration_max {
+        let is_over = rounds >= policy.rounds_max || elapsed >= policy.duration_max;
+        if measured.can_switch && policy.mode != Mode::PreCopy && (is_over || !shrinks) {
+            let why = if is_over {
+                Why::RoundsOver(rounds)
+            } else {
+                Why::Stalled { left: pages_left, sent: pages_of_round }
+            };
+            return switch(measured, policy, why);
+        }
+        if is_over {
             return give_up(policy);
         }
         self.least_left = Some(best.min(pages_left));
@@ -139,6 +166,18 @@ impl Convergence {
             return Decision::Throttle(step.min(policy.throttle_percent_max));
         }
         if self.stalled < STALLED_ROUNDS + HOPELESS_ROUNDS { Decision::Round } else { give_up(policy) }
+    }
+}
+
+/// A stop after which what is left goes to a guest that runs at the target, or what has to come before it: what is queued
+/// on its way would only make the stop longer.
+fn switch(measured: &Measured, policy: &Policy, why: Why) -> Decision {
+    if measured.queued_bytes > 0 {
+        return Decision::Drain;
+    }
+    match stop(measured, policy) {
+        Decision::Stop => Decision::Switch(why),
+        decision => decision,
     }
 }
 
@@ -187,6 +226,7 @@ mod tests {
             recalls: 0,
             rest: Duration::ZERO,
             elapsed: Duration::ZERO,
+            can_switch: false,
         }
     }
 
@@ -300,6 +340,36 @@ mod tests {
         let after = |recalls| Measured { recalls, ..measured(10, 10, 5) };
         assert_eq!(Convergence::default().decide(&after(1), &policy), Decision::Stop);
         assert_eq!(Convergence::default().decide(&after(2), &policy), Decision::StopAnyway);
+    }
+
+    #[test]
+    fn what_rounds_do_not_make_smaller_goes_after_the_switch() {
+        let (mut convergence, policy) = (Convergence::default(), Policy::default());
+        let can = |left, of, ms| Measured { can_switch: true, ..measured(left, of, ms) };
+        assert_eq!(convergence.decide(&can(20_000, 60_000, 2000), &policy), Decision::Round);
+        let stalled = can(18_000, 20_000, 1800);
+        assert_eq!(
+            convergence.decide(&Measured { queued_bytes: 9, ..stalled }, &policy),
+            Decision::Drain,
+            "what is on its way first"
+        );
+        let why = Why::Stalled { left: 18_000, sent: 20_000 };
+        assert_eq!(convergence.decide(&stalled, &policy), Decision::Switch(why));
+        // And what fits goes before it.
+        assert_eq!(Convergence::default().decide(&can(10, 10, 5), &policy), Decision::Stop);
+    }
+
+    #[test]
+    fn a_mode_that_a_person_asks_for_is_what_happens() {
+        let can = |rounds, left| Measured { rounds, can_switch: true, ..measured(left, 9_000, 9) };
+        let decide = |mode, measured: &Measured| {
+            Convergence::default().decide(measured, &Policy { mode, ..Policy::default() })
+        };
+        assert_eq!(decide(Mode::PostCopy, &can(0, 9_000)), Decision::Switch(Why::Asked));
+        assert_eq!(decide(Mode::Hybrid, &can(1, 100)), Decision::Switch(Why::Asked));
+        assert_eq!(decide(Mode::Hybrid, &can(1, 0)), Decision::Stop, "nothing is left");
+        let stalled = Measured { can_switch: true, ..measured(9_000, 9_000, 9_000) };
+        assert!(!matches!(decide(Mode::PreCopy, &stalled), Decision::Switch(_)));
     }
 
     #[test]

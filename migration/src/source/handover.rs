@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::Source;
 use super::state::{Asking, State};
-use crate::io::{Event, GuestAction};
+use crate::io::Event;
 use crate::reason::AbortReason;
 use crate::status::{Phase, Stage};
 use crate::time::Instant;
@@ -16,7 +16,7 @@ use crate::wire::{VERSION_MAX, VERSION_MIN};
 
 /// First and longest wait before a lost target is asked again.
 pub(super) const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
+pub(super) const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 impl Source {
     /// The target holds everything: it may have the guest, if what is left of the limit is enough for the way there
@@ -60,10 +60,7 @@ impl Source {
             State::Committing(permit) | State::Unknown(_, permit) => {
                 permit.revoke();
                 self.marks.ended = Some(now);
-                self.endpoint.say(Control::Release);
-                self.endpoint.close();
-                self.state = State::Releasing;
-                self.endpoint.act(GuestAction::Discard);
+                self.let_go();
             }
             state => self.state = state,
         }
@@ -87,6 +84,8 @@ impl Source {
     /// The connection is lost.
     pub(super) fn on_link_down(&mut self, now: Instant) {
         self.endpoint.forget_link();
+        // Without a migration to speak of nothing is urgent.
+        self.endpoint.urgent.hang_up();
         match core::mem::replace(&mut self.state, State::Finished) {
             State::Committing(permit) => {
                 self.state = State::Unknown(Asking::Waiting(now), permit);
@@ -96,6 +95,10 @@ impl Source {
             State::Unknown(Asking::Connecting(_) | Asking::Asked, permit) => {
                 self.state = State::Unknown(Asking::Waiting(now.after(self.ask_again)), permit);
                 self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
+            }
+            state @ State::Serving(_) => {
+                self.state = state;
+                self.on_serving_interrupted(now);
             }
             state @ (State::Idle
             | State::Unknown(..)
@@ -110,15 +113,16 @@ impl Source {
     }
 
     pub(super) fn reconnect(&mut self, now: Instant) {
-        if let State::Unknown(asking, _) = &mut self.state {
-            *asking = Asking::Connecting(now.after(self.policy.peer_timeout));
+        let until = now.after(self.policy.peer_timeout);
+        if let State::Unknown(asking, _) | State::Serving(Some(asking)) = &mut self.state {
+            *asking = Asking::Connecting(until);
             self.endpoint.connect();
         }
     }
 
     /// Asks the target what became of the commit.
     pub(super) fn ask(&mut self) {
-        if let State::Unknown(asking, _) = &mut self.state {
+        if let State::Unknown(asking, _) | State::Serving(Some(asking)) = &mut self.state {
             *asking = Asking::Asked;
             let opening = Opening::Resolve { migration: self.migration, guest: self.guest.id };
             self.endpoint.greet(Greeting { opening, version_min: VERSION_MIN, version_max: VERSION_MAX });
@@ -129,11 +133,11 @@ impl Source {
     pub(super) fn on_outcome(&mut self, now: Instant, outcome: &Outcome) {
         match outcome.fate {
             Fate::Prepared => self.commit(now),
-            Fate::Owned => self.release(now),
+            Fate::Owned => self.on_owned(now),
             Fate::Starting => {}
             Fate::Unknown => {
                 self.endpoint.hang_up();
-                if let State::Unknown(asking, _) = &mut self.state {
+                if let State::Unknown(asking, _) | State::Serving(Some(asking)) = &mut self.state {
                     *asking = Asking::Forgotten;
                 }
                 self.endpoint.tell(Event::TargetForgot);
@@ -145,6 +149,11 @@ impl Source {
     pub(super) fn on_peer_abort(&mut self, now: Instant, body: &AbortBody) {
         match self.state {
             State::Releasing | State::Finished | State::Aborting(..) => self.endpoint.hang_up(),
+            // It said that it runs the guest. What it says now cannot be.
+            State::Serving(_) => {
+                self.endpoint.hang_up();
+                self.on_link_down(now);
+            }
             _ => self.reclaim(now, body.reason()),
         }
     }

@@ -12,6 +12,7 @@ mod precopy;
 mod rate;
 mod report;
 mod sender;
+mod serving;
 mod state;
 mod unwind;
 
@@ -20,7 +21,7 @@ use core::time::Duration;
 
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::GuestDescription;
-use crate::io::{Command, Event, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
+use crate::io::{Channel, Command, Event, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::policy::Policy;
 use crate::ram::GuestRam;
@@ -28,7 +29,7 @@ use crate::reason::{AbortReason, GuestFailure, StreamFault};
 use crate::status::Phase;
 use crate::time::Instant;
 use crate::wire::assemble::{Assembler, Unit};
-use crate::wire::control::{self, Committed, Outcome, Progress, Verified};
+use crate::wire::control::{self, Committed, Complete, Fate, Outcome, Progress, Verified, Want};
 use crate::wire::frame::Kind;
 use crate::wire::hello::Reply;
 use crate::wire::reasons::AbortBody;
@@ -36,6 +37,7 @@ use ceiling::Ceiling;
 use convergence::Convergence;
 use rate::{BandwidthMeter, DirtyMeter, TokenBucket};
 use sender::Sender;
+use serving::Serving;
 use state::{Asking, Marks, State};
 
 /// What a source engine is made from.
@@ -65,6 +67,7 @@ pub struct Source {
     round: Round,
     marks: Marks,
     ceiling: Ceiling,
+    serving: Serving,
     /// What has been done to the guest and must be undone.
     log_is_on: bool,
     throttle: u8,
@@ -122,6 +125,8 @@ enum Message {
     Outcome(Outcome),
     Abort(AbortBody),
     Ping,
+    Want(Want),
+    Complete(Complete),
 }
 
 impl Source {
@@ -143,6 +148,7 @@ impl Source {
             round: Round::default(),
             marks: Marks::default(),
             ceiling: Ceiling::default(),
+            serving: Serving::default(),
             log_is_on: false,
             throttle: 0,
             throttle_wanted: 0,
@@ -172,12 +178,15 @@ impl Source {
     /// Takes one input. Drain [`Source::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
         match input {
-            Input::Bytes(_, bytes) => self.receive(now, bytes, ram),
+            Input::Bytes(Channel::MAIN, bytes) => self.receive(now, bytes, ram),
+            Input::Bytes(_, bytes) => self.receive_urgent(now, bytes),
             Input::Timeout => self.on_time(now),
             Input::Guest(event) => self.on_guest(now, event, ram),
             Input::Command(command) => self.on_command(now, command),
-            Input::LinkUp(_) => self.on_link_up(now),
-            Input::LinkDown(_) => self.on_link_down(now),
+            Input::LinkUp(Channel::MAIN) => self.on_link_up(now),
+            Input::LinkUp(_) => self.on_urgent_up(now),
+            Input::LinkDown(Channel::MAIN) => self.on_link_down(now),
+            Input::LinkDown(_) => self.on_urgent_down(now),
         }
     }
 
@@ -214,8 +223,8 @@ impl Source {
     /// Puts what is to be sent on [`crate::Channel::URGENT`] now into `buffer`, at least [`OUTPUT_BYTES_MIN`] long, and
     /// says how much that is; 0 if there is nothing. Call it after [`Self::poll_output`] has come to an end, whenever that
     /// channel takes bytes.
-    pub fn poll_urgent(&mut self, _now: Instant, _buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
-        0
+    pub fn poll_urgent(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize {
+        self.fill_urgent(now, buffer, ram)
     }
 
     /// Whether the attempt is over and the engine can be dropped.
@@ -237,11 +246,22 @@ impl Source {
                 self.bucket.set(policy.bandwidth_bytes_per_second, now);
             }
             Command::Cancel => match self.state {
-                State::Committing(_) | State::Unknown(..) | State::Releasing | State::Finished => {
+                State::Committing(_)
+                | State::Unknown(..)
+                | State::Serving(_)
+                | State::Releasing
+                | State::Finished => {
                     self.endpoint.tell(Event::CancelTooLate);
                 }
                 _ => self.abort(now, AbortReason::Cancelled),
             },
+            Command::Reclaim if matches!(self.state, State::Serving(Some(Asking::Forgotten))) => {
+                self.resurrect(now);
+            }
+            Command::Release if matches!(self.state, State::Serving(Some(_))) => {
+                self.endpoint.hang_up();
+                self.let_go();
+            }
             Command::Reclaim | Command::Release if !matches!(self.state, State::Unknown(..)) => {}
             Command::Reclaim => self.reclaim(now, AbortReason::LinkLost),
             Command::Release => self.release(now),
@@ -266,7 +286,8 @@ impl Source {
                 self.endpoint.link_up(Link::new(Assembler::for_source(), now, keepalive));
                 self.greet(now);
             }
-            State::Unknown(Asking::Connecting(_) | Asking::Waiting(_), _) => {
+            State::Unknown(Asking::Connecting(_) | Asking::Waiting(_), _)
+            | State::Serving(Some(Asking::Connecting(_) | Asking::Waiting(_))) => {
                 self.endpoint.link_up(Link::new(Assembler::for_source(), now, keepalive));
                 self.ask();
             }
@@ -288,6 +309,10 @@ impl Source {
             let Some(link) = &mut self.endpoint.link else { return };
             let message = match link.assembler.next(&mut rest) {
                 Ok(None) => return,
+                Ok(Some(Unit::Control(Kind::Absent, body))) => match self.serving.on_absent(&self.state, body, self.guest.layout.page_count()) {
+                    Ok(()) => continue,
+                    Err(reason) => Err(reason),
+                },
                 Ok(Some(unit)) => message(unit).map_err(AbortReason::Stream),
                 Err(reason) => Err(reason),
             };
@@ -333,14 +358,24 @@ impl Source {
                     return Err(AbortReason::Stream(StreamFault::Value));
                 }
                 self.marks.start = Duration::from_nanos(committed.run_ns);
-                self.release(now);
+                if self.serving.absent > 0 { self.serve(now) } else { self.release(now) }
                 Ok(())
             }
             (Message::Returned(body), State::Committing(_) | State::Unknown(Asking::Asked, _)) => {
                 self.reclaim(now, body.reason());
                 Ok(())
             }
-            (Message::Outcome(outcome), State::Unknown(Asking::Asked, _)) => {
+            (Message::Want(want), _) => self.on_want(&want),
+            (Message::Complete(complete), _) => self.on_complete(&complete),
+            (Message::Outcome(outcome), State::Serving(Some(Asking::Asked)))
+                if !matches!(outcome.fate, Fate::Owned | Fate::Unknown) =>
+            {
+                unexpected
+            }
+            (
+                Message::Outcome(outcome),
+                State::Unknown(Asking::Asked, _) | State::Serving(Some(Asking::Asked)),
+            ) => {
                 self.on_outcome(now, &outcome);
                 Ok(())
             }
@@ -353,6 +388,7 @@ impl Source {
         match self.state {
             State::Committing(_)
             | State::Unknown(..)
+            | State::Serving(_)
             | State::Releasing
             | State::Finished
             | State::Aborting(..) => {
@@ -365,10 +401,17 @@ impl Source {
 
     fn on_time(&mut self, now: Instant) {
         self.endpoint.keep_alive(now);
+        self.urgent_on_time(now);
         match self.state {
             State::Connecting { until } if now >= until => self.abort(now, AbortReason::LinkLost),
-            State::Unknown(Asking::Waiting(until), _) if now >= until => self.reconnect(now),
-            State::Unknown(Asking::Connecting(until), _) if now >= until => {
+            State::Unknown(Asking::Waiting(until), _) | State::Serving(Some(Asking::Waiting(until)))
+                if now >= until =>
+            {
+                self.reconnect(now);
+            }
+            State::Unknown(Asking::Connecting(until), _) | State::Serving(Some(Asking::Connecting(until)))
+                if now >= until =>
+            {
                 self.endpoint.hang_up();
                 self.on_link_down(now);
             }
@@ -378,7 +421,9 @@ impl Source {
                 self.harvest(now);
             }
             State::Stopped(..) => {
-                self.recall_if_overrun(now);
+                if !self.recall_if_overrun(now) {
+                    self.switch_if_late(now);
+                }
             }
             _ => {}
         }
@@ -387,7 +432,7 @@ impl Source {
             match self.state {
                 // The goodbye cannot be said.
                 _ if self.endpoint.is_closing() => self.endpoint.hang_up(),
-                State::Committing(_) | State::Unknown(..) => {
+                State::Committing(_) | State::Unknown(..) | State::Serving(_) => {
                     self.endpoint.hang_up();
                     self.on_link_down(now);
                 }
@@ -400,14 +445,16 @@ impl Source {
     fn deadline(&self) -> Instant {
         let own = match self.state {
             State::Connecting { until }
-            | State::Unknown(Asking::Waiting(until) | Asking::Connecting(until), _) => until,
+            | State::Unknown(Asking::Waiting(until) | Asking::Connecting(until), _)
+            | State::Serving(Some(Asking::Waiting(until) | Asking::Connecting(until))) => until,
             State::Sending => self.harvest_due_at(),
             State::Resting => self.ceiling.rest_until(),
-            State::Stopped(..) => self.recall_at(),
+            State::Stopped(..) => self.recall_at().min(self.switch_at()),
             _ => Instant::NEVER,
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
-        own.min(silent_at).min(self.endpoint.ping_at())
+        let urgent = self.endpoint.urgent.deadline(self.policy.peer_timeout);
+        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent)
     }
 
     fn on_guest(&mut self, now: Instant, event: GuestEvent, ram: &mut dyn GuestRam) {
@@ -483,6 +530,7 @@ impl Source {
             self.state,
             State::Committing(_)
                 | State::Unknown(..)
+                | State::Serving(_)
                 | State::Releasing
                 | State::Finished
                 | State::Aborting(..)
@@ -516,6 +564,8 @@ fn message(unit: Unit<'_>) -> Result<Message, StreamFault> {
         Kind::Outcome => Message::Outcome(control::decode(body)?),
         Kind::Abort => Message::Abort(control::decode(body)?),
         Kind::Ping => Message::Ping,
+        Kind::Want => Message::Want(control::decode(body)?),
+        Kind::Complete => Message::Complete(control::decode(body)?),
         Kind::Hello
         | Kind::Pages
         | Kind::RoundEnd
@@ -523,6 +573,8 @@ fn message(unit: Unit<'_>) -> Result<Message, StreamFault> {
         | Kind::Seal
         | Kind::Commit
         | Kind::Release
-        | Kind::Recall => return Err(StreamFault::Unexpected),
+        | Kind::Recall
+        | Kind::Absent
+        | Kind::Pushed => return Err(StreamFault::Unexpected),
     })
 }

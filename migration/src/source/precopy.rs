@@ -14,7 +14,8 @@ use crate::endpoint::keepalive;
 use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
 use crate::permit::RunPermit;
 use crate::ram::{GuestRam, PAGE_BYTES};
-use crate::reason::AbortReason;
+use crate::policy::Mode;
+use crate::reason::{AbortReason, Refusal};
 use crate::status::Phase;
 use crate::time::Instant;
 use crate::wire::control::{
@@ -71,6 +72,13 @@ impl Source {
         if let Some(link) = &mut self.endpoint.link {
             link.keepalive = keepalive(self.policy.peer_timeout, theirs);
         }
+        self.serving.is_offered = reply.post_copy;
+        if !reply.post_copy && matches!(self.policy.mode, Mode::PostCopy | Mode::Hybrid) {
+            return Err(AbortReason::Refused([Refusal::PostCopy].into()));
+        }
+        if self.can_switch() {
+            self.endpoint.urgent.connect();
+        }
         self.sender = Some(Sender::new(ram.page_count(), self.policy.compression).map_err(AbortReason::Ram)?);
         self.state = State::StartingLog;
         self.endpoint.act(GuestAction::StartDirtyLog);
@@ -84,7 +92,12 @@ impl Source {
         self.round.first_began_at = Some(now);
         self.round.harvest_asked_at = now;
         self.dirty.begin(now);
-        self.begin_round(now);
+        if self.policy.mode == Mode::PostCopy && self.can_switch() {
+            self.state = State::Harvesting;
+            self.harvest(now);
+        } else {
+            self.begin_round(now);
+        }
     }
 
     pub(super) fn begin_round(&mut self, now: Instant) {
@@ -153,12 +166,17 @@ impl Source {
             recalls: self.ceiling.stops.recalls(),
             rest: self.ceiling.rest(now),
             elapsed: self.round.first_began_at.map_or(Duration::ZERO, |began| now.since(began)),
+            can_switch: self.can_switch(),
         };
         match self.convergence.decide(&measured, &self.policy) {
             Decision::Round => self.begin_round(now),
             Decision::Drain => self.state = State::Draining,
             Decision::Rest => self.state = State::Resting,
             Decision::Stop => self.pause(now),
+            Decision::Switch(why) => {
+                self.decide_to_switch(why);
+                self.pause(now);
+            }
             Decision::StopAnyway => {
                 self.ceiling.is_overruled = true;
                 self.endpoint.tell(Event::LimitOverruled);
@@ -271,6 +289,7 @@ impl Source {
         if let State::Stopped(stopped @ Stopped::Saving, _) = &mut self.state {
             *stopped = Stopped::Sending(Sections { state, index: 0, offset: 0, pages_are_sent: false });
         }
+        self.declare_absent(now);
     }
 
     /// The target says how far it is.
@@ -292,9 +311,15 @@ impl Source {
 
     /// Puts the next pages or sections into the buffer.
     pub(super) fn stream(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Streamed {
+        let is_switch = self.serving.why.is_some();
         let wants_pages = match &self.state {
+            State::Serving(None) => return self.stream_push(now, buffer, ram),
+            State::Stopped(Stopped::Saving, _) if is_switch => false,
             State::Sending | State::Stopped(Stopped::Saving, _) => self.endpoint.link.is_some(),
             State::Stopped(Stopped::Sending(sections), _) if sections.pages_are_sent => {
+                if let Some(len) = self.stream_absent(now, buffer) {
+                    return Streamed::Transmit(len);
+                }
                 return self.stream_sections(now, buffer);
             }
             State::Stopped(Stopped::Sending(_), _) => true,
@@ -401,7 +426,7 @@ impl Source {
         let ram = self.sender.as_ref().map_or(0, Sender::digest);
         self.digest = guest_digest(ram, self.guest.layout.page_count(), section_digest(&sections.state));
         let (sections_count, stop) = (sections.state.len() as u32, self.ceiling.stops.recalls());
-        let seal = Seal { digest: self.digest, sections: sections_count, stop };
+        let seal = Seal { digest: self.digest, sections: sections_count, stop, absent: self.serving.absent };
         sections.state = Vec::new();
         *stopped = Stopped::Verifying;
         self.marks.sealed = Some(now);

@@ -108,6 +108,12 @@ impl BandwidthMeter {
         self.answer = Some(self.answer.map_or(time, |least| least.min(time)));
     }
 
+    /// Bytes are counted from 0 again: the connection is another.
+    pub(crate) fn link_is_new(&mut self) {
+        self.acknowledged = 0;
+        self.window = None;
+    }
+
     /// Bytes under way, of `sent`.
     pub(crate) const fn in_flight(&self, sent: u64) -> u64 {
         sent.saturating_sub(self.acknowledged)

@@ -14,7 +14,11 @@ impl Source {
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
         match self.state {
-            State::Pausing | State::Stopped(..) | State::Resuming(_) | State::Committing(..) => true,
+            State::Pausing
+            | State::Stopped(..)
+            | State::Resuming(_)
+            | State::Committing(..)
+            | State::Serving(None) => true,
             State::Idle
             | State::Connecting { .. }
             | State::Negotiating
@@ -26,6 +30,7 @@ impl Source {
             | State::Resting
             | State::Unknown(..)
             | State::Releasing
+            | State::Serving(Some(_))
             | State::Aborting(..)
             | State::Finished => false,
         }
@@ -51,6 +56,7 @@ impl Source {
             elapsed: self.elapsed(now),
             downtime: self.marks.downtime(now),
             stops: self.stops(now),
+            post_copy: self.post_copy(now),
         }
     }
 
@@ -60,6 +66,7 @@ impl Source {
             total: self.elapsed(now),
             downtime: self.marks.downtime(now),
             stops: self.stops(now),
+            post_copy: self.post_copy(now),
             rounds: self.round.number,
             pages: self.sender.as_ref().map(Sender::counts).unwrap_or_default(),
             pages_in_downtime: self.pages_in_downtime,

@@ -58,6 +58,9 @@ pub(crate) struct Sender {
     identities: Identities,
     codec: Option<Codec>,
     counts: PageCounts,
+    /// The guest runs at the target: pages go once, in any order, and none by reference to another, which the guest may
+    /// have changed there.
+    is_push: bool,
 }
 
 /// What a call of [`Sender::fill`] came to.
@@ -79,7 +82,8 @@ impl Sender {
         let identities = Identities::new(page_count, Identity::UNKNOWN)?;
         let pending = PageBitmap::full(page_count);
         let harvest = PageBitmap::empty(page_count);
-        Ok(Self { pending, harvest, cursor: Page(0), identities, codec, counts: PageCounts::default() })
+        let (cursor, counts) = (Page(0), PageCounts::default());
+        Ok(Self { pending, harvest, cursor, identities, codec, counts, is_push: false })
     }
 
     /// What is left of it when the attempt is over: the counts.
@@ -93,6 +97,7 @@ impl Sender {
             identities,
             codec: None,
             counts: self.counts,
+            is_push: false,
         }
     }
 
@@ -132,18 +137,67 @@ impl Sender {
         }
     }
 
+    /// The pages still to be sent will be absent at the target: what that holds of them counts for nothing. How many.
+    pub(crate) fn declare_absent(&mut self) -> u32 {
+        let mut next = self.pending.next(Page(0));
+        while let Some(page) = next {
+            self.identities.set(page, Identity::UNKNOWN);
+            next = self.pending.next(Page(page.0 + 1));
+        }
+        self.pending.len()
+    }
+
+    /// The guest runs at the target, which lacks the pages still to be sent, or `lacks` if it has said so.
+    pub(crate) fn begin_push(&mut self, lacks: Option<PageBitmap>) {
+        self.begin_round();
+        self.is_push = true;
+        if let Some(lacks) = lacks {
+            self.pending = lacks;
+        }
+    }
+
+    /// Adds `page` to a frame, for which the guest waits, if it has not been sent yet. What lies behind it goes next: who
+    /// needs a page often needs its neighbours.
+    pub(crate) fn urgent(
+        &mut self,
+        page: Page,
+        ram: &dyn GuestRam,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), RamFailure> {
+        if !self.pending.remove(page) {
+            return Ok(());
+        }
+        self.cursor = Page(page.0 + 1);
+        let identity = if ram.is_zero(page)? {
+            batch.zero(page);
+            self.counts.zero += 1;
+            Identity::ZERO
+        } else {
+            let content = batch.slot(page);
+            ram.read_page(page, content)?;
+            let identity = Identity::of(content);
+            batch.raw(page, identity);
+            self.counts.raw += 1;
+            identity
+        };
+        self.identities.set(page, identity);
+        Ok(())
+    }
+
     /// Fills a frame.
     pub(crate) fn fill(&mut self, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<Filled, RamFailure> {
         for _ in 0..EXAMINED_MAX {
             let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
             if batch.room() < (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES) {
                 // A small buffer: what is staged must go while it fits.
-                if staged > 0 && batch.is_empty() {
+                if staged > 0 && (batch.is_empty() || self.is_push) {
                     self.flush(batch);
                 }
                 return Ok(Filled::More);
             }
-            let Some(page) = self.pending.next(self.cursor) else {
+            let next = self.pending.next(self.cursor);
+            let next = if self.is_push { next.or_else(|| self.pending.next(Page(0))) } else { next };
+            let Some(page) = next else {
                 if staged > 0 {
                     self.flush(batch);
                 }
@@ -153,11 +207,15 @@ impl Sender {
             self.cursor = Page(page.0 + 1);
             self.page(page, ram, batch)?;
         }
+        if self.is_push {
+            self.flush_staged(batch);
+        }
         Ok(Filled::More)
     }
 
     fn page(&mut self, page: Page, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<(), RamFailure> {
-        let known = self.identities.get(page);
+        // What is pushed the target lacks, whatever was sent before.
+        let known = if self.is_push { Identity::UNKNOWN } else { self.identities.get(page) };
         if ram.is_zero(page)? {
             if known == Identity::ZERO {
                 self.counts.unchanged += 1;
@@ -177,15 +235,17 @@ impl Sender {
         }
         let mut features = Features::default();
         if let Some(codec) = &mut self.codec {
-            features = Features::of(content);
-            let mut patch = [0; PATCH_BYTES_WORTH];
-            if let Some((reference, length)) =
-                codec.find(page, content, &features, &self.identities, ram, &mut patch)
-            {
-                batch.similar(page, reference, identity, &patch[..length]);
-                self.identities.set(page, identity);
-                self.counts.referenced += 1;
-                return Ok(());
+            if !self.is_push {
+                features = Features::of(content);
+                let mut patch = [0; PATCH_BYTES_WORTH];
+                if let Some((reference, length)) =
+                    codec.find(page, content, &features, &self.identities, ram, &mut patch)
+                {
+                    batch.similar(page, reference, identity, &patch[..length]);
+                    self.identities.set(page, identity);
+                    self.counts.referenced += 1;
+                    return Ok(());
+                }
             }
             if codec.wants(content) {
                 codec.staged.push(page, identity, content, features);
@@ -199,6 +259,13 @@ impl Sender {
         self.counts.raw += 1;
         self.sent(page, identity, &features);
         Ok(())
+    }
+
+    /// Sends what is staged, if anything is.
+    fn flush_staged(&mut self, batch: &mut Batch<'_>) {
+        if self.codec.as_ref().is_some_and(|codec| !codec.staged.pages.is_empty()) {
+            self.flush(batch);
+        }
     }
 
     /// Sends what is staged.
@@ -230,7 +297,7 @@ impl Sender {
 
     fn sent(&mut self, page: Page, identity: Identity, features: &Features) {
         self.identities.set(page, identity);
-        if let Some(codec) = &mut self.codec {
+        if let Some(codec) = self.codec.as_mut().filter(|_| !self.is_push) {
             codec.index.insert(page, features);
         }
     }

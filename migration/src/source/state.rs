@@ -43,6 +43,8 @@ pub(crate) enum State {
     Committing(RunPermit),
     /// The commit's reply was lost.
     Unknown(Asking, RunPermit),
+    /// The guest runs at the target, which still lacks memory. Without a connection: how far asking has come.
+    Serving(Option<Asking>),
     /// The guest runs at the target; our copy is being freed.
     Releasing,
     /// Being undone.

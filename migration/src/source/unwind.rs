@@ -43,7 +43,7 @@ impl Source {
     }
 
     /// The next thing to undo, unless a step is still outstanding.
-    fn undo(&mut self, now: Instant) {
+    pub(super) fn undo(&mut self, now: Instant) {
         let State::Aborting(_, permit) = &mut self.state else { return };
         if self.endpoint.outstanding().is_some() {
             return;

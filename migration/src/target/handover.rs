@@ -55,8 +55,9 @@ impl Target {
 
     /// A person declares the source dead.
     pub(super) fn take_over(&mut self, now: Instant) {
-        if matches!(self.state, State::Held(_)) {
-            self.run(now, Decider::Person);
+        match self.state {
+            State::Held(_) => self.run(now, Decider::Person),
+            _ => self.forsake(),
         }
     }
 
@@ -69,9 +70,11 @@ impl Target {
 
     pub(super) fn on_running(&mut self, now: Instant, began_at: Instant) {
         let run_ns = u64::try_from(now.since(began_at).as_nanos()).unwrap_or(u64::MAX);
-        self.state = State::Owner;
-        self.ended_at = Some(now);
-        self.endpoint.enter(Phase::Completed);
+        if !self.begin_filling(now) {
+            self.state = State::Owner;
+            self.ended_at = Some(now);
+            self.endpoint.enter(Phase::Completed);
+        }
         if let Some(guest) = &self.guest {
             self.endpoint.tell(Event::Arrived(guest.generation.next()));
         }
@@ -130,7 +133,8 @@ impl Target {
                 self.say_outcome(Fate::Prepared);
             }
             State::Starting { .. } => self.say_outcome(Fate::Starting),
-            State::Owner | State::Released => self.say_outcome(Fate::Owned),
+            State::Filling | State::Owner if self.is_filled_later() => self.answer_with_lacks(),
+            State::Filling | State::Forsaking | State::Owner | State::Released => self.say_owned(),
             State::Aborting(reason) | State::Disowned(reason) => {
                 let body = AbortBody::to_wire(reason);
                 self.endpoint.say(Control::Abort(body));
@@ -144,6 +148,10 @@ impl Target {
             | State::Restoring
             | State::Stranger => self.endpoint.hang_up(),
         }
+    }
+
+    pub(super) fn say_owned(&mut self) {
+        self.say_outcome(Fate::Owned);
     }
 
     fn say_outcome(&mut self, fate: Fate) {
@@ -166,7 +174,9 @@ impl Target {
                 self.abort(now, AbortReason::LinkLost);
             }
             State::Prepared => self.hold(now),
+            State::Filling => self.on_interrupted(),
             State::Held(_)
+            | State::Forsaking
             | State::Starting { .. }
             | State::Owner
             | State::Aborting(_)
@@ -192,7 +202,11 @@ impl Target {
 
     pub(super) fn cancel(&mut self, now: Instant) {
         match self.state {
-            State::Starting { .. } | State::Owner | State::Released => {
+            State::Starting { .. }
+            | State::Filling
+            | State::Forsaking
+            | State::Owner
+            | State::Released => {
                 self.endpoint.tell(Event::CancelTooLate);
             }
             _ => self.abort(now, AbortReason::Cancelled),
@@ -203,6 +217,8 @@ impl Target {
     pub(super) fn abort(&mut self, now: Instant, reason: AbortReason) {
         match self.state {
             State::Starting { .. }
+            | State::Filling
+            | State::Forsaking
             | State::Owner
             | State::Aborting(_)
             | State::Disowned(_)
@@ -219,11 +235,16 @@ impl Target {
     pub(super) fn on_peer_abort(&mut self, now: Instant, body: &AbortBody) {
         match self.state {
             State::Starting { .. }
+            | State::Filling
+            | State::Forsaking
             | State::Owner
             | State::Aborting(_)
             | State::Disowned(_)
             | State::Released
-            | State::Stranger => self.endpoint.hang_up(),
+            | State::Stranger => {
+                self.endpoint.hang_up();
+                self.on_link_down(now);
+            }
             _ => {
                 self.endpoint.hang_up();
                 self.unwind(now, body.reason());

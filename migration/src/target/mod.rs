@@ -4,33 +4,31 @@
 //! owner is in [`handover`].
 
 mod admission;
+mod filling;
 mod handover;
 mod receiver;
+mod stream;
 
 use core::time::Duration;
 
 use crate::device::DeviceState;
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::{GuestDescription, HostCapabilities};
-use crate::io::{Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
+use crate::io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::policy::TargetPolicy;
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, GuestFailure, Refusal, StreamFault};
 use crate::status::{Downtime, Phase, Report, Status, Stops};
 use crate::time::Instant;
-use crate::wire::assemble::{Assembler, Unit};
-use crate::wire::control::{self, Commit, Control, Progress, RoundEnd, Seal};
-use crate::wire::frame::Kind;
+use crate::wire::assemble::Assembler;
+use crate::wire::control::{Control, Seal};
 use crate::wire::hello::{Hello, Reply};
 use crate::wire::opening::{Greeting, Opening};
-use crate::wire::reasons::{AbortBody, refusals_to_wire};
+use crate::wire::reasons::refusals_to_wire;
 use crate::wire::{VERSION_MAX, VERSION_MIN};
+use filling::Filling;
 use receiver::Receiver;
-
-/// The source is told how far we are at least after so many bytes or this time.
-const PROGRESS_BYTES: u64 = 1 << 20;
-const PROGRESS_TIME: Duration = Duration::from_millis(100);
 
 /// What a target engine is made from.
 #[derive(Clone, Debug)]
@@ -59,6 +57,7 @@ pub struct Target {
     digest: u64,
     /// Of the seal that is being answered: how many stops were called back before it.
     stop: u32,
+    filling: Filling,
     /// Device state to be restored once the restoring of an earlier one, called back, is over.
     to_restore: Option<DeviceState>,
     started_at: Option<Instant>,
@@ -86,7 +85,11 @@ enum State {
     Held(Instant),
     /// The commit has come, the guest is being started.
     Starting { began_at: Instant, by: Decider },
-    /// The guest runs here; the source has not yet let go.
+    /// The guest runs here; parts of its memory are still at the source.
+    Filling,
+    /// The same, but what has not come is being given up.
+    Forsaking,
+    /// The guest runs here and is whole; the source has not yet let go.
     Owner,
     /// The guest is being discarded.
     Aborting(AbortReason),
@@ -126,6 +129,7 @@ impl Target {
             source_patience: policy.peer_timeout,
             digest: 0,
             stop: 0,
+            filling: Filling::default(),
             to_restore: None,
             started_at: None,
             ended_at: None,
@@ -150,14 +154,17 @@ impl Target {
     /// discarded pass [`crate::NoRam`].
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
         match input {
-            Input::Bytes(_, bytes) => self.receive(now, bytes, ram),
+            Input::Bytes(Channel::MAIN, bytes) => self.receive(now, bytes, ram),
+            Input::Bytes(_, bytes) => self.receive_urgent(now, bytes, ram),
             Input::Timeout => self.on_time(now),
             Input::Guest(event) => self.on_guest(now, event, ram),
             Input::Command(Command::Cancel) => self.cancel(now),
             Input::Command(Command::TakeOver) => self.take_over(now),
             Input::Command(Command::Start | Command::Tune(_) | Command::Reclaim | Command::Release) => {}
-            Input::LinkUp(_) => self.on_link_up(now),
-            Input::LinkDown(_) => self.on_link_down(now),
+            Input::LinkUp(Channel::MAIN) => self.on_link_up(now),
+            Input::LinkUp(_) => self.on_urgent_up(now),
+            Input::LinkDown(Channel::MAIN) => self.on_link_down(now),
+            Input::LinkDown(_) => self.on_urgent_down(now),
         }
     }
 
@@ -171,8 +178,18 @@ impl Target {
             buffer.is_empty() || buffer.len() >= OUTPUT_BYTES_MIN,
             "the contract asks for a longer buffer"
         );
-        if let Some(output) = self.endpoint.poll(now, buffer) {
-            return output;
+        loop {
+            if let Some(output) = self.endpoint.poll(now, buffer) {
+                return output;
+            }
+            if buffer.is_empty() {
+                break;
+            }
+            match self.stream(buffer) {
+                Some(0) => {}
+                Some(len) => return self.endpoint.transmitted(now, len),
+                None => break,
+            }
         }
         match self.last_word.take() {
             Some(event) => Output::Event(event),
@@ -181,8 +198,8 @@ impl Target {
     }
 
     /// As [`crate::Source::poll_urgent`].
-    pub fn poll_urgent(&mut self, _now: Instant, _buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
-        0
+    pub fn poll_urgent(&mut self, now: Instant, buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
+        self.fill_urgent(now, buffer)
     }
 
     /// Whether the attempt is over. An engine that has taken a guest over is finished when the source has let go
@@ -202,7 +219,11 @@ impl Target {
     /// As [`crate::Source::is_urgent`]: a guest is between two hosts.
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
-        matches!(self.state, State::Restoring | State::Prepared | State::Starting { .. })
+        match self.state {
+            State::Restoring | State::Prepared | State::Starting { .. } => true,
+            State::Filling => self.filling.is_waiting(),
+            _ => false,
+        }
     }
 
     /// Where it stands.
@@ -213,7 +234,7 @@ impl Target {
             phase: self.endpoint.phase(),
             round: self.rounds,
             pages_total: self.guest.as_ref().map_or(0, |guest| guest.layout.page_count()),
-            pages_left: 0,
+            pages_left: self.receiver.as_ref().map_or(0, |receiver| receiver.absent_pages().len()),
             pages: self.receiver.as_ref().map(Receiver::counts).unwrap_or_default(),
             bytes_sent,
             bytes_received,
@@ -225,6 +246,7 @@ impl Target {
             elapsed: self.elapsed(now),
             downtime: Downtime::default(),
             stops: Stops::default(),
+            post_copy: self.post_copy(now),
         }
     }
 
@@ -234,6 +256,7 @@ impl Target {
             total: self.elapsed(now),
             downtime: Downtime::default(),
             stops: Stops::default(),
+            post_copy: self.post_copy(now),
             rounds: self.rounds,
             pages: self.receiver.as_ref().map(Receiver::counts).unwrap_or_default(),
             pages_in_downtime: 0,
@@ -253,6 +276,9 @@ impl Target {
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.link_up(Link::new(Assembler::for_target(), now, keepalive));
         self.told = (0, now);
+        if let Some(receiver) = &mut self.receiver {
+            receiver.link_is_new(Channel::MAIN);
+        }
         match self.state {
             // The old connection is replaced: what was under way on it will not come.
             State::Hello | State::Building | State::Receiving | State::Restoring => {
@@ -261,63 +287,6 @@ impl Target {
             State::Prepared => self.hold(now),
             _ => {}
         }
-    }
-
-    fn receive(&mut self, now: Instant, bytes: &[u8], ram: &mut dyn GuestRam) {
-        let Some(link) = &mut self.endpoint.link else { return };
-        link.heard_at = now;
-        link.received += bytes.len() as u64;
-        let mut rest = bytes;
-        loop {
-            // What follows a goodbye is not read.
-            if self.endpoint.is_closing() {
-                return;
-            }
-            let Some(link) = &mut self.endpoint.link else { return };
-            let unit = link.assembler.next(&mut rest);
-            let result = match (unit, &mut self.receiver, &self.state) {
-                (Err(reason), ..) => Err(reason),
-                (Ok(None), ..) => break,
-                (Ok(Some(Unit::Record(record))), Some(receiver), State::Receiving) => {
-                    receiver.record(record, ram)
-                }
-                (Ok(Some(Unit::Content(bytes))), Some(receiver), State::Receiving) => {
-                    receiver.content(bytes, ram)
-                }
-                (Ok(Some(Unit::Control(Kind::Section, body))), Some(receiver), State::Receiving) => {
-                    control::decode(body)
-                        .map_err(AbortReason::Stream)
-                        .and_then(|part| receiver.section(&part))
-                }
-                (Ok(Some(Unit::Opening(greeting))), ..) => self.on_opening(now, &greeting),
-                (Ok(Some(Unit::Control(kind, body))), ..) => match message(kind, body) {
-                    Ok(message) => self.on_message(now, message),
-                    Err(fault) => Err(AbortReason::Stream(fault)),
-                },
-                (Ok(Some(Unit::Record(_) | Unit::Content(_))), ..) => {
-                    Err(AbortReason::Stream(StreamFault::Unexpected))
-                }
-            };
-            if let Err(reason) = result {
-                return self.on_bad_stream(now, reason);
-            }
-        }
-        self.tell_progress(now);
-    }
-
-    fn tell_progress(&mut self, now: Instant) {
-        let Some(link) = &self.endpoint.link else { return };
-        let (bytes, at) = self.told;
-        let is_due = link.received - bytes >= PROGRESS_BYTES || now.since(at) >= PROGRESS_TIME;
-        if matches!(self.state, State::Receiving) && link.received > bytes && is_due {
-            self.say_progress(now);
-        }
-    }
-
-    fn say_progress(&mut self, now: Instant) {
-        let Some(link) = &self.endpoint.link else { return };
-        self.told = (link.received, now);
-        self.endpoint.say(Control::Progress(Progress { bytes: self.told.0, rounds: self.rounds }));
     }
 
     fn on_opening(&mut self, now: Instant, greeting: &Greeting) -> Result<(), AbortReason> {
@@ -336,33 +305,6 @@ impl Target {
             }
             (Opening::Resolve { migration, .. }, _) => {
                 self.answer(now, migration);
-                Ok(())
-            }
-            _ => Err(AbortReason::Stream(StreamFault::Unexpected)),
-        }
-    }
-
-    fn on_message(&mut self, now: Instant, message: Message) -> Result<(), AbortReason> {
-        match (message, &self.state) {
-            (Message::Ping, _) => Ok(()),
-            (Message::Abort(body), _) => {
-                self.on_peer_abort(now, &body);
-                Ok(())
-            }
-            (Message::Hello(hello), State::Hello) => self.on_hello(now, &hello),
-            (Message::RoundEnd(end), State::Receiving) => {
-                self.rounds = end.round;
-                self.say_progress(now);
-                Ok(())
-            }
-            (Message::Seal(seal), State::Receiving) => self.on_seal(now, &seal),
-            (Message::Recall, State::Receiving | State::Restoring | State::Prepared) => {
-                self.on_recall();
-                Ok(())
-            }
-            (Message::Commit(commit), State::Prepared | State::Held(_)) => self.on_commit(now, &commit),
-            (Message::Release, State::Owner) => {
-                self.released(now);
                 Ok(())
             }
             _ => Err(AbortReason::Stream(StreamFault::Unexpected)),
@@ -399,6 +341,7 @@ impl Target {
             refusals: refusals_to_wire(refusals),
             incarnation: self.host.incarnation,
             peer_timeout_ms: u32::try_from(self.policy.peer_timeout.as_millis()).unwrap_or(u32::MAX),
+            post_copy: self.host.post_copy,
         };
         self.endpoint.say(Control::Reply(reply));
     }
@@ -418,12 +361,13 @@ impl Target {
         self.say_reply(&[]);
     }
 
-    fn on_seal(&mut self, now: Instant, seal: &Seal) -> Result<(), AbortReason> {
+    fn on_seal(&mut self, now: Instant, seal: &Seal, ram: &mut dyn GuestRam) -> Result<(), AbortReason> {
         let Some(receiver) = &mut self.receiver else { return Err(AbortReason::Contract) };
-        let (digest, state) = receiver.seal(seal.sections)?;
+        let (digest, state) = receiver.seal(seal.sections, seal.absent)?;
         if digest != seal.digest {
             return Err(AbortReason::DigestMismatch);
         }
+        receiver.hide_absent(ram)?;
         self.digest = digest;
         self.stop = seal.stop;
         self.restore_began_at = now;
@@ -448,9 +392,9 @@ impl Target {
             | GuestEvent::DirtyLogStopped
             | GuestEvent::Throttled
             | GuestEvent::Paused(_)
-            | GuestEvent::StateSaved(_)
-            | GuestEvent::PageWanted(_)
-            | GuestEvent::Ended => return,
+            | GuestEvent::StateSaved(_) => return,
+            GuestEvent::PageWanted(page) => return self.on_wanted(now, *page),
+            GuestEvent::Ended => return self.on_ended(now),
         };
         if !self.endpoint.answered(step) {
             return;
@@ -466,6 +410,13 @@ impl Target {
             // Also of a stop that was called back meanwhile: what this host cannot restore it cannot take.
             (GuestEvent::Failed(Step::RestoreState, failure), State::Restoring | State::Receiving) => {
                 self.abort(now, AbortReason::Guest(Step::RestoreState, failure));
+            }
+            (GuestEvent::Forsaken | GuestEvent::Failed(Step::Forsake, _), State::Forsaking) => {
+                self.on_forsaken(now);
+            }
+            // It goes on in small pages.
+            (GuestEvent::Failed(step @ Step::Settle, failure), _) => {
+                self.endpoint.tell(Event::CleanupFailed(step, failure));
             }
             (GuestEvent::Running, State::Starting { began_at, .. }) => {
                 let began_at = *began_at;
@@ -503,6 +454,7 @@ impl Target {
 
     fn on_time(&mut self, now: Instant) {
         self.endpoint.keep_alive(now);
+        self.urgent_on_time(now);
         let patience = self.policy.peer_timeout;
         if now >= self.endpoint.silent_at(patience) {
             match self.state {
@@ -531,42 +483,9 @@ impl Target {
             _ => Instant::NEVER,
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
-        own.min(silent_at).min(self.endpoint.ping_at())
+        let urgent = self.endpoint.urgent.deadline(self.policy.peer_timeout);
+        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent)
     }
-}
-
-/// What a source says, sections and pages aside.
-#[derive(Debug)]
-enum Message {
-    Hello(Hello),
-    RoundEnd(RoundEnd),
-    Seal(Seal),
-    Commit(Commit),
-    Release,
-    Abort(AbortBody),
-    Ping,
-    Recall,
-}
-
-fn message(kind: Kind, body: &[u8]) -> Result<Message, StreamFault> {
-    Ok(match kind {
-        Kind::Hello => Message::Hello(control::decode(body)?),
-        Kind::RoundEnd => Message::RoundEnd(control::decode(body)?),
-        Kind::Seal => Message::Seal(control::decode(body)?),
-        Kind::Commit => Message::Commit(control::decode(body)?),
-        Kind::Release => Message::Release,
-        Kind::Abort => Message::Abort(control::decode(body)?),
-        Kind::Ping => Message::Ping,
-        Kind::Recall => Message::Recall,
-        Kind::Reply
-        | Kind::Pages
-        | Kind::Progress
-        | Kind::Section
-        | Kind::Verified
-        | Kind::Committed
-        | Kind::Returned
-        | Kind::Outcome => return Err(StreamFault::Unexpected),
-    })
 }
 
 /// The permit that the commit makes: the only place where one of a later generation comes from.

@@ -5,13 +5,16 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::bitmap::PageBitmap;
 use crate::codec::lz::{COPY_BYTES, Decompressor, PLAIN_MAX};
 use crate::codec::patch;
 use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTIONS_BYTES_MAX, SECTIONS_MAX, Section};
 use crate::identity::{Identities, Identity};
+use crate::io::Channel;
 use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
 use crate::reason::{AbortReason, StreamFault};
 use crate::status::PageCounts;
+use crate::wire::absent::AbsentPart;
 use crate::wire::control::{SectionPart, guest_digest, section_digest};
 use crate::wire::record::{Fold, PACK_NUMBER_BYTES, Received, Record};
 
@@ -22,6 +25,13 @@ struct Current {
     /// Pages of it that have come.
     done: u16,
     fold: Fold,
+    /// Absent pages that it has written and that are the guest's once its check agrees.
+    written: Vec<Page>,
+}
+
+/// Where the record of a channel is kept.
+fn slot(channel: Channel) -> usize {
+    usize::from(channel != Channel::MAIN)
 }
 
 /// What has arrived of a guest.
@@ -29,7 +39,8 @@ struct Current {
 pub(crate) struct Receiver {
     page_count: u32,
     identities: Identities,
-    current: Option<Current>,
+    /// Of the two channels.
+    current: [Option<Current>; 2],
     page: Box<PageBytes>,
     decompressor: Decompressor,
     plain: Vec<u8>,
@@ -38,6 +49,14 @@ pub(crate) struct Receiver {
     /// Bytes that the last section still lacks.
     section_missing: usize,
     counts: PageCounts,
+    /// Pages that are not here, as far as the source has said; that number of them is in the seal.
+    absent: PageBitmap,
+    /// Whether RAM was told of absent pages.
+    is_hidden: bool,
+    /// The guest runs: only absent pages are written, and each is the guest's once it is here.
+    is_live: bool,
+    /// Pages that have come to the guest since they were asked for.
+    arrived: Vec<Page>,
 }
 
 impl Receiver {
@@ -46,7 +65,7 @@ impl Receiver {
         Ok(Self {
             page_count,
             identities: Identities::new(page_count, Identity::ZERO)?,
-            current: None,
+            current: [None, None],
             page: Box::new([0; PAGE_BYTES]),
             decompressor: Decompressor::new(),
             plain: vec![0; PLAIN_MAX + COPY_BYTES],
@@ -54,6 +73,10 @@ impl Receiver {
             state_bytes: 0,
             section_missing: 0,
             counts: PageCounts::default(),
+            absent: PageBitmap::empty(page_count),
+            is_hidden: false,
+            is_live: false,
+            arrived: Vec::new(),
         })
     }
 
@@ -62,9 +85,16 @@ impl Receiver {
     }
 
     /// Takes a record's header.
-    pub(crate) fn record(&mut self, received: Received, ram: &mut dyn GuestRam) -> Result<(), AbortReason> {
+    pub(crate) fn record(
+        &mut self,
+        channel: Channel,
+        received: Received,
+        ram: &mut dyn GuestRam,
+    ) -> Result<(), AbortReason> {
         let (first, count) = match received.record {
             Record::Zero { first, count } | Record::Raw { first, count } => (first, count),
+            // The guest may have changed the other page.
+            Record::Similar { .. } if self.is_live => return Err(AbortReason::Stream(StreamFault::Value)),
             Record::Similar { page, reference, .. } => {
                 self.check_page(reference)?;
                 (page, 1)
@@ -80,46 +110,57 @@ impl Receiver {
             self.counts.zero += u64::from(count);
             return (first.0..end).try_for_each(|page| self.zero(Page(page), ram));
         }
-        self.current = Some(Current { received, done: 0, fold: Fold::default() });
+        let current = Current { received, done: 0, fold: Fold::default(), written: Vec::new() };
+        self.current[slot(channel)] = Some(current);
         Ok(())
     }
 
     /// Takes the next piece of the record's content.
-    pub(crate) fn content(&mut self, bytes: &[u8], ram: &mut dyn GuestRam) -> Result<(), AbortReason> {
+    pub(crate) fn content(
+        &mut self,
+        channel: Channel,
+        bytes: &[u8],
+        ram: &mut dyn GuestRam,
+    ) -> Result<(), AbortReason> {
         let bad = |fault| Err(AbortReason::Stream(fault));
-        let Some(Current { received, done, mut fold }) = self.current.take() else {
+        let Some(mut current) = self.current[slot(channel)].take() else {
             return bad(StreamFault::Unexpected);
         };
-        match received.record {
+        match current.received.record {
             Record::Raw { first, count } => {
                 let Some(content) = bytes.first_chunk::<PAGE_BYTES>() else {
                     return bad(StreamFault::Length);
                 };
-                fold.add(self.place(Page(first.0 + u32::from(done)), content, ram)?);
+                self.place(Page(first.0 + u32::from(current.done)), content, &mut current, ram)?;
                 self.counts.raw += 1;
-                if done + 1 < count {
-                    self.current = Some(Current { received, done: done + 1, fold });
+                current.done += 1;
+                if current.done < count {
+                    self.current[slot(channel)] = Some(current);
                     return Ok(());
                 }
             }
-            Record::Pack { count, .. } => self.unpack(bytes, count.into(), &mut fold, ram)?,
+            Record::Pack { count, .. } => self.unpack(bytes, count.into(), &mut current, ram)?,
             Record::Similar { page, reference, .. } => {
                 let mut content = core::mem::replace(&mut self.page, Box::new([0; PAGE_BYTES]));
                 ram.read_page(reference, &mut content).map_err(AbortReason::Ram)?;
                 patch::apply(bytes, &mut content).map_err(AbortReason::Stream)?;
-                fold.add(self.place(page, &content, ram)?);
+                self.place(page, &content, &mut current, ram)?;
                 self.counts.referenced += 1;
             }
             Record::Zero { .. } => return bad(StreamFault::Unexpected),
         }
-        if received.agrees(fold) { Ok(()) } else { bad(StreamFault::PageIdentity) }
+        if !current.received.agrees(current.fold) {
+            return bad(StreamFault::PageIdentity);
+        }
+        current.written.into_iter().for_each(|page| self.hand_over(page, ram));
+        Ok(())
     }
 
     fn unpack(
         &mut self,
         bytes: &[u8],
         count: usize,
-        fold: &mut Fold,
+        current: &mut Current,
         ram: &mut dyn GuestRam,
     ) -> Result<(), AbortReason> {
         let Some((numbers, packed)) = bytes.split_at_checked(count * PACK_NUMBER_BYTES) else {
@@ -134,7 +175,7 @@ impl Receiver {
             for (number, content) in numbers.iter().zip(contents) {
                 let page = Page(u32::from_le_bytes(*number));
                 self.check_page(page)?;
-                fold.add(self.place(page, content, ram)?);
+                self.place(page, content, current, ram)?;
                 self.counts.compressed += 1;
             }
             Ok(())
@@ -147,21 +188,34 @@ impl Receiver {
         if page.0 < self.page_count { Ok(()) } else { Err(AbortReason::Stream(StreamFault::Value)) }
     }
 
-    /// Writes a page, reads it back, and gives the identity of what was read.
+    /// Writes a page of a record, reads it back, and takes note of the identity of what was read. A page that is the
+    /// guest's already stays as it is.
     fn place(
         &mut self,
         page: Page,
         content: &PageBytes,
+        current: &mut Current,
         ram: &mut dyn GuestRam,
-    ) -> Result<Identity, AbortReason> {
+    ) -> Result<(), AbortReason> {
+        if self.is_the_guests(page) {
+            current.fold.add(Identity::of(content));
+            return Ok(());
+        }
         ram.write_page(page, content).map_err(AbortReason::Ram)?;
         ram.read_page(page, &mut self.page).map_err(AbortReason::Ram)?;
         let identity = Identity::of(&self.page);
         self.identities.set(page, identity);
-        Ok(identity)
+        current.fold.add(identity);
+        if self.is_live {
+            current.written.push(page);
+        }
+        Ok(())
     }
 
     fn zero(&mut self, page: Page, ram: &mut dyn GuestRam) -> Result<(), AbortReason> {
+        if self.is_the_guests(page) {
+            return Ok(());
+        }
         if !ram.is_zero(page).map_err(AbortReason::Ram)? {
             ram.write_page(page, &[0; PAGE_BYTES]).map_err(AbortReason::Ram)?;
             if !ram.is_zero(page).map_err(AbortReason::Ram)? {
@@ -169,7 +223,72 @@ impl Receiver {
             }
         }
         self.identities.set(page, Identity::ZERO);
+        if self.is_live {
+            self.hand_over(page, ram);
+        }
         Ok(())
+    }
+
+    /// Whether nobody but the guest may write the page.
+    fn is_the_guests(&self, page: Page) -> bool {
+        self.is_live && !self.absent.contains(page)
+    }
+
+    /// An absent page is complete.
+    fn hand_over(&mut self, page: Page, ram: &mut dyn GuestRam) {
+        if self.absent.remove(page) {
+            ram.publish(page);
+            self.arrived.push(page);
+        }
+    }
+
+    /// Takes part of the set of pages that will be absent when the guest runs here.
+    pub(crate) fn absent(&mut self, part: &AbsentPart<'_>) -> Result<(), StreamFault> {
+        part.take(&mut self.absent)
+    }
+
+    /// The pages that are not here.
+    pub(crate) const fn absent_pages(&self) -> &PageBitmap {
+        &self.absent
+    }
+
+    /// Tells RAM which pages are absent, before devices are restored.
+    pub(crate) fn hide_absent(&mut self, ram: &mut dyn GuestRam) -> Result<(), AbortReason> {
+        if self.is_hidden || !self.absent.is_empty() {
+            ram.set_absent(&self.absent).map_err(AbortReason::Ram)?;
+            self.is_hidden = !self.absent.is_empty();
+        }
+        Ok(())
+    }
+
+    /// The guest runs; whether pages are absent.
+    pub(crate) fn go_live(&mut self) -> bool {
+        self.is_live = !self.absent.is_empty();
+        self.is_live
+    }
+
+    /// Pages that have come since this was asked last.
+    pub(crate) fn take_arrived(&mut self) -> Vec<Page> {
+        core::mem::take(&mut self.arrived)
+    }
+
+    /// The guest has ended: nothing is absent that anybody would miss.
+    pub(crate) fn need_nothing(&mut self) {
+        self.absent.clear();
+    }
+
+    /// What was under way on an earlier connection of this channel will not come.
+    pub(crate) fn link_is_new(&mut self, channel: Channel) {
+        self.current[slot(channel)] = None;
+    }
+
+    /// The digest of RAM.
+    pub(crate) const fn ram_digest(&self) -> u64 {
+        self.identities.sum()
+    }
+
+    pub(crate) const fn page_count(&self) -> u32 {
+        self.page_count
     }
 
     /// Takes part of a device section.
@@ -203,18 +322,25 @@ impl Receiver {
         Ok(())
     }
 
-    /// Drops the sections that have come: others will.
+    /// Drops the sections that have come, and what was said of absent pages: others will.
     pub(crate) fn forget_sections(&mut self) {
+        self.absent.clear();
         self.state = Vec::new();
         self.state_bytes = 0;
         self.section_missing = 0;
     }
 
-    /// The digest over what is here, and the device state, which is given away. No section comes after it, unless
+    /// The digest over what is here, absent pages left out, and the device state, which is given away. No section comes after it, unless
     /// [`Self::forget_sections`] is called before.
-    pub(crate) fn seal(&mut self, sections: u32) -> Result<(u64, DeviceState), AbortReason> {
-        if self.section_missing != 0 || self.state.len() != sections as usize || self.current.is_some() {
+    pub(crate) fn seal(&mut self, sections: u32, absent: u32) -> Result<(u64, DeviceState), AbortReason> {
+        let is_whole = self.section_missing == 0 && self.current.iter().all(Option::is_none);
+        if !is_whole || self.state.len() != sections as usize || self.absent.len() != absent {
             return Err(AbortReason::Stream(StreamFault::Value));
+        }
+        let mut next = self.absent.next(Page(0));
+        while let Some(page) = next {
+            self.identities.set(page, Identity::UNKNOWN);
+            next = self.absent.next(Page(page.0 + 1));
         }
         let state = core::mem::take(&mut self.state);
         Ok((guest_digest(self.identities.sum(), self.page_count, section_digest(&state)), state))

@@ -66,6 +66,9 @@ pub(crate) struct Seal {
     /// How many stops were called back before this one: its answer says the same.
     #[cbor(n(2), default)]
     pub(crate) stop: u32,
+    /// How many pages were said to be absent: they come once the guest runs at the target.
+    #[cbor(n(3), default)]
+    pub(crate) absent: u32,
 }
 
 /// The digest agrees and devices are restored.
@@ -128,6 +131,47 @@ pub(crate) struct Outcome {
     pub(crate) incarnation: u64,
 }
 
+/// The guest waits for a page.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Want {
+    #[n(0)]
+    pub(crate) page: u32,
+}
+
+/// Every page has been sent.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Pushed {
+    /// Over RAM as it was at the switch.
+    #[n(0)]
+    pub(crate) digest: u64,
+}
+
+/// The target needs nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Complete {
+    /// The guest has ended before it was whole.
+    #[n(0)]
+    pub(crate) is_ended: bool,
+    /// From the commit until the last page had come, in nanoseconds.
+    #[n(1)]
+    pub(crate) filling_ns: u64,
+    /// How often the guest waited for a page; then, in nanoseconds, the median, the 99th percentile and the longest of
+    /// these waits, and all of them together.
+    #[n(2)]
+    pub(crate) waits: u64,
+    #[n(3)]
+    pub(crate) median_ns: u64,
+    #[n(4)]
+    pub(crate) p99_ns: u64,
+    #[n(5)]
+    pub(crate) longest_ns: u64,
+    #[n(6)]
+    pub(crate) total_ns: u64,
+}
+
 /// A control frame to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Control {
@@ -145,6 +189,9 @@ pub(crate) enum Control {
     Abort(AbortBody),
     Ping,
     Recall,
+    Want(Want),
+    Pushed(Pushed),
+    Complete(Complete),
 }
 
 impl Control {
@@ -165,6 +212,9 @@ impl Control {
             Self::Abort(body) => frame(Kind::Abort, sequence, body, buffer),
             Self::Ping => empty(Kind::Ping, sequence, buffer),
             Self::Recall => empty(Kind::Recall, sequence, buffer),
+            Self::Want(body) => frame(Kind::Want, sequence, body, buffer),
+            Self::Pushed(body) => frame(Kind::Pushed, sequence, body, buffer),
+            Self::Complete(body) => frame(Kind::Complete, sequence, body, buffer),
         }
     }
 }

@@ -55,6 +55,15 @@ pub(crate) enum Kind {
     Ping = 15,
     /// Source: the stop is called back, the guest goes on there; sections and seal count for nothing.
     Recall = 16,
+    /// Part of the set of pages that the target lacks. Source: those that it is not sent before it runs the guest.
+    /// Target: those that it still lacks, in answer to a source that asks.
+    Absent = 17,
+    /// Target: the guest waits for this page.
+    Want = 18,
+    /// Source: every page has been sent; the digest of RAM as it was at the switch.
+    Pushed = 19,
+    /// Target: it lacks nothing any more, or needs nothing any more.
+    Complete = 20,
 }
 
 impl Kind {
@@ -76,6 +85,10 @@ impl Kind {
             14 => Self::Abort,
             15 => Self::Ping,
             16 => Self::Recall,
+            17 => Self::Absent,
+            18 => Self::Want,
+            19 => Self::Pushed,
+            20 => Self::Complete,
             _ => return None,
         })
     }

@@ -77,6 +77,9 @@ pub(crate) struct Reply {
     /// How long the target waits for a sign of life.
     #[n(3)]
     pub(crate) peer_timeout_ms: u32,
+    /// Whether it can run a guest of whose RAM parts are absent.
+    #[cbor(n(4), default)]
+    pub(crate) post_copy: bool,
 }
 
 impl CpuidRegister {

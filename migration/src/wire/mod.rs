@@ -5,6 +5,7 @@
 //! ([`record`]) that are decoded as they arrive. [`assemble`] cuts a byte stream into these units with bounded
 //! memory. All integers are little-endian. `docs/migration-protocol.md` is the reference.
 
+pub(crate) mod absent;
 pub(crate) mod assemble;
 pub(crate) mod control;
 pub(crate) mod frame;

@@ -46,6 +46,7 @@ const REFUSAL_ALREADY_THERE: u16 = 6;
 const REFUSAL_BUSY: u16 = 7;
 const REFUSAL_UNKNOWN_RECORD: u16 = 8;
 const REFUSAL_HOST: u16 = 9;
+const REFUSAL_POST_COPY: u16 = 10;
 
 /// At most [`REFUSALS_MAX`] of them, each text cut to [`TEXT_BYTES_MAX`].
 pub(crate) fn refusals_to_wire(refusals: &[Refusal]) -> Vec<RefusalBody> {
@@ -73,6 +74,7 @@ fn refusal_to_wire(refusal: &Refusal) -> RefusalBody {
         Refusal::Vcpus { needed, max } => (REFUSAL_VCPUS, [u64::from(*needed), u64::from(*max), 0, 0], ""),
         Refusal::AlreadyThere => (REFUSAL_ALREADY_THERE, [0; 4], ""),
         Refusal::Busy => (REFUSAL_BUSY, [0; 4], ""),
+        Refusal::PostCopy => (REFUSAL_POST_COPY, [0; 4], ""),
         Refusal::UnknownRecord(kind) => (REFUSAL_UNKNOWN_RECORD, [u64::from(*kind), 0, 0, 0], ""),
         Refusal::Host(text) => (REFUSAL_HOST, [0; 4], text.as_str()),
     };
@@ -97,6 +99,7 @@ fn refusal_from_wire(body: &RefusalBody) -> Refusal {
         REFUSAL_VCPUS => Refusal::Vcpus { needed: medium(a), max: medium(b) },
         REFUSAL_ALREADY_THERE => Refusal::AlreadyThere,
         REFUSAL_BUSY => Refusal::Busy,
+        REFUSAL_POST_COPY => Refusal::PostCopy,
         REFUSAL_UNKNOWN_RECORD => Refusal::UnknownRecord(small(a)),
         _ => Refusal::Host(cut(&body.text)),
     }
@@ -115,7 +118,7 @@ fn cut(text: &str) -> String {
     all
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 12] = [
     Step::Build,
     Step::StartDirtyLog,
     Step::HarvestDirtyLog,
@@ -126,6 +129,8 @@ const STEPS: [Step; 10] = [
     Step::RestoreState,
     Step::Run,
     Step::Discard,
+    Step::Settle,
+    Step::Forsake,
 ];
 
 const FAULTS: [StreamFault; 7] = [
@@ -168,9 +173,10 @@ impl AbortBody {
         let plain = |code, numbers| Self { code, numbers, text: String::new(), refusals: Vec::new() };
         match reason {
             // The target need not know why its source changed its mind.
-            AbortReason::Cancelled | AbortReason::LimitTooShort { .. } | AbortReason::LimitOverrun { .. } => {
-                plain(ABORT_CANCELLED, [0; 4])
-            }
+            AbortReason::Cancelled
+            | AbortReason::LimitTooShort { .. }
+            | AbortReason::LimitOverrun { .. }
+            | AbortReason::TargetLost => plain(ABORT_CANCELLED, [0; 4]),
             AbortReason::Refused(refusals) => {
                 Self { refusals: refusals_to_wire(refusals), ..plain(ABORT_REFUSED, [0; 4]) }
             }

@@ -14,6 +14,8 @@ pub(crate) struct Ram {
     /// Pages that can still be written for the first time before memory runs out.
     pub(crate) free_pages: u32,
     touched: PageBitmap,
+    /// Pages for which the guest would wait.
+    pub(crate) absent: PageBitmap,
 }
 
 impl Ram {
@@ -24,6 +26,7 @@ impl Ram {
             published: PageBitmap::empty(count),
             free_pages,
             touched: PageBitmap::empty(count),
+            absent: PageBitmap::empty(count),
         }
     }
 
@@ -84,6 +87,15 @@ impl GuestRam for Ram {
         into.merge(&self.published);
         self.published.clear();
     }
+
+    fn set_absent(&mut self, absent: &PageBitmap) -> Result<(), RamFailure> {
+        self.absent = absent.clone();
+        Ok(())
+    }
+
+    fn publish(&mut self, page: Page) {
+        assert!(self.absent.remove(page), "{page} is published once");
+    }
 }
 
 /// One host's instance of the guest.
@@ -116,12 +128,16 @@ impl Truth {
         }
     }
 
-    /// The next write of the guest's program: a page and its new content.
-    pub(crate) fn write(&mut self, random: &mut Random) -> (u32, PageBytes) {
-        let page = random.below(self.working_set) as u32;
+    /// The page that the guest's program writes next.
+    pub(crate) fn choose(&self, random: &mut Random) -> u32 {
+        random.below(self.working_set) as u32
+    }
+
+    /// The next write of the guest's program: the new content of a page.
+    pub(crate) fn write(&mut self, random: &mut Random, page: u32) -> PageBytes {
         let content = self.invent(random, page);
         *self.pages[page as usize] = content;
-        (page, content)
+        content
     }
 
     fn invent(&mut self, random: &mut Random, page: u32) -> PageBytes {

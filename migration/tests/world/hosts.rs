@@ -5,8 +5,8 @@ use std::time::Duration;
 use godwit_migration::guest::{CpuFeatures, CpuidRegister};
 use godwit_migration::{
     Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam,
-    HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Phase, RamLayout, RamRange,
-    Refusal, Source, SourceConfig, Step, Target, TargetConfig, TscScaling,
+    HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Page, Phase, RamLayout,
+    RamRange, Refusal, RunPermit, Source, SourceConfig, Step, Target, TargetConfig, TscScaling,
 };
 
 use super::guest::{Instance, Ram};
@@ -22,8 +22,9 @@ pub(crate) struct SourceHost {
     pub(crate) incarnation: u64,
     pub(crate) guest: Option<Instance>,
     pub(crate) engine: Option<Source>,
-    pub(crate) connection: Option<usize>,
-    pub(crate) connecting: Option<usize>,
+    /// Of each channel.
+    pub(crate) connection: [Option<usize>; 2],
+    pub(crate) connecting: [Option<usize>; 2],
     pub(crate) wake: Instant,
     pub(crate) verdict: Option<Event>,
     pub(crate) target_forgot: bool,
@@ -33,6 +34,9 @@ pub(crate) struct SourceHost {
     pub(crate) is_overruled: bool,
     /// Stops that were called back.
     pub(crate) recalls: u32,
+    /// How often the connection was lost after the switch, and stood again.
+    pub(crate) interruptions: u32,
+    pub(crate) reconnections: u32,
     pub(crate) commands: Vec<Command>,
     pub(crate) events: Vec<GuestEvent>,
     pub(crate) attempt: u8,
@@ -40,7 +44,8 @@ pub(crate) struct SourceHost {
 
 pub(crate) struct Slot {
     pub(crate) engine: Option<Target>,
-    pub(crate) connection: Option<usize>,
+    /// Of each channel.
+    pub(crate) connection: [Option<usize>; 2],
     pub(crate) wake: Instant,
 }
 
@@ -58,6 +63,15 @@ pub(crate) struct TargetHost {
     pub(crate) guest_of: Option<usize>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) cancel_is_due: bool,
+    /// The engine whose guest has ended by itself.
+    pub(crate) ended: Option<usize>,
+    /// A person has given up what had not come.
+    pub(crate) has_lost_memory: bool,
+}
+
+/// Where the connection of a channel is kept.
+pub(crate) fn slot(channel: Channel) -> usize {
+    channel.0.into()
 }
 
 fn features(bits: u32) -> CpuFeatures {
@@ -71,8 +85,8 @@ impl SourceHost {
             incarnation: 1,
             guest: Some(guest),
             engine: None,
-            connection: None,
-            connecting: None,
+            connection: [None; 2],
+            connecting: [None; 2],
             wake: Instant::NEVER,
             verdict: None,
             target_forgot: false,
@@ -80,6 +94,8 @@ impl SourceHost {
             still_since: None,
             is_overruled: false,
             recalls: 0,
+            interruptions: 0,
+            reconnections: 0,
             commands: Vec::new(),
             events: Vec::new(),
             attempt: 0,
@@ -89,7 +105,11 @@ impl SourceHost {
     pub(crate) fn begin(&mut self, attempt: u8, plan: &Plan) {
         let guest = GuestDescription {
             id: GUEST,
-            generation: Generation::FIRST,
+            generation: self
+                .guest
+                .as_ref()
+                .and_then(|guest| guest.permit.as_ref())
+                .map_or(Generation::FIRST, RunPermit::generation),
             name: "linux".into(),
             layout: RamLayout::new(&[RamRange { first_frame: 16, frames: plan.pages.into() }])
                 .expect("a plan has pages"),
@@ -100,8 +120,8 @@ impl SourceHost {
         };
         let migration = MigrationId([attempt; 16]);
         self.engine = Some(Source::new(SourceConfig { migration, guest, policy: plan.policy }));
-        self.connection = None;
-        self.connecting = None;
+        self.connection = [None; 2];
+        self.connecting = [None; 2];
         self.verdict = None;
         self.target_forgot = false;
         self.is_overruled = false;
@@ -120,6 +140,8 @@ impl TargetHost {
             guest_of: None,
             slots: Vec::new(),
             cancel_is_due: false,
+            ended: None,
+            has_lost_memory: false,
         }
     }
 
@@ -134,7 +156,7 @@ impl TargetHost {
             memory_free_bytes: 1 << 40,
             vcpus_max: 1,
             is_busy: false,
-            post_copy: false,
+            post_copy: plan.offers_post_copy,
         };
         Target::new(TargetConfig { host, policy: plan.target_policy })
     }
@@ -155,7 +177,8 @@ impl World {
 
     pub(crate) fn drain_source(&mut self) {
         for _ in 0..OUTPUTS_MAX {
-            let is_full = self.socket_is_full(self.source.connection, true);
+            let connection = self.source.connection[0];
+            let is_full = self.socket_is_full(connection, true);
             let Some(mut engine) = self.source.engine.take() else { return };
             let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
             let room = if is_full { &mut [] } else { &mut buffer[..] };
@@ -167,25 +190,59 @@ impl World {
             self.source.engine = Some(engine);
             self.return_buffer(buffer);
             match output {
-                Output::Transmit { len, .. } => self.transmit(self.source.connection, true, len),
-                Output::Connect(_) => self.connect(),
-                output @ (Output::Disconnect(_) | Output::HangUp(_)) => {
-                    if let Some(connection) = self.source.connection.take() {
-                        self.forget_sent(connection, &output, true);
+                Output::Transmit { len, .. } => self.transmit(connection, true, len),
+                Output::Connect(channel) => self.connect(channel),
+                ref output @ (Output::Disconnect(channel) | Output::HangUp(channel)) => {
+                    if let Some(connection) = self.source.connection[slot(channel)].take() {
+                        self.forget_sent(connection, output, true);
                         self.close(connection, false);
                     }
-                    self.source.connecting = None;
+                    self.source.connecting[slot(channel)] = None;
                 }
                 Output::Guest(action) => self.begin_step(Who::Source, action),
                 Output::Event(event) => self.on_source_event(event),
                 Output::Timeout(at) => {
                     self.source.wake = at;
                     self.wake(Who::Source, at);
+                    self.drain_urgent(Who::Source);
                     return self.give_what_waits();
                 }
             }
         }
         panic!("the source never comes to rest: {}", self.state());
+    }
+
+    /// Sends what one end has to say on the urgent connection.
+    fn drain_urgent(&mut self, who: Who) {
+        for _ in 0..OUTPUTS_MAX {
+            let (is_source, connection) = match who {
+                Who::Source => (true, self.source.connection[1]),
+                Who::Target(index) => (false, self.target.slots[index].connection[1]),
+            };
+            if self.socket_is_full(connection, is_source) {
+                return;
+            }
+            let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
+            let len = match who {
+                Who::Source => self.source.engine.as_mut().map_or(0, |engine| {
+                    let ram: &mut dyn GuestRam = match &mut self.source.guest {
+                        Some(guest) => &mut guest.ram,
+                        None => &mut none,
+                    };
+                    engine.poll_urgent(now, &mut buffer, ram)
+                }),
+                Who::Target(index) => self.target.slots[index]
+                    .engine
+                    .as_mut()
+                    .map_or(0, |engine| engine.poll_urgent(now, &mut buffer, &mut none)),
+            };
+            self.return_buffer(buffer);
+            if len == 0 {
+                return;
+            }
+            self.transmit(connection, is_source, len);
+        }
+        panic!("{who:?} has always something urgent to say: {}", self.state());
     }
 
     /// Gives what came up while an engine was polled.
@@ -196,6 +253,9 @@ impl World {
         }
         if let Some(event) = self.source.events.pop() {
             self.give_source(Input::Guest(event));
+        }
+        if let Some(index) = self.target.ended.take() {
+            self.give_target(index, Input::Guest(GuestEvent::Ended));
         }
         if std::mem::take(&mut self.target.cancel_is_due) {
             for engine in 0..self.target.slots.len() {
@@ -211,6 +271,8 @@ impl World {
             Event::Held(_) => self.source.is_held = true,
             Event::LimitOverruled => self.source.is_overruled = true,
             Event::Recalled(_) => self.source.recalls += 1,
+            Event::Interrupted => self.source.interruptions += 1,
+            Event::Reconnected => self.source.reconnections += 1,
             Event::Completed(_) | Event::Aborted(..) => {
                 assert!(self.source.verdict.is_none(), "two last words: {}", self.state());
                 self.source.verdict = Some(event);
@@ -219,14 +281,14 @@ impl World {
         }
     }
 
-    fn connect(&mut self) {
+    fn connect(&mut self, channel: Channel) {
         let delay = self.plan.wire.latency * 2;
         if !self.target.is_alive || self.now < self.partitioned_until {
-            return self.after(delay, Happening::Refused(self.source.attempt));
+            return self.after(delay, Happening::Refused(self.source.attempt, channel));
         }
-        self.connections.push(Connection::new());
+        self.connections.push(Connection::new(channel));
         let connection = self.connections.len() - 1;
-        self.source.connecting = Some(connection);
+        self.source.connecting[slot(channel)] = Some(connection);
         self.after(delay, Happening::Connected(connection));
     }
 
@@ -235,6 +297,10 @@ impl World {
         let known = self.target.slots.iter().position(|slot| {
             slot.engine.as_ref().is_some_and(|engine| engine.migration() == Some(opening.migration()))
         });
+        if let (Opening::Urgent { .. }, None) = (opening, known) {
+            self.connections[connection].target_thinks_up = false;
+            return self.close(connection, true);
+        }
         if let Opening::Begin { .. } = opening {
             // By beginning anew the source says that the guest is its own.
             for engine in 0..self.target.slots.len() {
@@ -245,14 +311,15 @@ impl World {
         }
         let engine = known.unwrap_or_else(|| {
             let engine = Some(self.target.engine(&self.plan));
-            self.target.slots.push(Slot { engine, connection: None, wake: Instant::NEVER });
+            self.target.slots.push(Slot { engine, connection: [None; 2], wake: Instant::NEVER });
             self.target.slots.len() - 1
         });
-        self.target.slots[engine].connection = Some(connection);
+        let channel = self.connections[connection].channel;
+        self.target.slots[engine].connection[slot(channel)] = Some(connection);
         self.connections[connection].engine = Some(engine);
-        self.give_target(engine, Input::LinkUp(Channel::MAIN));
+        self.give_target(engine, Input::LinkUp(channel));
         let early = std::mem::take(&mut self.connections[connection].early);
-        self.give_target(engine, Input::Bytes(Channel::MAIN, &early));
+        self.give_target(engine, Input::Bytes(channel, &early));
     }
 
     pub(crate) fn give_target(&mut self, index: usize, input: Input<'_>) {
@@ -269,7 +336,7 @@ impl World {
 
     pub(crate) fn drain_target(&mut self, index: usize) {
         for _ in 0..OUTPUTS_MAX {
-            let connection = self.target.slots[index].connection;
+            let connection = self.target.slots[index].connection[0];
             let is_full = self.socket_is_full(connection, false);
             let Some(mut engine) = self.target.slots[index].engine.take() else { return };
             let (now, mut none, mut buffer) = (self.now, NoRam, self.buffer());
@@ -284,22 +351,35 @@ impl World {
             match output {
                 Output::Transmit { len, .. } => self.transmit(connection, false, len),
                 Output::Connect(_) => panic!("a target does not connect"),
-                output @ (Output::Disconnect(_) | Output::HangUp(_)) => {
-                    if let Some(connection) = self.target.slots[index].connection.take() {
-                        self.forget_sent(connection, &output, false);
+                ref output @ (Output::Disconnect(channel) | Output::HangUp(channel)) => {
+                    if let Some(connection) = self.target.slots[index].connection[slot(channel)].take() {
+                        self.forget_sent(connection, output, false);
                         self.connections[connection].target_thinks_up = false;
                         self.close(connection, true);
                     }
                 }
                 Output::Guest(action) => self.begin_step(Who::Target(index), action),
-                Output::Event(event) => self.note(format!("target {index}: {event:?}")),
+                Output::Event(event) => self.on_target_event(index, &event),
                 Output::Timeout(at) => {
                     self.target.slots[index].wake = at;
-                    return self.wake(Who::Target(index), at);
+                    self.wake(Who::Target(index), at);
+                    return self.drain_urgent(Who::Target(index));
                 }
             }
         }
         panic!("target {index} never comes to rest: {}", self.state());
+    }
+
+    fn on_target_event(&mut self, index: usize, event: &Event) {
+        self.note(format!("target {index}: {event:?}"));
+        if let Event::MemoryLost { pages, ranges } = event {
+            let absent = &self.target_guest().ram.absent;
+            assert_eq!(*pages, absent.len(), "what is lost is what has not come");
+            let named = ranges.iter().flat_map(|(first, count)| first.0..first.0 + count);
+            assert!(named.map(Page).eq((0..absent.page_count()).map(Page).filter(|page| absent.contains(*page))));
+            self.target.has_lost_memory = true;
+        }
+        assert!(!matches!(event, Event::DigestDiffers), "{}", self.state());
     }
 
     fn begin_step(&mut self, who: Who, action: GuestAction) {
@@ -416,9 +496,11 @@ impl World {
                 GuestEvent::StateRestored
             }
             GuestAction::Run(permit) => {
-                assert_eq!(permit.generation(), Generation::FIRST.next());
+                let before = self.source.engine.as_ref().map(|engine| engine.guest().generation);
+                assert!(before.is_none_or(|before| permit.generation() == before.next()));
                 self.target_guest().permit = Some(permit);
                 self.check_guest(false);
+                self.check_devices();
                 GuestEvent::Running
             }
             GuestAction::Discard => {
@@ -427,6 +509,11 @@ impl World {
                 self.target.guest_of = None;
                 GuestEvent::Discarded
             }
+            GuestAction::Settle => {
+                assert!(self.target_guest().ram.absent.is_empty(), "not everything is here");
+                GuestEvent::Settled
+            }
+            GuestAction::Forsake => GuestEvent::Forsaken,
             action => panic!("not the target's: {action:?}"),
         };
         self.give_target(index, Input::Guest(event));
@@ -461,7 +548,8 @@ impl World {
         self.source.still_since = None;
         self.source.engine = None;
         self.source.verdict = None;
-        if let Some(connection) = self.source.connection.take() {
+        self.source.connecting = [None; 2];
+        for connection in std::mem::take(&mut self.source.connection).into_iter().flatten() {
             self.close(connection, false);
         }
         self.after(back_after, Happening::Reboot { is_source: true });
@@ -472,9 +560,11 @@ impl World {
         self.target.incarnation += 1;
         self.target.guest = None;
         self.target.guest_of = None;
+        self.waits_for = None;
         for index in 0..self.target.slots.len() {
             self.target.slots[index].engine = None;
-            if let Some(connection) = self.target.slots[index].connection.take() {
+            let connections = std::mem::take(&mut self.target.slots[index].connection);
+            for connection in connections.into_iter().flatten() {
                 self.connections[connection].target_thinks_up = false;
                 self.close(connection, true);
             }
@@ -504,6 +594,9 @@ impl World {
         }
         if self.source.engine.is_none() {
             for index in 0..self.target.slots.len() {
+                if self.target.slots[index].phase() == Some(Phase::Recovering) {
+                    self.give_target(index, Input::Command(Command::TakeOver));
+                }
                 if self.target.slots[index].phase() == Some(Phase::CommitUnknown) {
                     let command = if self.random.one_in(2) { Command::TakeOver } else { Command::Cancel };
                     self.note(format!("a person decides {command:?}"));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use godwit_migration::Instant;
+use godwit_migration::{Channel, Instant};
 
 use super::random::Random;
 
@@ -84,6 +84,7 @@ pub(crate) struct Wire {
 
 /// One connection.
 pub(crate) struct Connection {
+    pub(crate) channel: Channel,
     pub(crate) to_target: Pipe,
     pub(crate) to_source: Pipe,
     /// Bytes flow.
@@ -97,8 +98,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(channel: Channel) -> Self {
         Self {
+            channel,
             to_target: Pipe::default(),
             to_source: Pipe::default(),
             is_open: true,

@@ -13,12 +13,12 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use godwit_migration::{
-    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Output, Phase,
-    RunPermit,
+    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Output, Page,
+    Phase, RunPermit,
 };
 
 use guest::{Instance, Ram, Truth};
-use hosts::{SourceHost, TargetHost};
+use hosts::{SourceHost, TargetHost, slot};
 use link::Connection;
 use plan::{Fault, Plan};
 use random::Random;
@@ -45,7 +45,7 @@ pub(crate) enum Happening {
     },
     Connected(usize),
     /// The connection that this attempt asked for.
-    Refused(u8),
+    Refused(u8, Channel),
     LinkDown {
         connection: usize,
         at_target: bool,
@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) connections: Vec<Connection>,
     pub(crate) messages: u64,
     pub(crate) guest_ended: bool,
+    /// The page that the guest waits for.
+    pub(crate) waits_for: Option<u32>,
     pub(crate) frozen_until: Instant,
     pub(crate) partitioned_until: Instant,
     /// Whether the world may still go wrong.
@@ -121,6 +123,7 @@ impl World {
             connections: Vec::new(),
             messages: 0,
             guest_ended: false,
+            waits_for: None,
             frozen_until: Instant::ORIGIN,
             partitioned_until: Instant::ORIGIN,
             is_peaceful: false,
@@ -217,15 +220,17 @@ impl World {
         let guest = if is_source { &self.source.guest } else { &self.target.guest };
         let guest = guest.as_ref().expect("it was just started");
         for (page, (is, should_be)) in guest.ram.pages.iter().zip(&self.truth.pages).enumerate() {
+            if guest.ram.absent.contains(Page(page as u32)) {
+                continue;
+            }
             assert!(is == should_be, "page {page} is lost or stale where the guest runs: {}", self.state());
         }
-        if !is_source {
-            assert_eq!(
-                guest.restored.as_ref(),
-                Some(&self.truth.devices()),
-                "devices are not what they were"
-            );
-        }
+    }
+
+    /// What must hold of its devices where it is started after a move.
+    pub(crate) fn check_devices(&self) {
+        let restored = self.target.guest.as_ref().and_then(|guest| guest.restored.as_ref());
+        assert_eq!(restored, Some(&self.truth.devices()), "devices are not what they were");
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -233,10 +238,10 @@ impl World {
             Happening::Write => self.write(),
             Happening::Deliver { connection, to_target } => self.deliver(connection, to_target),
             Happening::Connected(connection) => self.connected(connection),
-            Happening::Refused(attempt) if attempt == self.source.attempt => {
-                self.give_source(Input::LinkDown(Channel::MAIN))
+            Happening::Refused(attempt, channel) if attempt == self.source.attempt => {
+                self.give_source(Input::LinkDown(channel))
             }
-            Happening::Refused(_) => {}
+            Happening::Refused(..) => {}
             Happening::LinkDown { connection, at_target } => self.link_down(connection, at_target),
             Happening::Step { who, incarnation, action } => self.step(who, incarnation, action),
             Happening::Timer(who) => self.timer(who),
@@ -255,9 +260,17 @@ impl World {
         if let Some(guest) = guest
             && !self.guest_ended
         {
-            let (page, content) = self.truth.write(&mut self.random);
-            guest.ram.guest_writes(page, &content);
-            period = period * 100 / u32::from(100 - guest.throttle);
+            let page = self.waits_for.take().unwrap_or_else(|| self.truth.choose(&mut self.random));
+            if guest.ram.absent.contains(Page(page)) {
+                self.waits_for = Some(page);
+                let index = self.target.guest_of.expect("only a target's guest waits");
+                self.give_target(index, Input::Guest(GuestEvent::PageWanted(Page(page))));
+            } else {
+                assert!(guest.ram.pages[page as usize] == self.truth.pages[page as usize], "page {page} is stale");
+                let content = self.truth.write(&mut self.random, page);
+                guest.ram.guest_writes(page, &content);
+                period = period * 100 / u32::from(100 - guest.throttle);
+            }
         }
         self.after(period, Happening::Write);
     }
@@ -274,12 +287,13 @@ impl World {
         let Some(bytes) = pipe.take() else { return };
         if to_target {
             self.arrive_at_target(connection, &bytes);
-            if self.source.connection == Some(connection) {
+            if self.source.connection.contains(&Some(connection)) {
                 self.drain_source();
             }
-        } else if self.source.connection == Some(connection) {
+        } else if self.source.connection.contains(&Some(connection)) {
+            let channel = self.connections[connection].channel;
             for part in self.portions(&bytes) {
-                self.give_source(Input::Bytes(Channel::MAIN, part));
+                self.give_source(Input::Bytes(channel, part));
             }
         }
         if !to_target && let Some(engine) = self.connections[connection].engine {
@@ -316,31 +330,34 @@ impl World {
             }
             return;
         };
+        let channel = self.connections[connection].channel;
         for part in self.portions(bytes) {
-            self.give_target(engine, Input::Bytes(Channel::MAIN, part));
+            self.give_target(engine, Input::Bytes(channel, part));
         }
     }
 
     fn connected(&mut self, connection: usize) {
-        if self.source.is_alive && self.source.connecting == Some(connection) {
-            self.source.connecting = None;
-            self.source.connection = Some(connection);
-            self.give_source(Input::LinkUp(Channel::MAIN));
+        let channel = self.connections[connection].channel;
+        if self.source.is_alive && self.source.connecting[slot(channel)] == Some(connection) {
+            self.source.connecting[slot(channel)] = None;
+            self.source.connection[slot(channel)] = Some(connection);
+            self.give_source(Input::LinkUp(channel));
         }
     }
 
     fn link_down(&mut self, connection: usize, at_target: bool) {
+        let channel = self.connections[connection].channel;
         if at_target {
             self.connections[connection].target_thinks_up = false;
             if let Some(engine) = self.connections[connection].engine
-                && self.target.slots[engine].connection == Some(connection)
+                && self.target.slots[engine].connection[slot(channel)] == Some(connection)
             {
-                self.target.slots[engine].connection = None;
-                self.give_target(engine, Input::LinkDown(Channel::MAIN));
+                self.target.slots[engine].connection[slot(channel)] = None;
+                self.give_target(engine, Input::LinkDown(channel));
             }
-        } else if self.source.connection == Some(connection) {
-            self.source.connection = None;
-            self.give_source(Input::LinkDown(Channel::MAIN));
+        } else if self.source.connection[slot(channel)] == Some(connection) {
+            self.source.connection[slot(channel)] = None;
+            self.give_source(Input::LinkDown(channel));
         }
     }
 
@@ -440,6 +457,11 @@ impl World {
         if self.source.guest.as_ref().is_some_and(|guest| guest.permit.is_some()) {
             self.guest_ended = true;
             self.source.events.push(GuestEvent::Ended);
+        } else if self.target.guest.as_ref().is_some_and(|guest| guest.permit.is_some())
+            && let Some(index) = self.target.guest_of
+        {
+            self.guest_ended = true;
+            self.target.ended = Some(index);
         }
     }
 

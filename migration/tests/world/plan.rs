@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_migration::{Compression, Impatience, Overrun, Policy, Step, TargetPolicy};
+use godwit_migration::{Compression, Impatience, Mode, Overrun, Policy, Step, TargetPolicy};
 
 use super::link::{Noise, Wire};
 use super::random::Random;
@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) step_latency_us: u64,
     /// Pages that the target has memory for.
     pub(crate) target_pages: u32,
+    /// Whether the target can run a guest whose memory is not all there.
+    pub(crate) offers_post_copy: bool,
 }
 
 impl Plan {
@@ -86,6 +88,7 @@ impl Plan {
             failing_after: 0,
             step_latency_us: random.between(1, 20_000),
             target_pages: u32::MAX,
+            offers_post_copy: true,
         };
         // Drawn apart, so that a seed's other properties are what they were before there was a ceiling.
         let mut random = Random::new(seed ^ 0xce11);
@@ -94,6 +97,12 @@ impl Plan {
             plan.wire.noise.stall = random.between(3, 30);
             plan.wire.stall = random.micros(20_000, 600_000);
         }
+        let mut random = Random::new(seed ^ 0x9057);
+        plan.policy.mode = *random.pick(&Mode::ALL);
+        if random.one_in(10) {
+            plan.offers_post_copy = false;
+            plan.policy.mode = *random.pick(&[Mode::Auto, Mode::PreCopy]);
+        }
         plan
     }
 
@@ -101,6 +110,7 @@ impl Plan {
     pub(crate) fn lossy(seed: u64) -> Self {
         let mut plan = Self::calm(seed);
         let mut random = Random::new(seed ^ 0x1055);
+        plan.policy.mode = Mode::PreCopy;
         plan.wire.noise.stall = random.between(10, 40);
         plan.policy.overrun = Overrun::Resume { stops_max: 6 };
         // A lost segment is not a silent host.
@@ -130,7 +140,7 @@ impl Plan {
                 _ => *noise = Noise { corrupt: times, drop: times, repeat: times, swap: times, ..*noise },
             }
         }
-        const STEPS: [Step; 10] = [
+        const STEPS: [Step; 11] = [
             Step::Build,
             Step::StartDirtyLog,
             Step::HarvestDirtyLog,
@@ -140,6 +150,7 @@ impl Plan {
             Step::SaveState,
             Step::RestoreState,
             Step::Run,
+            Step::Settle,
             Step::Discard,
         ];
         if random.one_in(3) {
