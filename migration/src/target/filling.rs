@@ -73,6 +73,10 @@ impl Target {
         self.filling.began_at = Some(now);
         self.state = State::Filling;
         self.endpoint.enter(Phase::PostCopy);
+        if self.endpoint.link.is_none() {
+            // Lost while the guest was being started.
+            self.on_interrupted();
+        }
         true
     }
 
