@@ -16,9 +16,8 @@ use crate::source::{Source, SourceConfig};
 use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
 use crate::wire::control::{
-    Commit, Committed, Complete, Control, Fate, Outcome, Progress, Pushed, RoundEnd, Seal, SectionPart, Verified,
-    Want, frame,
-    guest_digest, section_digest,
+    Commit, Committed, Complete, Control, Fate, Outcome, Progress, Pushed, RoundEnd, Seal, SectionPart,
+    Verified, Want, frame, guest_digest, section_digest,
 };
 use crate::wire::frame::{Header, Kind};
 use crate::wire::hello::{Hello, Reply};
@@ -101,7 +100,13 @@ fn said() -> impl Strategy<Value = Said> {
     let fate =
         prop_oneof![Just(Fate::Prepared), Just(Fate::Owned), Just(Fate::Unknown), Just(Fate::Starting)];
     let reply = (0u16..3).prop_map(|version| {
-        Control::Reply(Reply { version, refusals: vec![], incarnation: 1, peer_timeout_ms: 1, post_copy: true })
+        Control::Reply(Reply {
+            version,
+            refusals: vec![],
+            incarnation: 1,
+            peer_timeout_ms: 1,
+            post_copy: true,
+        })
     });
     let control = prop_oneof![
         (any::<u64>(), any::<u32>())
@@ -422,7 +427,8 @@ fn sealed_source() -> (Host<Source>, u32) {
     let (mut host, mut sequence) = (source(policy), 0);
     host.ram = Some(Ram(vec![[7; PAGE_BYTES]; PAGES as usize]));
     host.give(Input::Command(Command::Start));
-    let reply = Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000, post_copy: true };
+    let reply =
+        Reply { version: 1, refusals: vec![], incarnation: 1, peer_timeout_ms: 1000, post_copy: true };
     say(&mut host, Control::Reply(reply), &mut sequence);
     // Without an answer to a part of a round it knows no rate, and stops nothing.
     say(&mut host, Control::Progress(Progress { bytes: 100_000, rounds: 0 }), &mut sequence);

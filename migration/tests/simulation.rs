@@ -4,7 +4,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use godwit_migration::{AbortReason, Event, Step};
+use godwit_migration::{AbortReason, Event, Mode, Step};
 use world::World;
 use world::plan::{Fault, Plan};
 
@@ -159,17 +159,13 @@ struct PostCopied {
 impl PostCopied {
     fn count(&mut self, world: &World) {
         self.lost += u64::from(world.target.has_lost_memory);
-        match world.verdict() {
-            Some(Event::Completed(report)) => {
-                let Some(post_copy) = report.post_copy.filter(|post_copy| post_copy.pages > 0) else { return };
-                self.completed += 1;
-                self.waited += u64::from(post_copy.waits.count > 0);
-                self.recovered += u64::from(post_copy.interruptions > 0);
-                self.recovered_twice += u64::from(post_copy.interruptions > 1);
-            }
-            Some(Event::Aborted(AbortReason::TargetLost, _)) => self.resurrected += 1,
-            _ => {}
-        }
+        self.resurrected += u64::from(world.source.has_resurrected);
+        let Some(Event::Completed(report)) = world.verdict() else { return };
+        let Some(post_copy) = report.post_copy.filter(|post_copy| post_copy.pages > 0) else { return };
+        self.completed += 1;
+        self.waited += u64::from(post_copy.waits.count > 0);
+        self.recovered += u64::from(post_copy.interruptions > 0);
+        self.recovered_twice += u64::from(post_copy.interruptions > 1);
     }
 
     fn plus(self, other: Self) -> Self {
@@ -319,6 +315,47 @@ fn every_fault_around_a_stop_that_is_called_back_is_survived() {
             }
         }
     }
+}
+
+/// Each fault after every message of migrations whose memory goes after the switch, and two of them behind one another:
+/// the second while the first is being recovered from.
+#[test]
+fn every_fault_around_and_after_a_switch_is_survived() {
+    let time = std::time::Duration::from_secs(1);
+    let faults = [
+        Fault::Cut,
+        Fault::Partition(time * 5),
+        Fault::Freeze(time * 9),
+        Fault::CrashSource(time),
+        Fault::CrashTarget(time),
+        Fault::CancelAtSource,
+        Fault::CancelAtTarget,
+        Fault::GuestEnds,
+    ];
+    let mut recovered = PostCopied::default();
+    for (seed, mode) in [(40, Mode::PostCopy), (41, Mode::Hybrid)] {
+        let mut plan = Plan::calm(seed);
+        plan.policy.mode = mode;
+        plan.offers_post_copy = true;
+        plan.pages = plan.pages.clamp(12, 24);
+        plan.working_set = plan.pages.into();
+        plan.write_period = plan.write_period.min(time / 2000);
+        let messages = live(plan.clone()).messages;
+        for at in 1..=messages {
+            for fault in faults {
+                recovered.count(&live(Plan { faults: vec![(at, fault)], ..plan.clone() }));
+            }
+            for second in [1, 2, 5] {
+                for other in [Fault::Cut, Fault::CrashSource(time), Fault::CrashTarget(time)] {
+                    let faults = vec![(at, Fault::Cut), (at + second, other)];
+                    recovered.count(&live(Plan { faults, ..plan.clone() }));
+                }
+            }
+        }
+    }
+    println!("{recovered:?}");
+    assert!(recovered.recovered > 50 && recovered.recovered_twice > 5, "{recovered:?}");
+    assert!(recovered.lost > 20 && recovered.resurrected > 20, "{recovered:?}");
 }
 
 /// On a wire that loses much the ceiling does fire, and the guest moves all the same.

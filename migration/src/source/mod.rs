@@ -309,10 +309,12 @@ impl Source {
             let Some(link) = &mut self.endpoint.link else { return };
             let message = match link.assembler.next(&mut rest) {
                 Ok(None) => return,
-                Ok(Some(Unit::Control(Kind::Absent, body))) => match self.serving.on_absent(&self.state, body, self.guest.layout.page_count()) {
-                    Ok(()) => continue,
-                    Err(reason) => Err(reason),
-                },
+                Ok(Some(Unit::Control(Kind::Absent, body))) => {
+                    match self.serving.on_absent(&self.state, body, self.guest.layout.page_count()) {
+                        Ok(()) => continue,
+                        Err(reason) => Err(reason),
+                    }
+                }
                 Ok(Some(unit)) => message(unit).map_err(AbortReason::Stream),
                 Err(reason) => Err(reason),
             };
@@ -358,7 +360,11 @@ impl Source {
                     return Err(AbortReason::Stream(StreamFault::Value));
                 }
                 self.marks.start = Duration::from_nanos(committed.run_ns);
-                if self.serving.absent > 0 { self.serve(now) } else { self.release(now) }
+                if self.serving.absent > 0 {
+                    self.serve(now)
+                } else {
+                    self.release(now)
+                }
                 Ok(())
             }
             (Message::Returned(body), State::Committing(_) | State::Unknown(Asking::Asked, _)) => {
@@ -409,7 +415,8 @@ impl Source {
             {
                 self.reconnect(now);
             }
-            State::Unknown(Asking::Connecting(until), _) | State::Serving(Some(Asking::Connecting(until)))
+            State::Unknown(Asking::Connecting(until), _)
+            | State::Serving(Some(Asking::Connecting(until)))
                 if now >= until =>
             {
                 self.endpoint.hang_up();

@@ -336,7 +336,12 @@ impl Source {
     }
 
     /// Puts what is pushed next into the buffer, behind what somebody waits for if that has no connection of its own.
-    pub(super) fn stream_push(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Streamed {
+    pub(super) fn stream_push(
+        &mut self,
+        now: Instant,
+        buffer: &mut [u8],
+        ram: &mut dyn GuestRam,
+    ) -> Streamed {
         let longest = self.bucket.frame_bytes(buffer.len().min(FRAME_BYTES), OUTPUT_BYTES_MIN);
         let mut batch = Batch::new(&mut buffer[..longest]);
         if self.endpoint.urgent.link.is_none() && self.fill_wanted(&mut batch, ram).is_err() {

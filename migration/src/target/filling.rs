@@ -84,11 +84,7 @@ impl Target {
     pub(super) fn on_wanted(&mut self, now: Instant, page: Page) {
         let is_absent = self.receiver.as_ref().is_some_and(|it| it.absent_pages().contains(page));
         let may = matches!(self.state, State::Filling | State::Starting { .. });
-        if is_absent
-            && may
-            && !self.filling.is_waited_for(page)
-            && self.filling.wanted.len() < WANTED_MAX
-        {
+        if is_absent && may && !self.filling.is_waited_for(page) && self.filling.wanted.len() < WANTED_MAX {
             self.filling.wanted.push((page, now));
             self.filling.to_ask.push_back(page);
         }
@@ -105,7 +101,9 @@ impl Target {
         }
         if matches!(self.state, State::Filling) && receiver.absent_pages().is_empty() {
             let began_at = self.filling.began_at;
-            self.filling.took.get_or_insert_with(|| began_at.map_or(Duration::ZERO, |began| now.since(began)));
+            self.filling
+                .took
+                .get_or_insert_with(|| began_at.map_or(Duration::ZERO, |began| now.since(began)));
             self.filling.wanted.clear();
             self.filling.to_ask.clear();
         }

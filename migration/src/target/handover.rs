@@ -202,11 +202,7 @@ impl Target {
 
     pub(super) fn cancel(&mut self, now: Instant) {
         match self.state {
-            State::Starting { .. }
-            | State::Filling
-            | State::Forsaking
-            | State::Owner
-            | State::Released => {
+            State::Starting { .. } | State::Filling | State::Forsaking | State::Owner | State::Released => {
                 self.endpoint.tell(Event::CancelTooLate);
             }
             _ => self.abort(now, AbortReason::Cancelled),

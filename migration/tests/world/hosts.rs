@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use godwit_migration::guest::{CpuFeatures, CpuidRegister};
 use godwit_migration::{
-    Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam,
-    HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Page, Phase, RamLayout,
-    RamRange, Refusal, RunPermit, Source, SourceConfig, Step, Target, TargetConfig, TscScaling,
+    AbortReason, Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent,
+    GuestFailure, GuestRam, HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Page,
+    Phase, RamLayout, RamRange, Refusal, RunPermit, Source, SourceConfig, Step, Target, TargetConfig,
+    TscScaling,
 };
 
 use super::guest::{Instance, Ram};
@@ -37,6 +38,8 @@ pub(crate) struct SourceHost {
     /// How often the connection was lost after the switch, and stood again.
     pub(crate) interruptions: u32,
     pub(crate) reconnections: u32,
+    /// The guest was lost with the target and goes on here.
+    pub(crate) has_resurrected: bool,
     pub(crate) commands: Vec<Command>,
     pub(crate) events: Vec<GuestEvent>,
     pub(crate) attempt: u8,
@@ -96,6 +99,7 @@ impl SourceHost {
             recalls: 0,
             interruptions: 0,
             reconnections: 0,
+            has_resurrected: false,
             commands: Vec::new(),
             events: Vec::new(),
             attempt: 0,
@@ -274,6 +278,7 @@ impl World {
             Event::Interrupted => self.source.interruptions += 1,
             Event::Reconnected => self.source.reconnections += 1,
             Event::Completed(_) | Event::Aborted(..) => {
+                self.source.has_resurrected |= matches!(event, Event::Aborted(AbortReason::TargetLost, _));
                 assert!(self.source.verdict.is_none(), "two last words: {}", self.state());
                 self.source.verdict = Some(event);
             }
@@ -376,7 +381,9 @@ impl World {
             let absent = &self.target_guest().ram.absent;
             assert_eq!(*pages, absent.len(), "what is lost is what has not come");
             let named = ranges.iter().flat_map(|(first, count)| first.0..first.0 + count);
-            assert!(named.map(Page).eq((0..absent.page_count()).map(Page).filter(|page| absent.contains(*page))));
+            assert!(
+                named.map(Page).eq((0..absent.page_count()).map(Page).filter(|page| absent.contains(*page)))
+            );
             self.target.has_lost_memory = true;
         }
         assert!(!matches!(event, Event::DigestDiffers), "{}", self.state());

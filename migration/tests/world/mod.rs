@@ -13,8 +13,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use godwit_migration::{
-    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Output, Page,
-    Phase, RunPermit,
+    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Output, Page, Phase,
+    RunPermit,
 };
 
 use guest::{Instance, Ram, Truth};
@@ -266,7 +266,10 @@ impl World {
                 let index = self.target.guest_of.expect("only a target's guest waits");
                 self.give_target(index, Input::Guest(GuestEvent::PageWanted(Page(page))));
             } else {
-                assert!(guest.ram.pages[page as usize] == self.truth.pages[page as usize], "page {page} is stale");
+                assert!(
+                    guest.ram.pages[page as usize] == self.truth.pages[page as usize],
+                    "page {page} is stale"
+                );
                 let content = self.truth.write(&mut self.random, page);
                 guest.ram.guest_writes(page, &content);
                 period = period * 100 / u32::from(100 - guest.throttle);
