@@ -12,6 +12,7 @@
 //! - Channels stand for themselves: each has its connection, its back-pressure and its losses. [`Channel::URGENT`] is
 //!   never to wait for bytes of another channel: poll for it, with a buffer, also while the others are full.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -92,13 +93,16 @@ pub enum Command {
     Tune(Policy),
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target does not and will not run the
     /// guest (it was rebooted, or is broken): the source takes the guest back. In [`Phase::Recovering`], once the target
-    /// has said that it does not know the guest any more ([`Event::TargetForgot`]): what the guest did there is lost, and it
+    /// has said that it does not know the guest any more ([`Event::TargetLost`]): what the guest did there is lost, and it
     /// goes on here from where it was switched. Ignored in every other phase.
     Reclaim,
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
     /// lets go of it. In [`Phase::Recovering`]: nobody needs the memory any more that is here. Ignored in every other
     /// phase.
     Release,
+    /// Ask a target that is lost again now ([`Phase::CommitUnknown`], [`Phase::Recovering`] at the source), rather than when
+    /// it is time.
+    Retry,
     /// In [`Phase::CommitUnknown`] at the target, a person declares that the source is gone for good and does not
     /// run the guest: it is run here. In [`Phase::Recovering`], that the memory that has not come never will: the guest
     /// runs on until it touches a page that is lost. Ignored in every other phase.
@@ -291,15 +295,19 @@ pub enum Event {
     /// The target has been restarted since and does not know: a person has to decide with
     /// [`Command::Reclaim`] or [`Command::Release`].
     TargetForgot,
+    /// The target does not know the guest any more that ran there and was not whole yet: the target was restarted, the guest
+    /// is lost. A person has to decide with [`Command::Reclaim`] (it goes on from where it was switched) or
+    /// [`Command::Release`] (nobody wants that).
+    TargetLost,
     /// Not even the source could run the guest again; it is held there, whole and paused. The permit can be had
     /// from [`crate::Source::take_permit`].
     Held(GuestFailure),
     /// Cleaning up after an abort failed at this step; the rest was done.
     CleanupFailed(Step, GuestFailure),
     /// The guest has moved.
-    Completed(Report),
+    Completed(Box<Report>),
     /// The guest has not moved.
-    Aborted(AbortReason, Report),
+    Aborted(AbortReason, Box<Report>),
     /// Target: the guest runs here now, in this generation.
     Arrived(Generation),
 }

@@ -121,12 +121,12 @@ pub enum Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Asked => f.write_str("as asked for"),
+            Self::Asked => f.write_str("as was asked for"),
             Self::Stalled { left, sent } => {
-                write!(f, "rounds no longer pay: {left} pages were dirty again after a round of {sent}")
+                write!(f, "since rounds did not pay: {sent} sent, {left} dirty again")
             }
-            Self::RoundsOver(rounds) => write!(f, "{rounds} rounds were not enough"),
-            Self::Overrun(left) => write!(f, "{left} pages did not fit the downtime limit"),
+            Self::RoundsOver(rounds) => write!(f, "since {rounds} rounds were not enough"),
+            Self::Overrun(left) => write!(f, "since {left} did not fit the downtime limit"),
         }
     }
 }

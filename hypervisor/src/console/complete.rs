@@ -3,6 +3,8 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use godwit_migration::Mode;
+
 use super::help::{COMMANDS, Form, Word};
 use super::host::Host;
 
@@ -70,6 +72,7 @@ fn names(word: Word, host: &dyn Host) -> Vec<String> {
         Word::Peer | Word::Address => host.peers().into_iter().map(|peer| peer.name).collect(),
         Word::Command => COMMANDS.iter().map(|entry| entry.name.to_string()).collect(),
         Word::Level => ["error", "warn", "info", "debug", "trace"].iter().map(ToString::to_string).collect(),
+        Word::Mode => Mode::ALL.iter().map(|mode| mode.name().to_string()).collect(),
         Word::Value(_) => Vec::new(),
     }
 }

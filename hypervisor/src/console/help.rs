@@ -19,6 +19,8 @@ pub(super) enum Word {
     Command,
     /// A log level.
     Level,
+    /// A mode of moving memory.
+    Mode,
     /// Something that has no candidates.
     Value(&'static str),
 }
@@ -51,7 +53,7 @@ const fn form(usage: &'static str, words: &'static [Word], summary: &'static str
     Form { usage, words, summary }
 }
 
-use Word::{Address, Command, Guest, Level, Literal, Peer, Value};
+use Word::{Address, Command, Guest, Level, Literal, Mode, Peer, Value};
 
 /// Every command, in the order of `help`.
 pub(super) static COMMANDS: [Entry; 12] = [
@@ -77,11 +79,26 @@ pub(super) static COMMANDS: [Entry; 12] = [
         name: "migrate",
         summary: "move a running guest to another host",
         forms: &[
-            form("GUEST HOST", &[Guest, Peer], "move it; Ctrl-C comes back meanwhile"),
+            form(
+                "GUEST HOST [OPTIONS]",
+                &[Guest, Peer, Literal("--mode"), Mode],
+                "move it; Ctrl-C comes back meanwhile",
+            ),
             form("status [GUEST]", &[Literal("status"), Guest], "moves under way, out and in"),
             form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; the guest stays here"),
-            form("reclaim GUEST", &[Literal("reclaim"), Guest], "after a lost commit: it runs nowhere"),
-            form("release GUEST", &[Literal("release"), Guest], "after a lost commit: HOST has it"),
+            form(
+                "recover GUEST [HOST]",
+                &[Literal("recover"), Guest, Peer],
+                "ask a lost host again, or elsewhere",
+            ),
+            form("reclaim GUEST", &[Literal("reclaim"), Guest], "HOST has lost it: it goes on here"),
+            form("release GUEST", &[Literal("release"), Guest], "HOST has it, or nobody wants it"),
+            form("takeover GUEST", &[Literal("takeover"), Guest], "at the target: go on without source"),
+            form(
+                "set [GUEST] mode MODE",
+                &[Literal("set"), Literal("mode"), Mode],
+                "auto, precopy, postcopy, hybrid",
+            ),
             form(
                 "set [GUEST] bandwidth VALUE",
                 &[Literal("set"), Literal("bandwidth"), Value("VALUE")],
@@ -92,10 +109,14 @@ pub(super) static COMMANDS: [Entry; 12] = [
                 &[Literal("set"), Literal("downtime"), Value("VALUE")],
                 "limit the standstill: 300ms, 1s",
             ),
+            form("set GUEST ...", &[Literal("set"), Guest, Literal("mode"), Mode], ""),
             form("set GUEST ...", &[Literal("set"), Guest, Literal("bandwidth"), Value("VALUE")], ""),
             form("set GUEST ...", &[Literal("set"), Guest, Literal("downtime"), Value("VALUE")], ""),
         ],
-        notes: "Without GUEST, 'set' is for the one move under way, or else for all later ones.",
+        notes: "OPTIONS, for this move only: --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s.\n\
+                MODE: precopy sends all before the switch, postcopy all after it, hybrid each page once\n\
+                before and the rest after; auto sends before it what rounds make smaller.\n\
+                Without GUEST, 'set' is for the one move under way, or else for all later ones.",
     },
     Entry {
         name: "net",
@@ -246,7 +267,10 @@ mod tests {
         assert_eq!(text, "usage: vm start GUEST");
         text.clear();
         entry("migrate").unwrap().usage(Some("linux"), &mut text).unwrap();
-        assert!(text.starts_with("usage: migrate GUEST HOST\n       migrate status [GUEST]\n"), "{text}");
+        assert!(
+            text.starts_with("usage: migrate GUEST HOST [OPTIONS]\n       migrate status [GUEST]\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -7,6 +7,8 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
+use godwit_migration::Mode;
+
 use super::view::{
     Decision, GuestState, GuestView, LogLine, MachineView, MemView, MigrationFailure, MigrationReport,
     MigrationView, NetView, PciView, PeerView, Remark, VersionView,
@@ -89,6 +91,8 @@ pub enum Tuning {
     Bandwidth(Option<u64>),
     /// The most downtime that the source may cause.
     Downtime(Duration),
+    /// What goes before the switch and what after it.
+    Mode(Mode),
 }
 
 /// What became of an echo request.
@@ -125,6 +129,17 @@ pub enum Notice {
         peer: String,
         /// What there is to say.
         remark: Remark,
+    },
+    /// Parts of the memory of a guest that runs here are lost for good.
+    MemoryLost {
+        /// Which guest.
+        guest: String,
+        /// The host that had them.
+        peer: String,
+        /// How many pages.
+        pages: u32,
+        /// Where they are, as guest-physical address and number of pages: as many ranges as fit.
+        ranges: Vec<(u64, u32)>,
     },
     /// A guest ended.
     GuestEnded {
@@ -177,11 +192,16 @@ pub trait Host {
 
     /// The hosts that the configuration names.
     fn peers(&self) -> Vec<PeerView>;
-    /// Begins to move a guest. From then on it shows in [`Self::migrations`], and ends with a [`Notice`].
+    /// Begins to move a guest, with these changes to the limits for this move alone. From then on it shows in [`Self::migrations`], and ends with a [`Notice`].
     ///
     /// # Errors
     /// Why it cannot even begin.
-    fn migrate(&mut self, guest: &str, peer: &str) -> Result<(), ActionError>;
+    fn migrate(&mut self, guest: &str, peer: &str, tunings: &[Tuning]) -> Result<(), ActionError>;
+    /// Asks the lost target of a move again now, with a name at that host's address.
+    ///
+    /// # Errors
+    /// [`ActionError::NotMigrating`], or that there is no such host.
+    fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError>;
     /// Migrations under way, out and in.
     fn migrations(&self) -> Vec<MigrationView>;
     /// Asks an outgoing or incoming migration to end with the guest at its source; it ends with a [`Notice`].

@@ -1,6 +1,7 @@
 //! A line as a [`Command`]: what is asked, before anything is looked up.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 
@@ -15,6 +16,9 @@ pub(super) const LOG_LINES: usize = 20;
 /// The most lines that `log` shows.
 pub(super) const LOG_LINES_MAX: usize = 500;
 
+/// Words of the longest command: `migrate GUEST HOST` with three options, and one too many.
+const WORDS_MAX: usize = 10;
+
 /// What a person asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -25,13 +29,15 @@ pub(super) enum Command {
     /// Something about one guest.
     Vm(VmAction, String),
     /// Move a guest to a host.
-    Migrate { guest: String, peer: String },
+    Migrate { guest: String, peer: String, tunings: Vec<Tuning> },
     /// Moves under way, or one of them.
     MigrateStatus(Option<String>),
     /// End a move.
     MigrateCancel(Option<String>),
     /// Say who runs a guest whose move was cut at the commit.
     MigrateDecide(Decision, String),
+    /// Ask a lost host again, perhaps at another address.
+    MigrateRecover { guest: String, peer: Option<String> },
     /// Change a parameter of a move.
     MigrateSet { guest: Option<String>, tuning: Tuning },
     /// The network.
@@ -141,7 +147,8 @@ impl fmt::Display for ParseError {
 /// [`ParseError`] tells a person what to type instead.
 pub(super) fn parse(line: &str) -> Result<Option<Command>, ParseError> {
     let words = tokens(line).map_err(ParseError::Unclosed)?;
-    let words: arrayvec::ArrayVec<&str, 8> = words.iter().map(String::as_str).take(8).collect();
+    let words: arrayvec::ArrayVec<&str, WORDS_MAX> =
+        words.iter().map(String::as_str).take(WORDS_MAX).collect();
     let Some((&name, arguments)) = words.split_first() else { return Ok(None) };
     let Some(entry) = help::entry(name) else {
         return Err(ParseError::UnknownCommand(shown(name)));
@@ -203,20 +210,44 @@ fn migrate(entry: &'static Entry, arguments: &[&str]) -> Result<Command, ParseEr
         ["cancel", guest] => Ok(Command::MigrateCancel(Some(shown(guest)))),
         ["reclaim", guest] => Ok(Command::MigrateDecide(Decision::Reclaim, shown(guest))),
         ["release", guest] => Ok(Command::MigrateDecide(Decision::Release, shown(guest))),
-        ["set", "bandwidth" | "downtime", value] => {
+        ["takeover", guest] => Ok(Command::MigrateDecide(Decision::TakeOver, shown(guest))),
+        ["recover", guest] => Ok(Command::MigrateRecover { guest: shown(guest), peer: None }),
+        ["recover", guest, peer] => {
+            Ok(Command::MigrateRecover { guest: shown(guest), peer: Some(shown(peer)) })
+        }
+        ["set", "bandwidth" | "downtime" | "mode", value] => {
             Ok(Command::MigrateSet { guest: None, tuning: tuning(arguments[1], value)? })
         }
-        ["set", guest, "bandwidth" | "downtime", value] => {
+        ["set", guest, "bandwidth" | "downtime" | "mode", value] => {
             Ok(Command::MigrateSet { guest: Some(shown(guest)), tuning: tuning(arguments[2], value)? })
         }
         ["set", ..] => Err(usage(entry, arguments)),
-        [guest, peer] => Ok(Command::Migrate { guest: shown(guest), peer: shown(peer) }),
+        [guest, peer, options @ ..] => {
+            let tunings = tunings(entry, arguments, options)?;
+            Ok(Command::Migrate { guest: shown(guest), peer: shown(peer), tunings })
+        }
         _ => Err(usage(entry, arguments)),
     }
 }
 
+/// `--mode M --downtime-limit T --bandwidth N`, in any order.
+fn tunings(entry: &'static Entry, arguments: &[&str], options: &[&str]) -> Result<Vec<Tuning>, ParseError> {
+    let (pairs, rest) = options.as_chunks::<2>();
+    let option = |[name, value]: &[&str; 2]| match *name {
+        "--mode" => tuning("mode", value),
+        "--downtime-limit" => tuning("downtime", value),
+        "--bandwidth" => tuning("bandwidth", value),
+        _ => Err(usage(entry, arguments)),
+    };
+    if !rest.is_empty() {
+        return Err(usage(entry, arguments));
+    }
+    pairs.iter().map(option).collect()
+}
+
 fn tuning(parameter: &str, value: &str) -> Result<Tuning, ParseError> {
     let (tuning, wanted) = match parameter {
+        "mode" => (values::mode(value).map(Tuning::Mode), "a mode: auto, precopy, postcopy or hybrid"),
         "bandwidth" => {
             (values::bandwidth(value).map(Tuning::Bandwidth), "a bandwidth: 100mbit, 12MiB/s or none")
         }
@@ -259,6 +290,9 @@ mod tests {
 
     use super::{Command, LOG_LINES_MAX, PingTarget, RebootWhen, VmAction, parse};
     use crate::console::host::Tuning;
+    use crate::console::view::Decision;
+    use godwit_migration::Mode;
+    use std::vec;
 
     #[test]
     fn every_command_has_its_meaning() {
@@ -269,7 +303,25 @@ mod tests {
             ("vm list", Command::VmList),
             ("vm start linux", Command::Vm(VmAction::Start, linux())),
             ("vm console 'linux'", Command::Vm(VmAction::Console, linux())),
-            ("migrate linux b", Command::Migrate { guest: linux(), peer: "b".into() }),
+            ("migrate linux b", Command::Migrate { guest: linux(), peer: "b".into(), tunings: vec![] }),
+            (
+                "migrate linux b --bandwidth 8mbit --mode postcopy --downtime-limit 2s",
+                Command::Migrate {
+                    guest: linux(),
+                    peer: "b".into(),
+                    tunings: vec![
+                        Tuning::Bandwidth(Some(1_000_000)),
+                        Tuning::Mode(Mode::PostCopy),
+                        Tuning::Downtime(Duration::from_secs(2)),
+                    ],
+                },
+            ),
+            ("migrate recover linux", Command::MigrateRecover { guest: linux(), peer: None }),
+            ("migrate takeover linux", Command::MigrateDecide(Decision::TakeOver, linux())),
+            (
+                "migrate set mode hybrid",
+                Command::MigrateSet { guest: None, tuning: Tuning::Mode(Mode::Hybrid) },
+            ),
             ("migrate status", Command::MigrateStatus(None)),
             ("migrate cancel linux", Command::MigrateCancel(Some(linux()))),
             (
@@ -305,10 +357,11 @@ mod tests {
             ("vm start a b", "usage: vm start GUEST"),
             ("mem now", "usage: mem"),
             ("log lots", "'lots' is not a number of lines or a level: error, warn, info, debug, trace"),
+            ("migrate linux b --mode fast", "'fast' is not a mode: auto, precopy, postcopy or hybrid"),
             ("migrate set bandwidth fast", "'fast' is not a bandwidth: 100mbit, 12MiB/s or none"),
             (
                 "migrate set",
-                "usage: migrate set [GUEST] bandwidth VALUE\n       migrate set [GUEST] downtime VALUE",
+                "usage: migrate set [GUEST] mode MODE\n       migrate set [GUEST] bandwidth VALUE\n       migrate set [GUEST] downtime VALUE",
             ),
             ("vm start 'x", "the ' in column 10 is not closed"),
         ] {

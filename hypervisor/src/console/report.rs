@@ -5,7 +5,9 @@
 use alloc::string::String;
 use core::fmt::{self, Write};
 
-use godwit_migration::{Downtime, Recall, Report, Stage, Stops};
+use core::time::Duration;
+
+use godwit_migration::{Downtime, PostCopy, Recall, Report, Stage, Stops};
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
@@ -20,9 +22,35 @@ pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
         },
         Notice::MigrationFailed(failure) => failed(failure, out),
         Notice::Migration { guest, peer, remark } => remarked(guest, peer, *remark, out),
+        Notice::MemoryLost { guest, peer, pages, ranges } => lost(guest, peer, *pages, ranges, out),
         Notice::GuestEnded { guest, reason } => {
             writeln!(out, "{guest} ended: {}", printable(reason).collect::<String>())
         }
+    }
+}
+
+/// What went after the switch, as lines: why, how much, and how long the guest waited for it.
+pub(super) struct AfterSwitch<'a>(pub(super) &'a PostCopy);
+
+impl fmt::Display for AfterSwitch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PostCopy { why, pages, filling, waits, interruptions } = *self.0;
+        if let Some(why) = why {
+            writeln!(f, "after the switch: {pages} pages, {why}")?;
+        } else {
+            writeln!(f, "after the switch: {pages} pages")?;
+        }
+        if filling > Duration::ZERO {
+            writeln!(f, "  last page after {}; the guest waited {} times", Span(filling), waits.count)?;
+            if waits.count > 0 {
+                write!(f, "  waits: p50 {}, p99 {}, ", Span(waits.median), Span(waits.p99))?;
+                writeln!(f, "max {}, {} in all", Span(waits.longest), Span(waits.total))?;
+            }
+        }
+        if interruptions > 0 {
+            writeln!(f, "  the connection was lost, times: {interruptions}")?;
+        }
+        Ok(())
     }
 }
 
@@ -36,6 +64,9 @@ fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     writeln!(out, "digest: {:016x} at both ends", report.digest)?;
     if stops.recalls() > 0 {
         writeln!(out, "{}", InVain(stops))?;
+    }
+    if let Some(post_copy) = &report.post_copy {
+        write!(out, "{}", AfterSwitch(post_copy))?;
     }
     let (total, downtime) = (Span(*total), Span(downtime.total));
     write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, ")?;
@@ -80,8 +111,24 @@ impl fmt::Display for Causes<'_> {
     }
 }
 
+fn lost(guest: &str, peer: &str, pages: u32, ranges: &[(u64, u32)], out: &mut impl Write) -> fmt::Result {
+    writeln!(out, "{guest}: {pages} pages were still at {peer} and are lost; it stops if it touches one:")?;
+    let mut named = 0;
+    for (address, count) in ranges {
+        writeln!(out, "  {address:#x}, {count} pages")?;
+        named += count;
+    }
+    if named < pages {
+        writeln!(out, "  and {} more", pages - named)?;
+    }
+    Ok(())
+}
+
 fn arrived(arrived: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     let MigrationReport { guest, peer, report, .. } = arrived;
+    if let Some(post_copy) = &report.post_copy {
+        write!(out, "{}", AfterSwitch(post_copy))?;
+    }
     write!(out, "{guest} arrived from {peer}: total {}, ", Span(report.total))?;
     writeln!(out, "received {}, digest {:016x}, verified", Bytes(report.bytes_received), report.digest)
 }
@@ -115,6 +162,28 @@ fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fm
         Remark::CommitUnknown => {
             writeln!(out, "{guest}: {peer} was told to run it and did not answer; it is held here until")?;
             writeln!(out, "  {peer} has been asked, so that it never runs twice")
+        }
+        Remark::Switching(why) => {
+            writeln!(out, "{guest}: switching to {peer} before all memory is there, {why}")
+        }
+        Remark::Interrupted => {
+            writeln!(
+                out,
+                "{guest}: the connection with {peer} is lost before all memory was there; it goes on"
+            )?;
+            writeln!(out, "  with what has come, and {peer} is tried again ('migrate recover {guest}': now)")
+        }
+        Remark::Reconnected => writeln!(out, "{guest}: {peer} is back, memory flows again"),
+        Remark::DigestDiffers => {
+            writeln!(out, "{guest}: what came after the switch is not what {peer} had; do not trust it")
+        }
+        Remark::TargetLost => {
+            writeln!(
+                out,
+                "{guest}: {peer} was restarted while it ran there, and it is lost with it; decide:"
+            )?;
+            writeln!(out, "  'migrate reclaim {guest}': it goes on here from where it was switched")?;
+            writeln!(out, "  'migrate release {guest}': nobody wants that")
         }
         Remark::TargetForgot => {
             writeln!(out, "{guest}: {peer} was restarted and does not know whether it ran it; decide:")?;

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use godwit_migration::Mode;
+
 /// A cap on the wire, in bytes per second, from `100` or `100mbit` (megabits per second, as in godwit.toml),
 /// `12MiB` or `500KiB` (per second, with or without `/s`); 0, `none` and `off` lift it. `None`: not a bandwidth.
 pub(super) fn bandwidth(text: &str) -> Option<Option<u64>> {
@@ -32,6 +34,11 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         () => return None,
     };
     (1..=3_600_000).contains(&millis).then(|| Duration::from_millis(millis))
+}
+
+/// A mode of moving memory, by its name.
+pub(super) fn mode(text: &str) -> Option<Mode> {
+    Mode::ALL.into_iter().find(|mode| text.eq_ignore_ascii_case(mode.name()))
 }
 
 /// A number and what follows it.

@@ -97,6 +97,12 @@ impl Machine {
             .map_err(|error| ActionError::NotMigrating(error.0))
     }
 
+    fn address_of(&self, peer: &str) -> Result<core::net::SocketAddrV4, ActionError> {
+        let peers = self.platform.info.configuration.peers().iter();
+        let known = peers.map(network::peer).find(|known| known.name == peer);
+        known.map(|known| known.address).ok_or_else(|| ActionError::NoSuchPeer(peer.to_string()))
+    }
+
     fn connected(&mut self) -> Result<&mut Connected, ActionError> {
         self.network
             .as_mut()
@@ -170,17 +176,26 @@ impl Host for Machine {
         self.platform.info.configuration.peers().iter().map(network::peer).collect()
     }
 
-    fn migrate(&mut self, guest: &str, peer: &str) -> Result<(), ActionError> {
+    fn migrate(&mut self, guest: &str, peer: &str, tunings: &[Tuning]) -> Result<(), ActionError> {
         self.connected()?;
-        let peers = self.platform.info.configuration.peers().iter();
-        let known = peers.map(network::peer).find(|known| known.name == peer);
-        let known = known.ok_or_else(|| ActionError::NoSuchPeer(peer.to_string()))?;
+        let to = (peer, self.address_of(peer)?);
         let now = migration_time(Instant::now());
-        let to = (peer, known.address);
-        self.migrations.start(now, &mut self.guests, guest, to).map_err(|error| match error {
+        let policy = self.migrations.settings().policy;
+        let policy = tunings.iter().fold(policy, |policy, tuning| migration_view::tuned(policy, *tuning));
+        self.migrations.start(now, &mut self.guests, guest, to, policy).map_err(|error| match error {
             StartError::AlreadyMigrating(guest) => ActionError::AlreadyMigrating(guest),
             other => ActionError::Refused(other.to_string()),
         })
+    }
+
+    fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError> {
+        if let Some(peer) = peer {
+            let address = self.address_of(peer)?;
+            self.migrations
+                .redirect(guest, (peer, address))
+                .map_err(|error| ActionError::NotMigrating(error.0))?;
+        }
+        self.command(guest, Command::Retry)
     }
 
     fn migrations(&self) -> Vec<MigrationView> {
@@ -198,6 +213,7 @@ impl Host for Machine {
             match decision {
                 Decision::Reclaim => Command::Reclaim,
                 Decision::Release => Command::Release,
+                Decision::TakeOver => Command::TakeOver,
             },
         )
     }

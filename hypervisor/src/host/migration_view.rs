@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use godwit_boot::config::Configuration;
-use godwit_migration::{Event, Instant, Policy, TargetPolicy};
+use godwit_migration::{Event, Instant, PAGE_BYTES, Page, Policy, TargetPolicy};
 
 use crate::console::view::{Aftermath, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
 use crate::console::{Notice, Tuning};
 use crate::guests::{Guests, Key};
 use crate::migrate::{self, Migrations, Occurrence, What};
+use crate::vm::memory::GuestRam;
 
 const BITS_PER_BYTE: u64 = 8;
 
@@ -36,6 +37,7 @@ pub(super) fn tuned(policy: Policy, tuning: Tuning) -> Policy {
     match tuning {
         Tuning::Bandwidth(limit) => Policy { bandwidth_bytes_per_second: limit, ..policy },
         Tuning::Downtime(limit) => Policy { downtime_limit: limit, ..policy },
+        Tuning::Mode(mode) => Policy { mode, ..policy },
     }
 }
 
@@ -56,6 +58,7 @@ pub(super) fn all(
                 peer: peer_name(configuration, &view.peer),
                 side: side(view.side),
                 status: view.status,
+                mode: policy.mode,
                 bandwidth_limit: policy.bandwidth_bytes_per_second,
                 downtime_limit: policy.downtime_limit,
             }
@@ -77,6 +80,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
     };
     match event {
         Event::Completed(report) => {
+            let report = *report;
             Some(Notice::Moved(Box::new(MigrationReport { guest, peer, side: side(end), report })))
         }
         Event::Aborted(reason, _) => Some(Notice::MigrationFailed(MigrationFailure {
@@ -99,6 +103,16 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::LimitOverruled => remark(Remark::LimitOverruled),
         Event::CommitUnknown => remark(Remark::CommitUnknown),
         Event::TargetForgot => remark(Remark::TargetForgot),
+        Event::TargetLost => remark(Remark::TargetLost),
+        Event::Switching(why) => remark(Remark::Switching(why)),
+        Event::Interrupted => remark(Remark::Interrupted),
+        Event::Reconnected => remark(Remark::Reconnected),
+        Event::DigestDiffers => remark(Remark::DigestDiffers),
+        Event::MemoryLost { pages, ranges } => {
+            let address = |page: Page| GuestRam::frame_of(page.0 as usize).as_u64() * PAGE_BYTES as u64;
+            let ranges = ranges.into_iter().map(|(first, count)| (address(first), count)).collect();
+            Some(Notice::MemoryLost { guest, peer, pages, ranges })
+        }
         Event::CleanupFailed(step, failure) => {
             log::warn!("{guest}: {step} failed after its migration: {failure}");
             None

@@ -146,6 +146,7 @@ impl<K: Copy> Migrations<K> {
         house: &mut H,
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
+        policy: Policy,
     ) -> Result<(), StartError> {
         if self.outgoing.iter().any(|outgoing| outgoing.guest == guest) {
             return Err(StartError::AlreadyMigrating(guest.to_string()));
@@ -154,12 +155,27 @@ impl<K: Copy> Migrations<K> {
             return Err(StartError::TooMany);
         }
         let (key, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
-        let (policy, id) = (self.settings.policy, house.new_migration());
+        let id = house.new_migration();
         let names = (id, description.id);
         let engine = Source::new(SourceConfig { migration: id, guest: description, policy });
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
         session.command(now, house, Command::Start);
         self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });
+        Ok(())
+    }
+
+    /// From now on the outgoing migration of `guest` reaches its target at another address.
+    ///
+    /// # Errors
+    /// [`NotMigrating`] if there is none.
+    pub fn redirect(
+        &mut self,
+        guest: &str,
+        (peer, address): (&str, SocketAddrV4),
+    ) -> Result<(), NotMigrating> {
+        let outgoing = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest);
+        let outgoing = outgoing.ok_or_else(|| NotMigrating(guest.to_string()))?;
+        outgoing.session.redirect(peer.to_string(), address);
         Ok(())
     }
 

@@ -89,6 +89,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
         &self.peer
     }
 
+    /// Connects to another address from now on.
+    pub fn redirect(&mut self, peer: alloc::string::String, address: SocketAddrV4) {
+        self.peer = peer;
+        self.address = Some(address);
+    }
+
     /// The guest.
     #[must_use]
     pub const fn guest(&self) -> K {

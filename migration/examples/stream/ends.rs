@@ -148,7 +148,7 @@ fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<
     };
     stream.shutdown(Shutdown::Both)?;
     listener.join().map_err(|_| "the listener has panicked")?;
-    Ok(outcome?)
+    Ok(*outcome?)
 }
 
 /// The target process: takes one guest, prints its CPU seconds and the hash of its RAM.

@@ -1,6 +1,8 @@
 //! From "the target holds everything" to "the target runs it": the commit, and what is done when its reply is
 //! lost. `docs/migration-protocol.md` has the whole story.
 
+use alloc::boxed::Box;
+
 use core::time::Duration;
 
 use super::Source;
@@ -72,7 +74,7 @@ impl Source {
         self.state = State::Finished;
         self.sender = self.sender.take().map(super::sender::Sender::into_summary);
         self.endpoint.enter(Phase::Completed);
-        self.last_word = Some(Event::Completed(self.report(now)));
+        self.last_word = Some(Event::Completed(Box::new(self.report(now))));
     }
 
     /// The target will never run the guest, or a person says so.
@@ -112,6 +114,14 @@ impl Source {
         }
     }
 
+    /// A person wants a lost target to be asked now.
+    pub(super) fn retry(&mut self, now: Instant) {
+        if let State::Unknown(Asking::Waiting(_), _) | State::Serving(Some(Asking::Waiting(_))) = self.state {
+            self.ask_again = ASK_AGAIN_MIN;
+            self.reconnect(now);
+        }
+    }
+
     pub(super) fn reconnect(&mut self, now: Instant) {
         let until = now.after(self.policy.peer_timeout);
         if let State::Unknown(asking, _) | State::Serving(Some(asking)) = &mut self.state {
@@ -137,10 +147,11 @@ impl Source {
             Fate::Starting => {}
             Fate::Unknown => {
                 self.endpoint.hang_up();
+                let is_lost = self.is_serving();
                 if let State::Unknown(asking, _) | State::Serving(Some(asking)) = &mut self.state {
                     *asking = Asking::Forgotten;
                 }
-                self.endpoint.tell(Event::TargetForgot);
+                self.endpoint.tell(if is_lost { Event::TargetLost } else { Event::TargetForgot });
             }
         }
     }

@@ -265,6 +265,7 @@ impl Source {
             Command::Reclaim | Command::Release if !matches!(self.state, State::Unknown(..)) => {}
             Command::Reclaim => self.reclaim(now, AbortReason::LinkLost),
             Command::Release => self.release(now),
+            Command::Retry => self.retry(now),
             Command::TakeOver => {}
         }
     }
@@ -427,11 +428,7 @@ impl Source {
                 self.state = State::Harvesting;
                 self.harvest(now);
             }
-            State::Stopped(..) => {
-                if !self.recall_if_overrun(now) {
-                    self.switch_if_late(now);
-                }
-            }
+            State::Stopped(..) => self.mind_the_limit(now),
             _ => {}
         }
         let patience = self.policy.peer_timeout;

@@ -106,8 +106,9 @@ impl Source {
         }
     }
 
-    pub(super) fn switch_if_late(&mut self, now: Instant) {
-        if now >= self.switch_at() {
+    /// Looks after the time of a stop that is under way.
+    pub(super) fn mind_the_limit(&mut self, now: Instant) {
+        if !self.recall_if_overrun(now) && now >= self.switch_at() {
             self.decide_to_switch(Why::Overrun(self.pages_left()));
             self.declare_absent(now);
         }

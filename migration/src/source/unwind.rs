@@ -1,5 +1,7 @@
 //! Undoing an attempt: the guest runs on, unthrottled, its dirty log off.
 
+use alloc::boxed::Box;
+
 use super::Source;
 use super::state::State;
 use crate::io::{Event, GuestAction, GuestEvent, Step};
@@ -94,7 +96,7 @@ impl Source {
         if let State::Aborting(reason, _) = core::mem::replace(&mut self.state, State::Finished) {
             self.sender = self.sender.take().map(super::sender::Sender::into_summary);
             self.endpoint.enter(Phase::Aborted);
-            self.last_word = Some(Event::Aborted(reason, self.report(now)));
+            self.last_word = Some(Event::Aborted(reason, Box::new(self.report(now))));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! From "everything is here" to "it runs here", and back to "it never will".
 
+use alloc::boxed::Box;
+
 use super::{Decider, State, Target, permit_after_commit};
 use crate::io::{Event, GuestAction, Step};
 use crate::permit::{MigrationId, RunPermit};
@@ -112,7 +114,7 @@ impl Target {
     pub(super) fn released(&mut self, now: Instant) {
         self.state = State::Released;
         self.endpoint.close();
-        let report = self.report(now);
+        let report = Box::new(self.report(now));
         self.receiver = None;
         self.last_word = Some(Event::Completed(report));
     }
@@ -269,7 +271,7 @@ impl Target {
             let reason = reason.clone();
             self.ended_at = Some(now);
             self.endpoint.enter(Phase::Aborted);
-            let report = self.report(now);
+            let report = Box::new(self.report(now));
             self.last_word = Some(Event::Aborted(reason.clone(), report));
             self.receiver = None;
             self.state = State::Disowned(reason);

@@ -346,3 +346,75 @@ impl Receiver {
         Ok((guest_digest(self.identities.sum(), self.page_count, section_digest(&state)), state))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    struct Ram {
+        pages: [PageBytes; 3],
+        published: Vec<Page>,
+    }
+
+    impl GuestRam for Ram {
+        fn page_count(&self) -> u32 {
+            3
+        }
+        fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {
+            *into = self.pages[page.0 as usize];
+            Ok(())
+        }
+        fn write_page(&mut self, page: Page, from: &PageBytes) -> Result<(), RamFailure> {
+            self.pages[page.0 as usize] = *from;
+            Ok(())
+        }
+        fn take_dirty(&mut self, _into: &mut PageBitmap) {}
+        fn set_absent(&mut self, _absent: &PageBitmap) -> Result<(), RamFailure> {
+            Ok(())
+        }
+        fn publish(&mut self, page: Page) {
+            self.published.push(page);
+        }
+    }
+
+    fn raw(page: u32, fill: u8, is_right: bool) -> Received {
+        let mut fold = Fold::default();
+        fold.add(Identity::of(&[fill + u8::from(!is_right); PAGE_BYTES]));
+        Record::decode(&Record::Raw { first: Page(page), count: 1 }.encode(fold)).unwrap()
+    }
+
+    #[test]
+    fn what_is_the_guests_is_written_by_nobody_else_and_what_is_wrong_does_not_become_its() {
+        let mut ram = Ram { pages: [[0; PAGE_BYTES]; 3], published: Vec::new() };
+        let mut receiver = Receiver::new(3).unwrap();
+        receiver.absent.insert(Page(1));
+        assert!(receiver.go_live());
+        let mut send = |page, fill, is_right| {
+            receiver.record(Channel::MAIN, raw(page, fill, is_right), &mut ram).unwrap();
+            let result = receiver.content(Channel::MAIN, &[fill; PAGE_BYTES], &mut ram);
+            (result.is_ok(), ram.pages.map(|page| page[0]), ram.published.len())
+        };
+        assert_eq!(send(0, 7, true), (true, [0, 0, 0], 0), "it was here before");
+        assert_eq!(send(1, 8, false), (false, [0, 8, 0], 0), "its check is wrong: nobody sees it");
+        assert_eq!(send(1, 9, true), (true, [0, 9, 0], 1));
+        assert_eq!(send(1, 5, true), (true, [0, 9, 0], 1), "it came twice");
+        let zero = Record::Zero { first: Page(0), count: 3 }.encode(Fold::default());
+        receiver.record(Channel::MAIN, Record::decode(&zero).unwrap(), &mut ram).unwrap();
+        assert_eq!(ram.pages.map(|page| page[0]), [0, 9, 0]);
+        assert_eq!(receiver.take_arrived(), [Page(1)]);
+    }
+
+    #[test]
+    fn records_of_two_channels_do_not_disturb_each_other() {
+        let mut ram = Ram { pages: [[0; PAGE_BYTES]; 3], published: Vec::new() };
+        let mut receiver = Receiver::new(3).unwrap();
+        (0..3).for_each(|page| receiver.absent.insert(Page(page)));
+        receiver.go_live();
+        receiver.record(Channel::MAIN, raw(0, 1, true), &mut ram).unwrap();
+        receiver.record(Channel::URGENT, raw(2, 3, true), &mut ram).unwrap();
+        receiver.content(Channel::URGENT, &[3; PAGE_BYTES], &mut ram).unwrap();
+        receiver.content(Channel::MAIN, &[1; PAGE_BYTES], &mut ram).unwrap();
+        assert_eq!(receiver.take_arrived(), [Page(2), Page(0)]);
+    }
+}

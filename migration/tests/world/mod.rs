@@ -2,6 +2,7 @@
 //! that can go wrong. Time is virtual. After every event the invariants are checked: at most one host runs the
 //! guest; where it runs, its RAM and devices are what it left.
 
+pub(crate) mod disaster;
 pub(crate) mod guest;
 pub(crate) mod hosts;
 pub(crate) mod link;

@@ -10,20 +10,21 @@ use super::super::format::{Bytes, Rate, Span};
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
 use super::super::progress::left_bytes;
-use super::super::report::InVain;
+use super::super::report::{AfterSwitch, InVain};
 use super::super::view::{Decision, MigrationView, Side};
 use super::{CommandError, Next, guest_named, known};
 
-/// `migrate GUEST HOST`.
+/// `migrate GUEST HOST [OPTIONS]`.
 pub(super) fn begin(
     guest: &str,
     peer: &str,
+    tunings: &[Tuning],
     host: &mut dyn Host,
     out: &mut Output,
 ) -> Result<Next, CommandError> {
     let guest = guest_named(guest, host)?;
     let peer = known("host", peer, host.peers().into_iter().map(|peer| peer.name).collect())?;
-    host.migrate(&guest, &peer)?;
+    host.migrate(&guest, &peer, tunings)?;
     writeln!(out, "moving {guest} to {peer}; Ctrl-C comes back to the prompt, the move goes on")?;
     Ok(Next::Watch { guest, peer })
 }
@@ -59,7 +60,22 @@ pub(super) fn cancel(guest: Option<&str>, host: &mut dyn Host, out: &mut Output)
     Ok(())
 }
 
-/// `migrate set [GUEST] bandwidth|downtime VALUE`.
+/// `migrate recover GUEST [HOST]`.
+pub(super) fn recover(
+    guest: &str,
+    peer: Option<&str>,
+    host: &mut dyn Host,
+    out: &mut Output,
+) -> Result<(), CommandError> {
+    let guest = guest_named(guest, host)?;
+    let names = || host.peers().into_iter().map(|peer| peer.name).collect();
+    let peer = peer.map(|peer| known("host", peer, names())).transpose()?;
+    host.recover(&guest, peer.as_deref())?;
+    writeln!(out, "asking again")?;
+    Ok(())
+}
+
+/// `migrate set [GUEST] mode|bandwidth|downtime VALUE`.
 pub(super) fn set(
     guest: Option<&str>,
     tuning: Tuning,
@@ -81,6 +97,7 @@ pub(super) fn set(
         Tuning::Bandwidth(None) => writeln!(out, "no cap on bandwidth")?,
         Tuning::Bandwidth(Some(rate)) => writeln!(out, "at most {}", Rate(rate))?,
         Tuning::Downtime(limit) => writeln!(out, "a downtime of at most {}", Span(limit))?,
+        Tuning::Mode(mode) => writeln!(out, "mode {}", mode.name())?,
     }
     Ok(())
 }
@@ -94,7 +111,7 @@ fn the_only(migrations: Vec<MigrationView>) -> Result<Option<String>, CommandErr
     }
 }
 
-/// `migrate reclaim|release GUEST`.
+/// `migrate reclaim|release|takeover GUEST`.
 pub(super) fn decide(
     guest: &str,
     decision: Decision,
@@ -106,6 +123,7 @@ pub(super) fn decide(
     match decision {
         Decision::Reclaim => writeln!(out, "{guest} goes on here")?,
         Decision::Release => writeln!(out, "{guest} is let go of")?,
+        Decision::TakeOver => writeln!(out, "{guest} goes on here without its source")?,
     }
     Ok(())
 }
@@ -123,7 +141,10 @@ fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
     writeln!(out, ", for {}", Span(status.elapsed))?;
     let verb = if *side == Side::Source { "sent" } else { "received" };
     writeln!(out, "  {verb} {}, left {}", Bytes(moved), Bytes(left_bytes(migration)))?;
-    if *side == Side::Target {
+    if let Some(post_copy) = &status.post_copy {
+        write!(out, "{}", AfterSwitch(post_copy))?;
+    }
+    if *side == Side::Target || status.phase == Phase::Recovering {
         return Ok(());
     }
     write!(out, "  wire {}", Rate(status.bytes_per_second))?;
@@ -131,13 +152,16 @@ fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
         Some(limit) => write!(out, " (at most {})", Rate(limit))?,
         None => write!(out, " (no cap)")?,
     }
+    if status.phase == Phase::PostCopy {
+        return writeln!(out);
+    }
     let dirty = status.dirty_pages_per_second.saturating_mul(PAGE_BYTES as u64);
     write!(out, ", dirty rate {}", Rate(dirty))?;
     match status.throttle_percent {
         0 => writeln!(out)?,
         percent => writeln!(out, ", guest slowed by {percent} %")?,
     }
-    write!(out, "  downtime at most {}", Span(migration.downtime_limit))?;
+    write!(out, "  mode {}, downtime at most {}", migration.mode.name(), Span(migration.downtime_limit))?;
     if let Some(now) = status.downtime_estimate {
         write!(out, ", {} if it stopped now", Span(now))?;
     }

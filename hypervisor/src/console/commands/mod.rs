@@ -100,7 +100,10 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::Help(Some(name)) => help::entry(name).map_or(Ok(()), |entry| help::one(entry, out))?,
         Command::VmList => guests::list(host, out)?,
         Command::Vm(action, name) => return guests::act(action, &name, host, out),
-        Command::Migrate { guest, peer } => return migrate::begin(&guest, &peer, host, out),
+        Command::Migrate { guest, peer, tunings } => {
+            return migrate::begin(&guest, &peer, &tunings, host, out);
+        }
+        Command::MigrateRecover { guest, peer } => migrate::recover(&guest, peer.as_deref(), host, out)?,
         Command::MigrateStatus(guest) => migrate::status(guest.as_deref(), host, out)?,
         Command::MigrateCancel(guest) => migrate::cancel(guest.as_deref(), host, out)?,
         Command::MigrateSet { guest, tuning } => migrate::set(guest.as_deref(), tuning, host, out)?,

@@ -71,8 +71,10 @@ pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> Mi
         elapsed: Duration::from_secs(4),
         downtime: Downtime::default(),
         stops: Stops::default(),
+        post_copy: None,
     };
     MigrationView {
+        mode: godwit_migration::Mode::Auto,
         guest: "linux".into(),
         peer: "b".into(),
         side: Side::Source,
@@ -209,8 +211,14 @@ impl Host for FakeHost {
         vec![peer("b", 2), peer("far", 77)]
     }
 
-    fn migrate(&mut self, guest: &str, peer: &str) -> Result<(), ActionError> {
-        self.asked.push(alloc::format!("migrate {guest} {peer}"));
+    fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError> {
+        self.asked.push(alloc::format!("recover {guest} {peer:?}"));
+        Ok(())
+    }
+
+    fn migrate(&mut self, guest: &str, peer: &str, tunings: &[Tuning]) -> Result<(), ActionError> {
+        let with = if tunings.is_empty() { String::new() } else { alloc::format!(" {tunings:?}") };
+        self.asked.push(alloc::format!("migrate {guest} {peer}{with}"));
         if !self.migrations.is_empty() {
             return Err(ActionError::AlreadyMigrating(guest.to_string()));
         }

@@ -1,16 +1,20 @@
 //! `migrate`: the progress line, its end, and what can be done meanwhile.
 
 use core::time::Duration;
+use std::string::String;
 
-use godwit_migration::{Downtime, PageCounts, Phase, Recall, Report, Stage, Stops};
+use godwit_migration::{Downtime, PageCounts, Phase, PostCopy, Recall, Report, Stage, Stops, Waits, Why};
 
 use super::fake::migration;
 use super::person::Person;
 use crate::console::Notice;
 use crate::console::view::{Aftermath, MigrationFailure, MigrationReport, Remark, Side};
 
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
 fn moved(side: Side) -> Notice {
-    let ms = Duration::from_millis;
     let downtime = Downtime {
         pause: ms(1),
         harvest: ms(2),
@@ -27,6 +31,7 @@ fn moved(side: Side) -> Notice {
         total: ms(12_300),
         downtime,
         stops,
+        post_copy: None,
         rounds: 4,
         pages: PageCounts { zero: 23_558, raw: 210, compressed: 9_000, referenced: 120, unchanged: 11 },
         pages_in_downtime: 41,
@@ -46,6 +51,37 @@ fn failure(aftermath: Aftermath) -> Notice {
         reason: "b does not answer".into(),
         aftermath,
     })
+}
+
+#[test]
+fn what_went_after_the_switch_is_told_with_its_waits() {
+    let mut notice = moved(Side::Source);
+    let Notice::Moved(report) = &mut notice else { panic!("it moved") };
+    report.report.post_copy = Some(PostCopy {
+        why: Some(Why::Stalled { left: 900, sent: 1000 }),
+        pages: 900,
+        filling: ms(1200),
+        waits: Waits { count: 14, median: ms(2), p99: ms(4), longest: ms(5), total: ms(30) },
+        interruptions: 1,
+    });
+    let mut text = String::new();
+    super::super::report::notice(&notice, &mut text).unwrap();
+    let told = "after the switch: 900 pages, since rounds did not pay: 1000 sent, 900 dirty again\n  \
+                last page after 1.2 s; the guest waited 14 times\n  \
+                waits: p50 2.0 ms, p99 4.0 ms, max 5.0 ms, 30 ms in all\n  \
+                the connection was lost, times: 1\n";
+    assert!(text.contains(told), "{text}");
+}
+
+#[test]
+fn lost_memory_is_named_by_address() {
+    let ranges = std::vec![(0x1000, 2), (0x1_0000_0000, 1)];
+    let notice = Notice::MemoryLost { guest: "linux".into(), peer: "a".into(), pages: 5, ranges };
+    let mut text = String::new();
+    super::super::report::notice(&notice, &mut text).unwrap();
+    let told = "linux: 5 pages were still at a and are lost; it stops if it touches one:\n  0x1000, 2 pages\n  \
+                0x100000000, 1 pages\n  and 2 more\n";
+    assert_eq!(text, told);
 }
 
 #[test]
@@ -146,7 +182,7 @@ a>"
 linux to b: pre-copy, round 1, for 4.0 s
   sent 10.0 MiB, left 12.0 MiB
   wire 9.00 MiB/s (no cap), dirty rate 400 KiB/s
-  downtime at most 300 ms, 250 ms if it stopped now; about 1.3 s left
+  mode auto, downtime at most 300 ms, 250 ms if it stopped now; about 1.3 s left
 a>"
     );
     person.types("vm li");

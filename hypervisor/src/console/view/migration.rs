@@ -4,7 +4,7 @@
 use alloc::string::String;
 use core::time::Duration;
 
-use godwit_migration::{Recall, Report, Status};
+use godwit_migration::{Mode, Recall, Report, Status, Why};
 
 /// Which end of a migration this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Side {
 /// One migration under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigrationView {
+    /// What goes before the switch and what after it, at the source.
+    pub mode: Mode,
     /// The guest that moves.
     pub guest: String,
     /// The other host: its name, or its address if the configuration does not name it.
@@ -82,6 +84,16 @@ pub enum Remark {
     CommitUnknown,
     /// The other host was restarted since and does not know: a person has to decide.
     TargetForgot,
+    /// The rest goes after the switch, and why.
+    Switching(Why),
+    /// The connection was lost after the switch.
+    Interrupted,
+    /// It stands again.
+    Reconnected,
+    /// The other host was restarted, and the guest was lost with it: a person has to decide.
+    TargetLost,
+    /// What came after the switch is not what was sent.
+    DigestDiffers,
 }
 
 /// What a person decides when nobody can be asked who runs the guest.
@@ -91,4 +103,6 @@ pub enum Decision {
     Reclaim,
     /// The other host runs it: this one lets go of it.
     Release,
+    /// The other host is gone for good: the guest goes on here with what has come.
+    TakeOver,
 }

@@ -3,7 +3,9 @@
 use alloc::string::ToString;
 use core::time::Duration;
 
-use godwit_migration::{AbortReason, Blame, Command, Event, GuestFailure, Instant, Phase, Refusal, Step};
+use godwit_migration::{
+    AbortReason, Blame, Command, Event, GuestFailure, Instant, Phase, Policy, Refusal, Step,
+};
 
 use super::super::Side;
 use super::super::wire::{Change, Wire};
@@ -99,7 +101,11 @@ fn a_target_that_takes_nothing_does_not_keep_the_source_from_trying_again() {
     world.net.listen(STRANGER, super::PORT);
     let to = ("c", core::net::SocketAddrV4::new(STRANGER, super::PORT));
     world.net.window = 16;
-    world.source.migrations.start(world.now, &mut world.source.house, "linux", to).unwrap();
+    world
+        .source
+        .migrations
+        .start(world.now, &mut world.source.house, "linux", to, Policy::default())
+        .unwrap();
     world.pass(Duration::from_secs(45));
     assert!(world.source.views(world.now).is_empty(), "{}", world.state());
     assert!(matches!(world.source.aborts("linux")[..], [AbortReason::PeerSilent(_)]));

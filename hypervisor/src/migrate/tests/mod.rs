@@ -124,7 +124,8 @@ impl World {
 
     fn start(&mut self, guest: &str) -> Result<(), StartError> {
         let to = ("b", SocketAddrV4::new(TARGET, PORT));
-        self.source.migrations.start(self.now, &mut self.source.house, guest, to)
+        let policy = self.source.migrations.settings().policy;
+        self.source.migrations.start(self.now, &mut self.source.house, guest, to, policy)
     }
 
     /// Begins to move `linux` and goes on until the source is in `phase`.

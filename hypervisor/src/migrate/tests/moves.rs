@@ -51,7 +51,11 @@ fn a_guest_moves_there_and_back() {
     world.until_quiet();
     world.assert_moved("linux");
     let back = ("a", core::net::SocketAddrV4::new(super::SOURCE, super::PORT));
-    world.target.migrations.start(world.now, &mut world.target.house, "linux", back).unwrap();
+    world
+        .target
+        .migrations
+        .start(world.now, &mut world.target.house, "linux", back, Policy::default())
+        .unwrap();
     world.until_quiet();
     assert!(world.source.house.runs("linux") && world.target.house.names().is_empty());
     assert!(world.source.events("linux").any(|event| *event == Event::Arrived(Generation(3))));
