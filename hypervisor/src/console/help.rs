@@ -113,7 +113,7 @@ pub(super) static COMMANDS: [Entry; 12] = [
             form("set GUEST ...", &[Literal("set"), Guest, Literal("bandwidth"), Value("VALUE")], ""),
             form("set GUEST ...", &[Literal("set"), Guest, Literal("downtime"), Value("VALUE")], ""),
         ],
-        notes: "OPTIONS, for this move only: --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s.\n\
+        notes: "OPTIONS (this move): --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s.\n\
                 MODE: precopy sends all before the switch, postcopy all after it, hybrid each page once\n\
                 before and the rest after; auto sends before it what rounds make smaller.\n\
                 Without GUEST, 'set' is for the one move under way, or else for all later ones.",
