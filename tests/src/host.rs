@@ -126,7 +126,10 @@ impl Host {
     }
 
     /// Types `line` and Enter; what was printed before Enter counts as seen.
-    fn enter(&mut self, line: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn enter(&mut self, line: &str) -> Result<()> {
         let serial = self.serial();
         serial.send(line)?;
         serial.skip_pending();
@@ -253,6 +256,11 @@ impl Host {
             },
             Err(outcome) => Ok(outcome),
         }
+    }
+
+    /// Takes its machine's power away.
+    pub fn kill(&mut self) {
+        self.machine.kill();
     }
 
     /// Back to a prompt from wherever a failed check left the console.

@@ -18,6 +18,7 @@ mod host;
 mod linux;
 mod moves;
 mod nested;
+mod postcopy;
 mod version;
 mod without;
 
@@ -30,6 +31,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn groups() -> Vec<Group> {
     let guest_machines = [Kind::Bochs, Kind::QemuKvm];
     let mut groups: Vec<Group> = guest_machines.into_iter().map(moves::group).collect();
+    groups.extend(guest_machines.into_iter().map(postcopy::group));
     groups.push(nested::group(Kind::kvm()));
     groups.extend(guest_machines.into_iter().map(linux::group));
     groups.extend(guest_machines.into_iter().map(faults::group));

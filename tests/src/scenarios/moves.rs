@@ -14,10 +14,10 @@ use crate::peer::{Connection, Peer};
 use crate::suite::{Check, Group, eventually};
 use crate::switch::Conditions;
 
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);
 const MIGRATION_PORT: u16 = 7_100;
 /// The bare-metal guest that rewrites memory.
-const SWEEPER: &str = "sweeper";
+pub(super) const SWEEPER: &str = "sweeper";
 /// Needs more memory than host b has.
 const BIG: &str = "big";
 const B_MEMORY_MIB: u32 = 384;
@@ -87,7 +87,7 @@ fn paused_moves(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// The sweeper has just completed two sweeps without finding a damaged page.
-fn sweeps(host: &mut Host) -> Result<()> {
+pub(super) fn sweeps(host: &mut Host) -> Result<()> {
     host.attach(SWEEPER, "", COMMAND_TIMEOUT)?;
     host.serial().skip_pending();
     for _ in 0..2 {
@@ -98,7 +98,7 @@ fn sweeps(host: &mut Host) -> Result<()> {
 }
 
 /// At most one host may run a guest, and it is host `index`.
-fn runs_only_at(cluster: &mut Cluster, guest: &str, index: usize) -> Result<()> {
+pub(super) fn runs_only_at(cluster: &mut Cluster, guest: &str, index: usize) -> Result<()> {
     cluster.hosts[index].expect_state(guest, "running")?;
     match cluster.hosts[other(index)].guest_state(guest)? {
         Some((state, row)) if state != "stopped" => bail!("it is not gone from the other host: {row}"),
@@ -115,7 +115,7 @@ fn linux_moves(cluster: &mut Cluster, from: usize, to: usize) -> Result<()> {
 }
 
 /// Linux runs at host `index` only, with its data, a quiet kernel, and an uptime that has gone on from `before`.
-fn is_whole(cluster: &mut Cluster, index: usize, before: f64) -> Result<()> {
+pub(super) fn is_whole(cluster: &mut Cluster, index: usize, before: f64) -> Result<()> {
     runs_only_at(cluster, LINUX, index)?;
     let host = &mut cluster.hosts[index];
     let after = uptime(host)?;
@@ -137,7 +137,7 @@ fn busy_linux_moves(cluster: &mut Cluster) -> Result<()> {
     pattern_is_whole(&mut cluster.hosts[1])
 }
 
-fn pattern_is_whole(host: &mut Host) -> Result<()> {
+pub(super) fn pattern_is_whole(host: &mut Host) -> Result<()> {
     let output = run(host, "pattern check", SWEEP_TIMEOUT)?;
     ensure!(output.contains("violations=0"), "{output}");
     Ok(())

@@ -1,0 +1,175 @@
+//! Guests whose memory goes after the switch: they run at the target before it is there, over a wire that is cut and
+//! beside hosts that die.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::linux::{LINUX, run, start, uptime};
+use super::moves::{SWEEP_TIMEOUT, SWEEPER, is_whole, pattern_is_whole, runs_only_at, sweeps};
+use crate::cluster::{Cluster, Plan};
+use crate::config::GuestConfig;
+use crate::figures::Moved;
+use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
+use crate::machine::{Kind, OnReset};
+use crate::suite::{Check, Group, eventually};
+
+/// So slow that there is time to interfere.
+const SLOWLY: &str = "--mode postcopy --bandwidth 4mbit";
+
+pub(super) fn group(kind: Kind) -> Group {
+    Group { name: "postcopy", kind, weight: 2, plan, checks: CHECKS }
+}
+
+fn plan(kind: Kind) -> Plan {
+    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 1024 80000");
+    sweeper.memory_mib = 32;
+    let mut linux = GuestConfig::linux(LINUX, 96);
+    linux.command_line.push_str(" godwit.data_mib=8");
+    let mut plan = Plan::new("postcopy", kind, 2).guest(0, linux).guest(0, sweeper);
+    plan.hosts[1].on_reset = OnReset::Restart;
+    plan
+}
+
+const CHECKS: &[Check] = &[
+    Check {
+        name: "a guest that rewrites memory moves before its memory and loses nothing",
+        run: |c| sweeper_moves(c, 0, "postcopy"),
+    },
+    Check { name: "it comes back in hybrid mode", run: |c| sweeper_moves(c, 1, "hybrid") },
+    Check { name: "Linux boots at the source", run: |cluster| start(&mut cluster.hosts[0]) },
+    Check { name: "two guests move in opposite directions at once", run: opposite },
+    Check { name: "busy Linux is switched by itself when rounds do not pay", run: auto_switches },
+    Check { name: "a wire cut twice while memory is on its way loses nothing", run: cut_twice },
+    Check {
+        name: "a target that is restarted loses the guest, and a person has it go on",
+        run: target_restarts,
+    },
+    Check { name: "a source that dies leaves a guest that knows what it lost", run: source_dies },
+];
+
+fn moved(host: &mut Host, guest: &str, peer: &str, options: &str) -> Result<Moved> {
+    host.enter(&format!("migrate {guest} {peer} {options}"))?;
+    let moved = host.finish_migrate(guest, peer, MOVE_TIMEOUT)?.moved()?;
+    println!("     {}", moved.line);
+    moved
+        .details
+        .lines()
+        .skip_while(|line| !line.starts_with("after"))
+        .for_each(|line| println!("     {line}"));
+    Ok(moved)
+}
+
+fn name(index: usize) -> &'static str {
+    ["a", "b"][index]
+}
+
+fn sweeper_moves(cluster: &mut Cluster, from: usize, mode: &str) -> Result<()> {
+    if mode == "postcopy" {
+        cluster.hosts[from].succeed(&format!("vm start {SWEEPER}"))?;
+        sweeps(&mut cluster.hosts[from])?;
+    }
+    let to = 1 - from;
+    let moved = moved(&mut cluster.hosts[from], SWEEPER, name(to), &format!("--mode {mode}"))?;
+    ensure!(moved.details.contains("after the switch: "), "{}", moved.details);
+    if mode == "postcopy" {
+        ensure!(moved.rounds == 0, "{}", moved.line);
+        ensure!(moved.details.contains("waits: p50"), "nobody waited for a page: {}", moved.details);
+    }
+    runs_only_at(cluster, SWEEPER, to)?;
+    sweeps(&mut cluster.hosts[to])
+}
+
+/// The sweeper goes to b while Linux, there for a moment, comes back.
+fn opposite(cluster: &mut Cluster) -> Result<()> {
+    let before = uptime(&mut cluster.hosts[0])?;
+    moved(&mut cluster.hosts[0], LINUX, "b", "--mode postcopy")?;
+    is_whole(cluster, 1, before)?;
+    let [a, b] = &mut cluster.hosts[..] else { bail!("two hosts") };
+    let (there, back) = std::thread::scope(|scope| {
+        let there = scope.spawn(|| moved(a, SWEEPER, "b", "--mode postcopy"));
+        let back = moved(b, LINUX, "a", "--mode postcopy");
+        (there.join(), back)
+    });
+    back.context("Linux")?;
+    there.map_err(|_| anyhow::anyhow!("the thread that types has panicked"))?.context("the sweeper")?;
+    runs_only_at(cluster, SWEEPER, 1)?;
+    sweeps(&mut cluster.hosts[1])?;
+    cluster.hosts[1].succeed(&format!("vm stop {SWEEPER}"))?;
+    is_whole(cluster, 0, before)
+}
+
+fn auto_switches(cluster: &mut Cluster) -> Result<()> {
+    let output = run(&mut cluster.hosts[0], "pattern start 16 2000", SWEEP_TIMEOUT)?;
+    ensure!(output.contains("pattern: started"), "{output}");
+    let moved = moved(&mut cluster.hosts[0], LINUX, "b", "--mode auto")?;
+    ensure!(moved.details.contains("since rounds did not pay"), "{}", moved.details);
+    runs_only_at(cluster, LINUX, 1)?;
+    pattern_is_whole(&mut cluster.hosts[1])
+}
+
+/// Begins to move Linux from host `from` slowly, and waits until it runs at the other one.
+fn switch_slowly(cluster: &mut Cluster, from: usize) -> Result<()> {
+    let host = &mut cluster.hosts[from];
+    host.enter(&format!("migrate {LINUX} {} {SLOWLY}", name(1 - from)))?;
+    host.serial().expect_line("post-copy:", MOVE_TIMEOUT)?;
+    Ok(())
+}
+
+fn cut_twice(cluster: &mut Cluster) -> Result<()> {
+    switch_slowly(cluster, 1)?;
+    let port = cluster.hosts[0].port.context("no port")?;
+    for _ in 0..2 {
+        cluster.switch.cut(port);
+        let lost = cluster.hosts[1].serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT);
+        cluster.switch.mend(port);
+        println!("     {}", lost?);
+        cluster.hosts[1].serial().expect_line("is back, memory flows again", MOVE_TIMEOUT)?;
+    }
+    // Too late for another end of it.
+    let b = &mut cluster.hosts[1];
+    b.serial().write(b"\x03")?;
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    b.succeed(&format!("migrate cancel {LINUX}"))?;
+    b.serial().expect_line("too late to cancel", COMMAND_TIMEOUT)?;
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    let status = b.succeed("migrate status")?;
+    ensure!(status.contains("linux to a: post-copy") && status.contains("after the switch"), "{status}");
+    b.succeed(&format!("migrate set {LINUX} bandwidth none"))?;
+    let Outcome::Moved(moved) = b.finish_migrate(LINUX, "a", MOVE_TIMEOUT)? else { bail!("it did not move") };
+    println!("     {}", moved.line);
+    ensure!(moved.details.contains("the connection was lost, times: 2"), "{}", moved.details);
+    runs_only_at(cluster, LINUX, 0)?;
+    pattern_is_whole(&mut cluster.hosts[0])
+}
+
+fn target_restarts(cluster: &mut Cluster) -> Result<()> {
+    let before = uptime(&mut cluster.hosts[0])?;
+    switch_slowly(cluster, 0)?;
+    cluster.hosts[1].enter("reboot force")?;
+    let lost = cluster.hosts[0].serial().expect_line("was restarted while it ran there", MOVE_TIMEOUT * 3)?;
+    println!("     {lost}");
+    let a = &mut cluster.hosts[0];
+    a.serial().write(b"\x03")?;
+    a.wait_for_prompt(COMMAND_TIMEOUT)?;
+    a.succeed(&format!("migrate reclaim {LINUX}"))?;
+    eventually(COMMAND_TIMEOUT, || a.expect_state(LINUX, "running").map(|_| ()))?;
+    cluster.hosts[1].wait_for_prompt(COMMAND_TIMEOUT)?;
+    is_whole(cluster, 0, before)?;
+    pattern_is_whole(&mut cluster.hosts[0])
+}
+
+fn source_dies(cluster: &mut Cluster) -> Result<()> {
+    switch_slowly(cluster, 0)?;
+    cluster.hosts[0].kill();
+    let b = &mut cluster.hosts[1];
+    b.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?;
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    let info = b.succeed(&format!("vm info {LINUX}"))?;
+    ensure!(info.contains("absent"), "{info}");
+    b.succeed(&format!("migrate takeover {LINUX}"))?;
+    let lost = b.serial().expect_line("pages were still at", COMMAND_TIMEOUT)?;
+    println!("     {lost}");
+    let ended = b.serial().expect_line(&format!("{LINUX} ended: "), MOVE_TIMEOUT)?;
+    println!("     {ended}");
+    ensure!(ended.contains("lost"), "{ended}");
+    b.wait_for_prompt(COMMAND_TIMEOUT).map(|_| ())
+}
