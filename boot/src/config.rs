@@ -35,6 +35,8 @@ pub const MIGRATION_PORT: u16 = 7100;
 pub const DOWNTIME_LIMIT_MS: u32 = 300;
 /// Silence of a peer after which a link counts as lost unless the configuration says otherwise, in seconds.
 pub const LINK_TIMEOUT_S: u8 = 8;
+/// How often a guest is stopped in vain before a migration ends, unless the configuration says otherwise.
+pub const STOPS_MAX: u8 = 6;
 
 /// Everything `godwit.toml` can say. [`Configuration::DEFAULT`] is that of an empty file.
 #[repr(C)]
@@ -69,6 +71,39 @@ struct RawMigration {
     port: u16,
     bandwidth_mbit: u32,
     downtime_limit_ms: u32,
+    /// Index in [`MemoryMode::ALL`].
+    mode: u8,
+    stops_max: u8,
+    reserved: [u8; 2],
+}
+
+/// What of a guest's memory goes before the guest is switched to another host, and what after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryMode {
+    /// Before it what rounds make smaller, the rest after it.
+    Auto,
+    /// All before it.
+    PreCopy,
+    /// All after it.
+    PostCopy,
+    /// Each page once before it, what was written meanwhile after it.
+    Hybrid,
+}
+
+impl MemoryMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::PreCopy, Self::PostCopy, Self::Hybrid];
+
+    /// As it stands in `godwit.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::PreCopy => "precopy",
+            Self::PostCopy => "postcopy",
+            Self::Hybrid => "hybrid",
+        }
+    }
 }
 
 /// How the host gets its address.
@@ -100,6 +135,10 @@ pub struct Migration {
     pub downtime_limit_ms: u32,
     /// Silence of a peer after which the link to it counts as lost, in seconds.
     pub link_timeout_s: u8,
+    /// How memory goes.
+    pub mode: MemoryMode,
+    /// How often a guest is stopped in vain before the attempt ends; 0: a stop is carried through however long it takes.
+    pub stops_max: u8,
 }
 
 /// Another host.
@@ -150,6 +189,9 @@ impl Configuration {
             port: MIGRATION_PORT,
             bandwidth_mbit: 0,
             downtime_limit_ms: DOWNTIME_LIMIT_MS,
+            mode: 0,
+            stops_max: STOPS_MAX,
+            reserved: [0; 2],
         },
         peers: List::new(Peer::FILLER),
         guests: List::new(Guest::FILLER),
@@ -197,6 +239,8 @@ impl Configuration {
             bandwidth_mbit: (raw.bandwidth_mbit != 0).then_some(raw.bandwidth_mbit),
             downtime_limit_ms: raw.downtime_limit_ms,
             link_timeout_s: raw.link_timeout_s,
+            mode: MemoryMode::ALL.get(usize::from(raw.mode)).copied().unwrap_or(MemoryMode::Auto),
+            stops_max: raw.stops_max,
         }
     }
 
@@ -208,6 +252,9 @@ impl Configuration {
             port: migration.port,
             bandwidth_mbit: migration.bandwidth_mbit.unwrap_or(0),
             downtime_limit_ms: migration.downtime_limit_ms,
+            mode: migration.mode as u8,
+            stops_max: migration.stops_max,
+            reserved: [0; 2],
         };
     }
 

@@ -16,7 +16,7 @@ use crate::{
 /// First value of a handoff.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GodwitBI");
 /// Version of this structure; any change of layout or meaning changes it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Where the image is linked at.
 pub const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
 /// Where physical address 0 is in the direct map.

@@ -9,8 +9,8 @@ use core::net::Ipv4Addr;
 use toml::de::DeTable;
 
 use super::{
-    COMMAND_LINE_MAX, Configuration, GUESTS_MAX, Guest, MIGRATION_PORT, Migration, NAME_MAX, Network,
-    PATH_MAX, PEERS_MAX, Peer,
+    COMMAND_LINE_MAX, Configuration, GUESTS_MAX, Guest, MIGRATION_PORT, MemoryMode, Migration, NAME_MAX,
+    Network, PATH_MAX, PEERS_MAX, Peer,
     error::{ConfigError, Problem},
     section::{Section, Source},
 };
@@ -26,6 +26,8 @@ const PORT: &str = "a port from 1 to 65535";
 const BANDWIDTH: &str = "10^6 bits per second from 0 (no cap) to 1000000";
 const DOWNTIME: &str = "milliseconds from 1 to 60000";
 const LINK_TIMEOUT: &str = "seconds from 1 to 255";
+const MODE: &str = "one of \"auto\", \"precopy\", \"postcopy\", \"hybrid\"";
+const STOPS: &str = "stops from 1 to 255, or 0 to carry the first one through";
 const MEMORY: &str = "MiB from 16 to 1048576";
 const VCPUS: &str = "1: guests have one virtual CPU for now";
 
@@ -53,7 +55,8 @@ pub fn parse(file: &str, text: &str) -> Result<Configuration, ConfigError> {
     if let Some(section) = root.table("network", &["address", "gateway"])? {
         configuration.set_network(Some(network(&section)?));
     }
-    let known = &["listen", "port", "bandwidth_mbit", "downtime_limit_ms", "link_timeout_s"];
+    let known =
+        &["listen", "port", "bandwidth_mbit", "downtime_limit_ms", "link_timeout_s", "mode", "stops_max"];
     if let Some(section) = root.table("migration", known)? {
         let migration = migration(&section, configuration.migration())?;
         configuration.set_migration(migration);
@@ -128,6 +131,14 @@ fn migration(section: &Section<'_>, default: Migration) -> Result<Migration, Con
     let port = section.number("port", 1..=65535, PORT)?;
     let bandwidth_mbit = section.number("bandwidth_mbit", 0..=1_000_000, BANDWIDTH)?;
     let downtime = section.number("downtime_limit_ms", 1..=60_000, DOWNTIME)?;
+    let stops = section.number("stops_max", 0..=255, STOPS)?;
+    let mode = match section.string("mode", MODE)? {
+        None => default.mode,
+        Some(text) => *MemoryMode::ALL
+            .iter()
+            .find(|mode| mode.name() == text)
+            .ok_or_else(|| section.wrong("mode", MODE))?,
+    };
     let link_timeout = section.number("link_timeout_s", 1..=255, LINK_TIMEOUT)?;
     Ok(Migration {
         listen: section.flag("listen")?.unwrap_or(default.listen),
@@ -137,6 +148,8 @@ fn migration(section: &Section<'_>, default: Migration) -> Result<Migration, Con
         link_timeout_s: link_timeout
             .and_then(|time| u8::try_from(time).ok())
             .unwrap_or(default.link_timeout_s),
+        mode,
+        stops_max: stops.and_then(|stops| u8::try_from(stops).ok()).unwrap_or(default.stops_max),
     })
 }
 

@@ -5,8 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use godwit_boot::config::Configuration;
-use godwit_migration::{Event, Instant, PAGE_BYTES, Page, Policy, TargetPolicy};
+use godwit_boot::config::{Configuration, MemoryMode};
+use godwit_migration::{Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, TargetPolicy};
 
 use crate::console::view::{Aftermath, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
 use crate::console::{Notice, Tuning};
@@ -26,6 +26,16 @@ pub(super) fn settings(configuration: &Configuration) -> migrate::Settings {
             .bandwidth_mbit
             .map(|mbit| u64::from(mbit) * 1_000_000 / BITS_PER_BYTE),
         peer_timeout,
+        mode: match wanted.mode {
+            MemoryMode::Auto => Mode::Auto,
+            MemoryMode::PreCopy => Mode::PreCopy,
+            MemoryMode::PostCopy => Mode::PostCopy,
+            MemoryMode::Hybrid => Mode::Hybrid,
+        },
+        overrun: match wanted.stops_max {
+            0 => Overrun::CarryThrough,
+            stops_max => Overrun::Resume { stops_max: stops_max.into() },
+        },
         ..Policy::default()
     };
     let target = TargetPolicy { peer_timeout, ..TargetPolicy::default() };
@@ -136,8 +146,6 @@ const fn side(side: migrate::Side) -> Side {
 
 #[cfg(test)]
 mod tests {
-    use godwit_boot::config::Configuration;
-
     use super::*;
 
     #[test]

@@ -78,17 +78,43 @@ fn demo(arguments: &Arguments, start: Instant) -> Result<String> {
     let before = identity(a)?;
     a.detach()?;
 
-    say(start, "moving it");
-    let moved = a.migrate(LINUX, "b", MOVE_TIMEOUT)?.moved()?;
+    say(start, "moving it: its memory first, then the guest (pre-copy)");
+    let (moved, after) = move_and_compare([a, b], "--mode precopy", &before, start)?;
+    say(start, "and back: the guest first, then its memory (post-copy)");
+    let (back, after) = move_and_compare([b, a], "--mode postcopy", &after, start)?;
+    ensure!(back.details.contains("after the switch: "), "nothing came after the switch: {}", back.details);
+    let waits = back.details.lines().find_map(|line| line.trim().strip_prefix("waits: "));
+    say(start, &format!("post-copy: {}; waits for pages: {}", back.line, waits.unwrap_or("none")));
+    if let Some(file) = &arguments.report {
+        let text = report(kind, [&moved, &back], [&before, &after], &ready, start)?;
+        fs::write(file, text).with_context(|| file.display().to_string())?;
+    }
+    let (total, downtime) = (human(moved.total), human(moved.downtime));
+    let sent = moved.sent_bytes as f64 / f64::from(1 << 20);
+    Ok(format!(
+        "demo: linux moved a -> b: total {total} downtime {downtime} rounds {} sent {sent:.1} MiB verified",
+        moved.rounds
+    ))
+}
 
-    say(start, "asking it, at b, whether it is still itself");
-    b.attach(LINUX, "", COMMAND_TIMEOUT)?;
-    let after = identity(b)?;
-    let complaints = b.guest_command("complaints", COMMAND_TIMEOUT)?;
-    b.detach()?;
-    compare(&before, &after, &complaints)?;
-    let left = a.guest_state(LINUX)?.map(|(state, _)| state);
-    ensure!(left.is_none_or(|state| state == "stopped"), "the guest still exists at a");
+/// Moves the guest from the first host to the second, and asks it there whether it is still what it was `before`.
+fn move_and_compare(
+    [from, to]: [&mut Host; 2],
+    options: &str,
+    before: &Identity,
+    start: Instant,
+) -> Result<(Moved, Identity)> {
+    let peer = to.name.clone();
+    from.enter(&format!("migrate {LINUX} {peer} {options}"))?;
+    let moved = from.finish_migrate(LINUX, &peer, MOVE_TIMEOUT)?.moved()?;
+    say(start, &format!("asking it, at {peer}, whether it is still itself"));
+    to.attach(LINUX, "", COMMAND_TIMEOUT)?;
+    let after = identity(to)?;
+    let complaints = to.guest_command("complaints", COMMAND_TIMEOUT)?;
+    to.detach()?;
+    compare(before, &after, &complaints)?;
+    let left = from.guest_state(LINUX)?.map(|(state, _)| state);
+    ensure!(left.is_none_or(|state| state == "stopped"), "the guest still exists at {}", from.name);
     say(
         start,
         &format!(
@@ -99,16 +125,7 @@ fn demo(arguments: &Arguments, start: Instant) -> Result<String> {
             after.checksum
         ),
     );
-    if let Some(file) = &arguments.report {
-        let text = report(kind, &moved, &before, &after, &ready, start)?;
-        fs::write(file, text).with_context(|| file.display().to_string())?;
-    }
-    let (total, downtime) = (human(moved.total), human(moved.downtime));
-    let sent = moved.sent_bytes as f64 / f64::from(1 << 20);
-    Ok(format!(
-        "demo: linux moved a -> b: total {total} downtime {downtime} rounds {} sent {sent:.1} MiB verified",
-        moved.rounds
-    ))
+    Ok((moved, after))
 }
 
 fn say(start: Instant, text: &str) {
@@ -179,30 +196,35 @@ fn human(time: Duration) -> String {
 
 fn report(
     kind: Kind,
-    moved: &Moved,
-    before: &Identity,
-    after: &Identity,
+    moves: [&Moved; 2],
+    [before, after]: [&Identity; 2],
     ready: &str,
     start: Instant,
 ) -> Result<String> {
-    let figures = json!({
+    let figures = |moved: &Moved| {
+        json!({
+            "total_ms": moved.total.as_secs_f64() * 1e3,
+            "downtime_ms": moved.downtime.as_secs_f64() * 1e3,
+            "rounds": moved.rounds,
+            "sent_bytes": moved.sent_bytes,
+            "pages_in_downtime": moved.pages_in_downtime,
+            "details": moved.details.lines().collect::<Vec<_>>(),
+        })
+    };
+    let all = json!({
         "machine": kind.to_string(),
         "guest": LINUX,
         "guest_memory_mib": MEMORY_MIB,
         "guest_ready": ready,
-        "total_ms": moved.total.as_secs_f64() * 1e3,
-        "downtime_ms": moved.downtime.as_secs_f64() * 1e3,
-        "rounds": moved.rounds,
-        "sent_bytes": moved.sent_bytes,
-        "pages_in_downtime": moved.pages_in_downtime,
-        "details": moved.details.lines().collect::<Vec<_>>(),
+        "precopy": figures(moves[0]),
+        "postcopy": figures(moves[1]),
         "verified": true,
         "uptime_s": [before.uptime_s, after.uptime_s],
         "checksum": after.checksum,
         "processes": after.processes,
         "demo_s": start.elapsed().as_secs_f64(),
     });
-    Ok(serde_json::to_string_pretty(&figures)? + "\n")
+    Ok(serde_json::to_string_pretty(&all)? + "\n")
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ port = 7101
 bandwidth_mbit = 100
 downtime_limit_ms = 200
 link_timeout_s = 60
+mode = "hybrid"
+stops_max = 0
 [[peer]]
 name = "b"
 address = "10.0.0.2"
@@ -57,7 +59,9 @@ fn everything_that_can_be_said_is_understood() {
             port: 7101,
             bandwidth_mbit: Some(100),
             downtime_limit_ms: 200,
-            link_timeout_s: 60
+            link_timeout_s: 60,
+            mode: MemoryMode::Hybrid,
+            stops_max: 0,
         }
     );
     let [b, c] = configuration.peers() else { panic!("two peers") };
@@ -81,7 +85,9 @@ fn an_empty_file_is_the_default() {
             port: 7100,
             bandwidth_mbit: None,
             downtime_limit_ms: 300,
-            link_timeout_s: 8
+            link_timeout_s: 8,
+            mode: MemoryMode::Auto,
+            stops_max: 6,
         }
     );
     assert!(configuration.guests().is_empty() && configuration.peers().is_empty());
@@ -92,7 +98,11 @@ fn an_error_names_file_line_key_and_what_is_expected() {
     assert_eq!(
         complaint("[host]\nname = \"a\"\n[migration]\nbandwith_mbit = 3\n"),
         "godwit.toml:4: migration.bandwith_mbit: unknown key; expected one of \
-         listen, port, bandwidth_mbit, downtime_limit_ms, link_timeout_s"
+         listen, port, bandwidth_mbit, downtime_limit_ms, link_timeout_s, mode, stops_max"
+    );
+    assert_eq!(
+        complaint("[migration]\nmode = \"fast\"\n"),
+        "godwit.toml:2: migration.mode: expected one of \"auto\", \"precopy\", \"postcopy\", \"hybrid\", found \"fast\""
     );
     assert_eq!(
         complaint("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = \"lots\"\n"),
