@@ -27,6 +27,9 @@ pub fn measure(kind: Kind) -> Result<Vec<Row>> {
     let mut cluster =
         Plan::new("bench-moves", kind, 2).guest(0, GuestConfig::linux(LINUX, MEMORY_MIB)).start()?;
     cluster.wait_for_prompts()?;
+    for host in &mut cluster.hosts {
+        host.succeed("migrate set mode precopy")?;
+    }
     cluster.hosts[0].succeed("vm start linux")?;
     cluster.hosts[0].attach(LINUX, "guest: ready", GUEST_TIMEOUT)?;
     cluster.hosts[0].detach()?;

@@ -1,0 +1,156 @@
+//! What goes before the switch and what after it: downtime, bytes and waits of each mode, for guests that write little,
+//! some and most of their memory, on the same wire.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{GUEST_TIMEOUT, Row};
+use crate::cluster::{Cluster, Plan};
+use crate::config::GuestConfig;
+use crate::figures::{Moved, span};
+use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT};
+use crate::machine::{Kind, Spec};
+
+const MEMORY_MIB: u64 = 32;
+const PAGES: u64 = MEMORY_MIB << 20 >> 12;
+const PAGE_BYTES: f64 = 4_096.0;
+/// Ticks for each page: 125 pages a second, 0.5 MB/s, a third of what the card takes in.
+const TICKS: u64 = 80_000;
+/// Parts of RAM that are written, in percent.
+const WORKING_SETS: [u64; 3] = [5, 25, 75];
+const MODES: [&str; 3] = ["precopy", "postcopy", "hybrid"];
+
+/// One move.
+struct Measured {
+    moved: Moved,
+    working_set: u64,
+    mode: &'static str,
+    /// The longest time between two writes that the guest itself saw.
+    gap_ms: f64,
+}
+
+/// Moves one guest for each working set and mode from host a to host b.
+///
+/// # Errors
+/// A host or a guest did not do what it should.
+pub fn measure(kind: Kind) -> Result<Vec<Row>> {
+    let mut plan = Plan::new("bench-modes", kind, 2);
+    for (working_set, mode) in cases() {
+        let pages = PAGES * working_set / 100;
+        let mut guest = GuestConfig::bare(&name(working_set, mode), &format!("pattern {pages} {TICKS}"));
+        guest.memory_mib = MEMORY_MIB;
+        plan = plan.guest(0, guest);
+    }
+    let mut cluster = plan.start()?;
+    cluster.wait_for_prompts()?;
+    let round_trip = round_trip(&mut cluster.hosts[0])?;
+    let mut rows = vec![Row::reference(
+        "32 MiB guests that rewrite 125 pages a second; the wire's round trip",
+        format!("{:.1} ms", milliseconds(round_trip)),
+    )];
+    for (working_set, mode) in cases() {
+        let measured = one(&mut cluster, working_set, mode).with_context(|| name(working_set, mode))?;
+        rows.extend(rows_of(&measured, round_trip));
+    }
+    Ok(rows)
+}
+
+fn cases() -> impl Iterator<Item = (u64, &'static str)> {
+    WORKING_SETS.into_iter().flat_map(|working_set| MODES.map(|mode| (working_set, mode)))
+}
+
+fn name(working_set: u64, mode: &str) -> String {
+    format!("{mode}{working_set}")
+}
+
+/// The shortest of the console's own echo requests.
+fn round_trip(host: &mut Host) -> Result<Duration> {
+    let output = host.command("ping b", COMMAND_TIMEOUT)?;
+    let times = output.lines().filter_map(|line| span(line.rsplit_once(" in ")?.1));
+    times.min().with_context(|| output.clone())
+}
+
+fn one(cluster: &mut Cluster, working_set: u64, mode: &'static str) -> Result<Measured> {
+    let guest = name(working_set, mode);
+    let [a, b] = &mut cluster.hosts[..] else { anyhow::bail!("two hosts") };
+    a.succeed(&format!("vm start {guest}"))?;
+    a.attach(&guest, "pattern: sweep 1 ", GUEST_TIMEOUT)?;
+    a.detach()?;
+    a.enter(&format!("migrate {guest} b --mode {mode}"))?;
+    let moved = a.finish_migrate(&guest, "b", MOVE_TIMEOUT)?.moved()?;
+    b.attach(&guest, "", COMMAND_TIMEOUT)?;
+    b.serial().skip_pending();
+    let line = b.serial().expect_line("pattern: sweep", GUEST_TIMEOUT)?;
+    b.detach()?;
+    ensure!(line.contains(" 0 errors"), "{line}");
+    b.succeed(&format!("vm stop {guest}"))?;
+    let ticks: f64 = line.rsplit(' ').next().unwrap_or_default().parse().with_context(|| line.clone())?;
+    Ok(Measured { moved, working_set, mode, gap_ms: ticks * 1e3 / Spec::IPS_NETWORK as f64 })
+}
+
+fn rows_of(measured: &Measured, round_trip: Duration) -> Vec<Row> {
+    let Measured { moved, working_set, mode, gap_ms } = measured;
+    let in_use = (PAGES * working_set / 100) as f64 * PAGE_BYTES;
+    let ratio = moved.sent_bytes as f64 / in_use;
+    let figure = format!("{working_set} % of RAM written, {mode}");
+    let waits = moved.details.lines().find_map(|line| line.trim().strip_prefix("waits: "));
+    let mut rows = vec![Row::reference(
+        &figure,
+        format!(
+            "downtime {:.0} ms, total {:.1} s, bytes on the wire / bytes written {ratio:.2}, longest gap in the guest {gap_ms:.0} ms; waits: {}",
+            milliseconds(moved.downtime),
+            moved.total.as_secs_f64(),
+            waits.unwrap_or("none")
+        ),
+    )];
+    match (*mode, working_set) {
+        ("postcopy", _) => rows.push(Row::at_most("… bytes / bytes in use", ratio, 1.0, "")),
+        ("hybrid", 25) => rows.push(Row::at_most("… bytes / bytes in use", ratio, 1.3, "")),
+        _ => {}
+    }
+    if *mode == "postcopy"
+        && let Some(waits) = waits
+        && let Some((median, p99)) = percentiles(waits)
+    {
+        let of_round_trip = |time: Duration| time.as_secs_f64() / round_trip.as_secs_f64();
+        rows.push(Row::at_most("… median wait / round trip", of_round_trip(median), 1.5, ""));
+        rows.push(Row::at_most("… 99th percentile / round trip", of_round_trip(p99), 4.0, ""));
+    }
+    rows
+}
+
+/// `p50 2.0 ms, p99 4.0 ms, …`.
+fn percentiles(waits: &str) -> Option<(Duration, Duration)> {
+    let field = |name: &str| span(waits.split(name).nth(1)?.split(',').next()?);
+    Some((field("p50 ")?, field("p99 ")?))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_read() {
+        let waits = "p50 2.0 ms, p99 4.5 ms, max 5.0 ms, 30 ms in all";
+        assert_eq!(percentiles(waits), Some((Duration::from_millis(2), Duration::from_micros(4_500))));
+    }
+
+    #[test]
+    fn what_is_sent_and_waited_for_is_set_against_its_limits() {
+        let line = "g moved to b: total 2.0 s, downtime 20 ms, rounds 0, sent 8.00 MiB, verified";
+        let before = "pages: 1 zero, 2 whole, 3 compressed, 0 known, 0 unchanged; 2048 while stopped\n\
+            after the switch: 2048 pages, as was asked for\n  \
+            waits: p50 2.0 ms, p99 9.0 ms, max 9.0 ms, 30 ms in all\n";
+        let moved = Moved::parse(before, line).unwrap();
+        let measured = Measured { moved, working_set: 25, mode: "postcopy", gap_ms: 7.0 };
+        let rows = rows_of(&measured, Duration::from_millis(2));
+        let verdicts: Vec<_> = rows.iter().map(|row| row.verdict).collect();
+        use super::super::Verdict::{Missed, Reached, Reference};
+        assert_eq!(verdicts, [Reference, Reached, Reached, Missed], "{rows:?}");
+    }
+}
