@@ -12,7 +12,7 @@ use crate::io::{Channel, Command, GuestAction, GuestEvent, Input, Output};
 use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
 use crate::policy::{Policy, TargetPolicy};
 use crate::ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
-use crate::source::{Source, SourceConfig};
+use crate::source::{Purpose, Source, SourceConfig};
 use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
 use crate::wire::control::{
@@ -330,7 +330,8 @@ fn target() -> Host<Target> {
 }
 
 fn source(policy: Policy) -> Host<Source> {
-    let engine = Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy });
+    let engine =
+        Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy, purpose: Purpose::Move });
     let ram = Some(Ram(vec![[0; PAGE_BYTES]; PAGES as usize]));
     Host { engine, ram, permit: Some(RunPermit::for_new_guest(GUEST)), now: 0, runs: 0 }
 }

@@ -22,7 +22,7 @@ use crate::permit::{Generation, RunPermit};
 use crate::policy::Policy;
 use crate::ram::Page;
 use crate::reason::{AbortReason, GuestFailure};
-use crate::status::{Phase, Recall, Report, Why};
+use crate::status::{Phase, Prediction, Recall, Report, Why};
 use crate::time::Instant;
 
 /// Least length of the buffer passed to `poll_output`, unless it is empty. 64 KiB or more is faster.
@@ -272,6 +272,8 @@ pub enum Event {
     LimitOverruled,
     /// A stop overran the limit: the guest runs at the source again, and pre-copy goes on.
     Recalled(Recall),
+    /// What moving the guest would take ([`crate::source::Purpose::Estimate`]).
+    Estimated(Prediction),
     /// What is left of the guest's memory goes once it runs at the target, and why.
     Switching(Why),
     /// The connection was lost after the switch: the guest runs at the target on the pages that it has, and the source

@@ -45,8 +45,10 @@ pub use permit::{Generation, GuestId, MigrationId, RunPermit};
 pub use policy::{Compression, Impatience, Mode, Overrun, Policy, TargetPolicy};
 pub use ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
 pub use reason::{AbortReason, Blame, GuestFailure, Refusal, StreamFault};
-pub use source::{Source, SourceConfig};
-pub use status::{Downtime, PageCounts, Phase, PostCopy, Recall, Report, Stage, Status, Stops, Waits, Why};
+pub use source::{Purpose, Source, SourceConfig};
+pub use status::{
+    Downtime, PageCounts, Phase, PostCopy, Prediction, Recall, Report, Stage, Status, Stops, Waits, Why,
+};
 pub use target::{Target, TargetConfig};
 pub use time::Instant;
 pub use wire::opening::Opening;

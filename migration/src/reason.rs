@@ -249,6 +249,8 @@ pub enum AbortReason {
     StateTooLarge,
     /// The guest stopped by itself while it was being moved.
     GuestEnded,
+    /// It was to be found out what a migration would take, and it was.
+    OnlyEstimated,
     /// The target died after the switch, and the guest with it; a person had it go on at the source from where it was
     /// switched.
     TargetLost,
@@ -262,7 +264,7 @@ impl AbortReason {
     #[must_use]
     pub const fn blame(&self) -> Blame {
         match self {
-            Self::Cancelled | Self::LimitTooShort { .. } => Blame::Operator,
+            Self::Cancelled | Self::OnlyEstimated | Self::LimitTooShort { .. } => Blame::Operator,
             Self::LinkLost => Blame::Link,
             Self::Refused(_)
             | Self::TargetLost
@@ -284,7 +286,7 @@ impl AbortReason {
     #[must_use]
     pub const fn advice(&self) -> &'static str {
         match self {
-            Self::Cancelled => "nothing; migrate again when you like",
+            Self::Cancelled | Self::OnlyEstimated => "nothing; migrate when you like",
             Self::Refused(_) => "remove what the target names, or choose another target",
             Self::LinkLost => "check the network and that the target listens, then migrate again",
             Self::PeerSilent(_) => "check that the other host is alive, then migrate again",
@@ -317,6 +319,7 @@ impl fmt::Display for AbortReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cancelled => f.write_str("cancelled"),
+            Self::OnlyEstimated => f.write_str("it was only to be estimated"),
             Self::Refused(refusals) => {
                 f.write_str("refused: ")?;
                 list(f, refusals)

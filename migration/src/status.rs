@@ -131,6 +131,25 @@ impl fmt::Display for Why {
     }
 }
 
+/// What a migration is expected to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prediction {
+    /// Whether it would come to an end at all under its policy.
+    pub ends: bool,
+    /// From its beginning until the guest is whole at the target.
+    pub total: Duration,
+    /// How long the guest stands still.
+    pub downtime: Duration,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Rounds before the switch.
+    pub rounds: u32,
+    /// Pages that go after it.
+    pub after_switch: u32,
+    /// Why they do.
+    pub why: Option<Why>,
+}
+
 /// The part of a migration that comes after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PostCopy {

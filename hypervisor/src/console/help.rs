@@ -84,6 +84,11 @@ pub(super) static COMMANDS: [Entry; 12] = [
                 &[Guest, Peer, Literal("--mode"), Mode],
                 "move it; Ctrl-C comes back meanwhile",
             ),
+            form(
+                "estimate GUEST HOST [OPTIONS]",
+                &[Literal("estimate"), Guest, Peer, Literal("--mode"), Mode],
+                "what a move would take",
+            ),
             form("status [GUEST]", &[Literal("status"), Guest], "moves under way, out and in"),
             form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; the guest stays here"),
             form(
@@ -114,8 +119,8 @@ pub(super) static COMMANDS: [Entry; 12] = [
             form("set GUEST ...", &[Literal("set"), Guest, Literal("downtime"), Value("VALUE")], ""),
         ],
         notes: "OPTIONS (this move): --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s.\n\
-                MODE: precopy sends all before the switch, postcopy all after it, hybrid each page once\n\
-                before and the rest after; auto sends before it what rounds make smaller.\n\
+                MODE: precopy sends all before the switch, postcopy all after it, hybrid each\n\
+                page once before it; auto sends before it what rounds make smaller.\n\
                 Without GUEST, 'set' is for the one move under way, or else for all later ones.",
     },
     Entry {
@@ -268,7 +273,7 @@ mod tests {
         text.clear();
         entry("migrate").unwrap().usage(Some("linux"), &mut text).unwrap();
         assert!(
-            text.starts_with("usage: migrate GUEST HOST [OPTIONS]\n       migrate status [GUEST]\n"),
+            text.starts_with("usage: migrate GUEST HOST [OPTIONS]\n       migrate estimate GUEST"),
             "{text}"
         );
     }

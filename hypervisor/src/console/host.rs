@@ -7,11 +7,11 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-use godwit_migration::Mode;
+use godwit_migration::{Mode, Purpose};
 
 use super::view::{
-    Decision, GuestState, GuestView, LogLine, MachineView, MemView, MigrationFailure, MigrationReport,
-    MigrationView, NetView, PciView, PeerView, Remark, VersionView,
+    Decision, GuestState, GuestView, LogLine, MachineView, MemView, MigrationEstimate, MigrationFailure,
+    MigrationReport, MigrationView, NetView, PciView, PeerView, Remark, VersionView,
 };
 
 /// Something that a machine may lack.
@@ -119,6 +119,8 @@ pub enum PingEvent {
 pub enum Notice {
     /// A guest has left for another host, or has come from one.
     Moved(Box<MigrationReport>),
+    /// What moving a guest would take.
+    Estimated(Box<MigrationEstimate>),
     /// A guest has not left, or has not come.
     MigrationFailed(MigrationFailure),
     /// Something about a migration that goes on.
@@ -192,11 +194,18 @@ pub trait Host {
 
     /// The hosts that the configuration names.
     fn peers(&self) -> Vec<PeerView>;
-    /// Begins to move a guest, with these changes to the limits for this move alone. From then on it shows in [`Self::migrations`], and ends with a [`Notice`].
+    /// Begins to move a guest, or to find out what that would take, with these changes to the limits for this once. From
+    /// then on it shows in [`Self::migrations`], and ends with a [`Notice`].
     ///
     /// # Errors
     /// Why it cannot even begin.
-    fn migrate(&mut self, guest: &str, peer: &str, tunings: &[Tuning]) -> Result<(), ActionError>;
+    fn migrate(
+        &mut self,
+        guest: &str,
+        peer: &str,
+        tunings: &[Tuning],
+        purpose: Purpose,
+    ) -> Result<(), ActionError>;
     /// Asks the lost target of a move again now, with a name at that host's address.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 
+use godwit_migration::Purpose;
+
 use super::help::{self, Entry};
 use super::host::Tuning;
 use super::tokens::{Unclosed, tokens};
@@ -16,8 +18,8 @@ pub(super) const LOG_LINES: usize = 20;
 /// The most lines that `log` shows.
 pub(super) const LOG_LINES_MAX: usize = 500;
 
-/// Words of the longest command: `migrate GUEST HOST` with three options, and one too many.
-const WORDS_MAX: usize = 10;
+/// Words of the longest command: `migrate estimate GUEST HOST` with three options, and one too many.
+const WORDS_MAX: usize = 11;
 
 /// What a person asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub(super) enum Command {
     /// Something about one guest.
     Vm(VmAction, String),
     /// Move a guest to a host.
-    Migrate { guest: String, peer: String, tunings: Vec<Tuning> },
+    Migrate { guest: String, peer: String, tunings: Vec<Tuning>, purpose: Purpose },
     /// Moves under way, or one of them.
     MigrateStatus(Option<String>),
     /// End a move.
@@ -222,12 +224,23 @@ fn migrate(entry: &'static Entry, arguments: &[&str]) -> Result<Command, ParseEr
             Ok(Command::MigrateSet { guest: Some(shown(guest)), tuning: tuning(arguments[2], value)? })
         }
         ["set", ..] => Err(usage(entry, arguments)),
-        [guest, peer, options @ ..] => {
-            let tunings = tunings(entry, arguments, options)?;
-            Ok(Command::Migrate { guest: shown(guest), peer: shown(peer), tunings })
+        ["estimate", guest, peer, options @ ..] => {
+            begin(entry, arguments, (guest, peer), options, Purpose::Estimate)
         }
+        [guest, peer, options @ ..] => begin(entry, arguments, (guest, peer), options, Purpose::Move),
         _ => Err(usage(entry, arguments)),
     }
+}
+
+fn begin(
+    entry: &'static Entry,
+    arguments: &[&str],
+    (guest, peer): (&str, &str),
+    options: &[&str],
+    purpose: Purpose,
+) -> Result<Command, ParseError> {
+    let tunings = tunings(entry, arguments, options)?;
+    Ok(Command::Migrate { guest: shown(guest), peer: shown(peer), tunings, purpose })
 }
 
 /// `--mode M --downtime-limit T --bandwidth N`, in any order.
@@ -291,7 +304,7 @@ mod tests {
     use super::{Command, LOG_LINES_MAX, PingTarget, RebootWhen, VmAction, parse};
     use crate::console::host::Tuning;
     use crate::console::view::Decision;
-    use godwit_migration::Mode;
+    use godwit_migration::{Mode, Purpose};
     use std::vec;
 
     #[test]
@@ -303,7 +316,24 @@ mod tests {
             ("vm list", Command::VmList),
             ("vm start linux", Command::Vm(VmAction::Start, linux())),
             ("vm console 'linux'", Command::Vm(VmAction::Console, linux())),
-            ("migrate linux b", Command::Migrate { guest: linux(), peer: "b".into(), tunings: vec![] }),
+            (
+                "migrate linux b",
+                Command::Migrate {
+                    guest: linux(),
+                    peer: "b".into(),
+                    tunings: vec![],
+                    purpose: Purpose::Move,
+                },
+            ),
+            (
+                "migrate estimate linux b",
+                Command::Migrate {
+                    guest: linux(),
+                    peer: "b".into(),
+                    tunings: vec![],
+                    purpose: Purpose::Estimate,
+                },
+            ),
             (
                 "migrate linux b --bandwidth 8mbit --mode postcopy --downtime-limit 2s",
                 Command::Migrate {
@@ -314,6 +344,7 @@ mod tests {
                         Tuning::Mode(Mode::PostCopy),
                         Tuning::Downtime(Duration::from_secs(2)),
                     ],
+                    purpose: Purpose::Move,
                 },
             ),
             ("migrate recover linux", Command::MigrateRecover { guest: linux(), peer: None }),

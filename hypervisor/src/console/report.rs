@@ -7,11 +7,11 @@ use core::fmt::{self, Write};
 
 use core::time::Duration;
 
-use godwit_migration::{Downtime, PostCopy, Recall, Report, Stage, Stops};
+use godwit_migration::{Downtime, PostCopy, Prediction, Recall, Report, Stage, Stops};
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
-use super::view::{Aftermath, MigrationFailure, MigrationReport, Remark, Side};
+use super::view::{Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, Remark, Side};
 
 /// Prints what happened, as lines.
 pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
@@ -20,6 +20,7 @@ pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
             Side::Source => moved(report, out),
             Side::Target => arrived(report, out),
         },
+        Notice::Estimated(estimate) => estimated(estimate, out),
         Notice::MigrationFailed(failure) => failed(failure, out),
         Notice::Migration { guest, peer, remark } => remarked(guest, peer, *remark, out),
         Notice::MemoryLost { guest, peer, pages, ranges } => lost(guest, peer, *pages, ranges, out),
@@ -109,6 +110,20 @@ impl fmt::Display for Causes<'_> {
             Span(start)
         )
     }
+}
+
+fn estimated(estimate: &MigrationEstimate, out: &mut impl Write) -> fmt::Result {
+    let MigrationEstimate { guest, peer, prediction } = estimate;
+    let Prediction { ends, total, downtime, bytes, rounds, after_switch, why } = *prediction;
+    if !ends {
+        writeln!(out, "{guest} to {peer}: it writes faster than the wire carries, and would come to no end")?;
+        return writeln!(out, "  in this mode and with these limits ({rounds} rounds were looked at)");
+    }
+    if let Some(why) = why {
+        writeln!(out, "after the switch: {after_switch} pages, {why}")?;
+    }
+    write!(out, "{guest} to {peer} would take: total {}, downtime {}, ", Span(total), Span(downtime))?;
+    writeln!(out, "rounds {rounds}, sent {}", Bytes(bytes))
 }
 
 fn lost(guest: &str, peer: &str, pages: u32, ranges: &[(u64, u32)], out: &mut impl Write) -> fmt::Result {

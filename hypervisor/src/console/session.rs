@@ -448,6 +448,7 @@ fn is_end_of(notice: &Notice, guest: &str) -> bool {
         Notice::MigrationFailed(failure) => {
             failure.aftermath != Aftermath::Discarded && failure.guest == guest
         }
+        Notice::Estimated(estimate) => estimate.guest == guest,
         _ => gone(notice) == Some(guest),
     }
 }

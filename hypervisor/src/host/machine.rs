@@ -6,7 +6,7 @@ use core::net::Ipv4Addr;
 
 use log::LevelFilter;
 
-use godwit_migration::Command;
+use godwit_migration::{Command, Purpose};
 
 use super::inspect;
 use super::load::LoadMeter;
@@ -176,16 +176,24 @@ impl Host for Machine {
         self.platform.info.configuration.peers().iter().map(network::peer).collect()
     }
 
-    fn migrate(&mut self, guest: &str, peer: &str, tunings: &[Tuning]) -> Result<(), ActionError> {
+    fn migrate(
+        &mut self,
+        guest: &str,
+        peer: &str,
+        tunings: &[Tuning],
+        purpose: Purpose,
+    ) -> Result<(), ActionError> {
         self.connected()?;
         let to = (peer, self.address_of(peer)?);
         let now = migration_time(Instant::now());
         let policy = self.migrations.settings().policy;
         let policy = tunings.iter().fold(policy, |policy, tuning| migration_view::tuned(policy, *tuning));
-        self.migrations.start(now, &mut self.guests, guest, to, policy).map_err(|error| match error {
-            StartError::AlreadyMigrating(guest) => ActionError::AlreadyMigrating(guest),
-            other => ActionError::Refused(other.to_string()),
-        })
+        self.migrations.start(now, &mut self.guests, guest, to, (policy, purpose)).map_err(
+            |error| match error {
+                StartError::AlreadyMigrating(guest) => ActionError::AlreadyMigrating(guest),
+                other => ActionError::Refused(other.to_string()),
+            },
+        )
     }
 
     fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError> {

@@ -6,9 +6,11 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use godwit_boot::config::{Configuration, MemoryMode};
-use godwit_migration::{Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, TargetPolicy};
+use godwit_migration::{AbortReason, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, TargetPolicy};
 
-use crate::console::view::{Aftermath, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
+use crate::console::view::{
+    Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, MigrationView, Remark, Side,
+};
 use crate::console::{Notice, Tuning};
 use crate::guests::{Guests, Key};
 use crate::migrate::{self, Migrations, Occurrence, What};
@@ -93,6 +95,8 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
             let report = *report;
             Some(Notice::Moved(Box::new(MigrationReport { guest, peer, side: side(end), report })))
         }
+        // It has been told.
+        Event::Aborted(AbortReason::OnlyEstimated, _) => None,
         Event::Aborted(reason, _) => Some(Notice::MigrationFailed(MigrationFailure {
             guest: if guest.is_empty() { "a guest".into() } else { guest },
             peer,
@@ -114,6 +118,9 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::CommitUnknown => remark(Remark::CommitUnknown),
         Event::TargetForgot => remark(Remark::TargetForgot),
         Event::TargetLost => remark(Remark::TargetLost),
+        Event::Estimated(prediction) => {
+            Some(Notice::Estimated(Box::new(MigrationEstimate { guest, peer, prediction })))
+        }
         Event::Switching(why) => remark(Remark::Switching(why)),
         Event::Interrupted => remark(Remark::Interrupted),
         Event::Reconnected => remark(Remark::Reconnected),

@@ -9,7 +9,7 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Command, Event, HostCapabilities, Instant, Phase, Policy, Source, SourceConfig, Status, Target,
+    Command, Event, HostCapabilities, Instant, Phase, Policy, Purpose, Source, SourceConfig, Status, Target,
     TargetConfig, TargetPolicy,
 };
 
@@ -146,7 +146,7 @@ impl<K: Copy> Migrations<K> {
         house: &mut H,
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
-        policy: Policy,
+        (policy, purpose): (Policy, Purpose),
     ) -> Result<(), StartError> {
         if self.outgoing.iter().any(|outgoing| outgoing.guest == guest) {
             return Err(StartError::AlreadyMigrating(guest.to_string()));
@@ -157,7 +157,7 @@ impl<K: Copy> Migrations<K> {
         let (key, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
         let id = house.new_migration();
         let names = (id, description.id);
-        let engine = Source::new(SourceConfig { migration: id, guest: description, policy });
+        let engine = Source::new(SourceConfig { migration: id, guest: description, policy, purpose });
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
         session.command(now, house, Command::Start);
         self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });

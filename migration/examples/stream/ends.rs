@@ -8,8 +8,8 @@ use std::time::{Duration, Instant as Clock};
 
 use godwit_migration::{
     Channel, Command, Compression, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestId,
-    GuestRam, HostCapabilities, Input, Instant, MigrationId, Output, Policy, RamLayout, RamRange, Report,
-    RunPermit, Source, SourceConfig, Target, TargetConfig, TargetPolicy, TscScaling,
+    GuestRam, HostCapabilities, Input, Instant, MigrationId, Output, Policy, Purpose, RamLayout, RamRange,
+    Report, RunPermit, Source, SourceConfig, Target, TargetConfig, TargetPolicy, TscScaling,
 };
 use socket2::SockRef;
 
@@ -102,7 +102,8 @@ fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<
         configuration: Vec::new(),
     };
     let policy = Policy { compression: mode, ..Policy::default() };
-    let mut engine = Source::new(SourceConfig { migration: MigrationId([2; 16]), guest, policy });
+    let mut engine =
+        Source::new(SourceConfig { migration: MigrationId([2; 16]), guest, policy, purpose: Purpose::Move });
     let mut permit = Some(RunPermit::for_new_guest(GUEST));
     // What the target says is short and rare: a thread of its own waits for it.
     let (said, heard) = mpsc::channel();

@@ -7,8 +7,10 @@
 pub(crate) mod batch;
 mod ceiling;
 mod convergence;
+mod estimate;
 mod handover;
 mod precopy;
+mod predict;
 mod rate;
 mod report;
 mod sender;
@@ -49,6 +51,17 @@ pub struct SourceConfig {
     pub guest: GuestDescription,
     /// Limits and choices.
     pub policy: Policy,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// What a source engine is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Move the guest.
+    Move,
+    /// Find out what moving it would take ([`Event::Estimated`]); nothing of the guest changes.
+    Estimate,
 }
 
 /// One attempt to move one guest away from this host.
@@ -57,6 +70,7 @@ pub struct Source {
     migration: MigrationId,
     guest: GuestDescription,
     policy: Policy,
+    purpose: Purpose,
     state: State,
     endpoint: Endpoint,
     sender: Option<Sender>,
@@ -133,11 +147,12 @@ impl Source {
     /// An engine that waits for [`Command::Start`].
     #[must_use]
     pub fn new(config: SourceConfig) -> Self {
-        let SourceConfig { migration, guest, policy } = config;
+        let SourceConfig { migration, guest, policy, purpose } = config;
         Self {
             migration,
             guest,
             policy,
+            purpose,
             state: State::Idle,
             endpoint: Endpoint::new(Phase::Idle),
             sender: None,
@@ -424,6 +439,7 @@ impl Source {
                 self.on_link_down(now);
             }
             State::Sending => self.harvest_meanwhile(now),
+            State::Probing(_) => self.probe_on_time(now),
             State::Resting if now >= self.ceiling.rest_until() => {
                 self.state = State::Harvesting;
                 self.harvest(now);
@@ -452,6 +468,7 @@ impl Source {
             | State::Unknown(Asking::Waiting(until) | Asking::Connecting(until), _)
             | State::Serving(Some(Asking::Waiting(until) | Asking::Connecting(until))) => until,
             State::Sending => self.harvest_due_at(),
+            State::Probing(_) => self.probe_due_at(),
             State::Resting => self.ceiling.rest_until(),
             State::Stopped(..) => self.recall_at().min(self.switch_at()),
             _ => Instant::NEVER,

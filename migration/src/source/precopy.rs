@@ -8,7 +8,7 @@ use super::convergence::{Decision, Measured};
 use super::rate::time_for;
 use super::sender::{Filled, Sender};
 use super::state::{Sections, State, Stopped};
-use super::{EndSaid, Round, Source, Streamed};
+use super::{EndSaid, Purpose, Round, Source, Streamed};
 use crate::device::{DeviceState, Necessity, is_bounded};
 use crate::endpoint::keepalive;
 use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
@@ -92,7 +92,10 @@ impl Source {
         self.round.first_began_at = Some(now);
         self.round.harvest_asked_at = now;
         self.dirty.begin(now);
-        if self.policy.mode == Mode::PostCopy && self.can_switch() {
+        self.round.bytes_before = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+        if self.purpose == Purpose::Estimate {
+            self.begin_estimate(now);
+        } else if self.policy.mode == Mode::PostCopy && self.can_switch() {
             self.state = State::Harvesting;
             self.harvest(now);
         } else {
@@ -140,6 +143,9 @@ impl Source {
 
     /// A harvest is there.
     pub(super) fn on_harvested(&mut self, now: Instant, ram: &mut dyn GuestRam) {
+        if self.on_probe_harvested(now, ram) {
+            return;
+        }
         let Some(sender) = &mut self.sender else { return };
         let pages = sender.take_dirty(ram);
         self.dirty.harvested(pages, now);
@@ -315,7 +321,10 @@ impl Source {
         let wants_pages = match &self.state {
             State::Serving(None) => return self.stream_push(now, buffer, ram),
             State::Stopped(Stopped::Saving, _) if is_switch => false,
-            State::Sending | State::Stopped(Stopped::Saving, _) => self.endpoint.link.is_some(),
+            State::Probing(_) if self.round.ends > 0 => false,
+            State::Sending | State::Probing(_) | State::Stopped(Stopped::Saving, _) => {
+                self.endpoint.link.is_some()
+            }
             State::Stopped(Stopped::Sending(sections), _) if sections.pages_are_sent => {
                 if let Some(len) = self.stream_absent(now, buffer) {
                     return Streamed::Transmit(len);
@@ -372,6 +381,7 @@ impl Source {
     /// All pages of a round, or of the stop, are on their way.
     fn on_round_done(&mut self, now: Instant) {
         match &mut self.state {
+            State::Probing(_) if self.round.ends == 0 => self.say_round_end(now),
             State::Sending => {
                 self.say_round_end(now);
                 self.state = State::Harvesting;

@@ -23,6 +23,7 @@ impl Source {
             | State::Connecting { .. }
             | State::Negotiating
             | State::StartingLog
+            | State::Probing(_)
             | State::Sending
             | State::Draining
             | State::Harvesting

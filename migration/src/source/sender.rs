@@ -124,6 +124,13 @@ impl Sender {
         pages
     }
 
+    /// Of the pages still to be sent only each `stride`th is.
+    pub(crate) fn sample(&mut self, stride: u32) {
+        let mut sample = PageBitmap::empty(self.pending.page_count());
+        (0..sample.page_count()).step_by(stride as usize).for_each(|page| sample.insert(Page(page)));
+        self.pending = sample;
+    }
+
     /// Starts over at the first page. What an interrupted round had put together and not sent is looked at again: its
     /// content may be old by now, and must not go behind a newer one.
     pub(crate) fn begin_round(&mut self) {

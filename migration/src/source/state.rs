@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::estimate::Estimate;
 use crate::device::DeviceState;
 use crate::io::Event;
 use crate::permit::RunPermit;
@@ -23,6 +24,8 @@ pub(crate) enum State {
     Negotiating,
     /// The dirty log is being started.
     StartingLog,
+    /// The guest runs, a sample of its pages flows, its writes are watched.
+    Probing(Estimate),
     /// The guest runs, pages flow.
     Sending,
     /// All pages of a round are on their way; the target is to say that it has them.

@@ -166,6 +166,7 @@ const ABORT_GUEST_ENDED: u16 = 12;
 const ABORT_INTERNAL: u16 = 13;
 const ABORT_STEP_MEMORY: u16 = 14;
 const ABORT_STEP_GONE: u16 = 15;
+const ABORT_ESTIMATED: u16 = 16;
 
 impl AbortBody {
     /// Our reason as the other host is told.
@@ -173,6 +174,7 @@ impl AbortBody {
         let plain = |code, numbers| Self { code, numbers, text: String::new(), refusals: Vec::new() };
         match reason {
             // The target need not know why its source changed its mind.
+            AbortReason::OnlyEstimated => plain(ABORT_ESTIMATED, [0; 4]),
             AbortReason::Cancelled
             | AbortReason::LimitTooShort { .. }
             | AbortReason::LimitOverrun { .. }
@@ -233,6 +235,7 @@ impl AbortBody {
         let step = || of_number(&STEPS, a).unwrap_or(Step::Run);
         match self.code {
             ABORT_CANCELLED => AbortReason::Cancelled,
+            ABORT_ESTIMATED => AbortReason::OnlyEstimated,
             ABORT_REFUSED => AbortReason::Refused(refusals_from_wire(&self.refusals)),
             ABORT_LINK_LOST => AbortReason::LinkLost,
             ABORT_SILENT => AbortReason::PeerSilent(Duration::from_nanos(a)),

@@ -6,8 +6,8 @@ use godwit_migration::guest::{CpuFeatures, CpuidRegister};
 use godwit_migration::{
     AbortReason, Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent,
     GuestFailure, GuestRam, HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Page,
-    Phase, RamLayout, RamRange, Refusal, RunPermit, Source, SourceConfig, Step, Target, TargetConfig,
-    TscScaling,
+    Phase, Prediction, RamLayout, RamRange, Refusal, RunPermit, Source, SourceConfig, Step, Target,
+    TargetConfig, TscScaling,
 };
 
 use super::guest::{Instance, Ram};
@@ -37,6 +37,7 @@ pub(crate) struct SourceHost {
     pub(crate) recalls: u32,
     /// How often the connection was lost after the switch, and stood again.
     pub(crate) interruptions: u32,
+    pub(crate) prediction: Option<Prediction>,
     pub(crate) reconnections: u32,
     /// The guest was lost with the target and goes on here.
     pub(crate) has_resurrected: bool,
@@ -98,6 +99,7 @@ impl SourceHost {
             is_overruled: false,
             recalls: 0,
             interruptions: 0,
+            prediction: None,
             reconnections: 0,
             has_resurrected: false,
             commands: Vec::new(),
@@ -123,7 +125,8 @@ impl SourceHost {
             configuration: vec![1, 2, 3],
         };
         let migration = MigrationId([attempt; 16]);
-        self.engine = Some(Source::new(SourceConfig { migration, guest, policy: plan.policy }));
+        self.engine =
+            Some(Source::new(SourceConfig { migration, guest, policy: plan.policy, purpose: plan.purpose }));
         self.connection = [None; 2];
         self.connecting = [None; 2];
         self.verdict = None;
@@ -275,6 +278,7 @@ impl World {
             Event::Held(_) => self.source.is_held = true,
             Event::LimitOverruled => self.source.is_overruled = true,
             Event::Recalled(_) => self.source.recalls += 1,
+            Event::Estimated(prediction) => self.source.prediction = Some(prediction),
             Event::Interrupted => self.source.interruptions += 1,
             Event::Reconnected => self.source.reconnections += 1,
             Event::Completed(_) | Event::Aborted(..) => {

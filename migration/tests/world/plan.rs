@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_migration::{Compression, Impatience, Mode, Overrun, Policy, Step, TargetPolicy};
+use godwit_migration::{Compression, Impatience, Mode, Overrun, Policy, Purpose, Step, TargetPolicy};
 
 use super::link::{Noise, Wire};
 use super::random::Random;
@@ -36,6 +36,7 @@ pub(crate) struct Plan {
     pub(crate) write_period: Duration,
     pub(crate) wire: Wire,
     pub(crate) policy: Policy,
+    pub(crate) purpose: Purpose,
     pub(crate) target_policy: TargetPolicy,
     pub(crate) buffer_bytes: usize,
     /// In ascending order of messages.
@@ -78,6 +79,7 @@ impl Plan {
             write_period: random.micros(100, 20_000),
             wire,
             policy,
+            purpose: Purpose::Move,
             target_policy: TargetPolicy {
                 peer_timeout: Duration::from_secs(3),
                 hold: Duration::from_secs(40),

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
-use godwit_migration::{PAGE_BYTES, Phase};
+use godwit_migration::{PAGE_BYTES, Phase, Purpose};
 
 use super::super::format::{Bytes, Rate, Span};
 use super::super::host::{Host, Tuning};
@@ -14,18 +14,23 @@ use super::super::report::{AfterSwitch, InVain};
 use super::super::view::{Decision, MigrationView, Side};
 use super::{CommandError, Next, guest_named, known};
 
-/// `migrate GUEST HOST [OPTIONS]`.
+/// `migrate [estimate] GUEST HOST [OPTIONS]`.
 pub(super) fn begin(
-    guest: &str,
-    peer: &str,
+    (guest, peer): (&str, &str),
     tunings: &[Tuning],
+    purpose: Purpose,
     host: &mut dyn Host,
     out: &mut Output,
 ) -> Result<Next, CommandError> {
     let guest = guest_named(guest, host)?;
     let peer = known("host", peer, host.peers().into_iter().map(|peer| peer.name).collect())?;
-    host.migrate(&guest, &peer, tunings)?;
-    writeln!(out, "moving {guest} to {peer}; Ctrl-C comes back to the prompt, the move goes on")?;
+    host.migrate(&guest, &peer, tunings, purpose)?;
+    match purpose {
+        Purpose::Move => {
+            writeln!(out, "moving {guest} to {peer}; Ctrl-C comes back to the prompt, the move goes on")?;
+        }
+        Purpose::Estimate => writeln!(out, "watching {guest} for two seconds, and the way to {peer}")?,
+    }
     Ok(Next::Watch { guest, peer })
 }
 

@@ -100,8 +100,8 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::Help(Some(name)) => help::entry(name).map_or(Ok(()), |entry| help::one(entry, out))?,
         Command::VmList => guests::list(host, out)?,
         Command::Vm(action, name) => return guests::act(action, &name, host, out),
-        Command::Migrate { guest, peer, tunings } => {
-            return migrate::begin(&guest, &peer, &tunings, host, out);
+        Command::Migrate { guest, peer, tunings, purpose } => {
+            return migrate::begin((&guest, &peer), &tunings, purpose, host, out);
         }
         Command::MigrateRecover { guest, peer } => migrate::recover(&guest, peer.as_deref(), host, out)?,
         Command::MigrateStatus(guest) => migrate::status(guest.as_deref(), host, out)?,

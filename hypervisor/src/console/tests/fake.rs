@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-use godwit_migration::{Downtime, PageCounts, Phase, Status, Stops};
+use godwit_migration::{Downtime, PageCounts, Phase, Purpose, Status, Stops};
 
 use crate::console::view::{
     AddressSource, CountersView, CpuState, CpuView, Decision, GuestState, GuestView, HeapView, LinkView,
@@ -216,7 +216,17 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn migrate(&mut self, guest: &str, peer: &str, tunings: &[Tuning]) -> Result<(), ActionError> {
+    fn migrate(
+        &mut self,
+        guest: &str,
+        peer: &str,
+        tunings: &[Tuning],
+        purpose: Purpose,
+    ) -> Result<(), ActionError> {
+        if purpose == Purpose::Estimate {
+            self.asked.push(alloc::format!("estimate {guest} {peer}"));
+            return Ok(());
+        }
         let with = if tunings.is_empty() { String::new() } else { alloc::format!(" {tunings:?}") };
         self.asked.push(alloc::format!("migrate {guest} {peer}{with}"));
         if !self.migrations.is_empty() {

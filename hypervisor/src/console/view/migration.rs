@@ -4,7 +4,7 @@
 use alloc::string::String;
 use core::time::Duration;
 
-use godwit_migration::{Mode, Recall, Report, Status, Why};
+use godwit_migration::{Mode, Prediction, Recall, Report, Status, Why};
 
 /// Which end of a migration this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,17 @@ pub enum Remark {
     TargetLost,
     /// What came after the switch is not what was sent.
     DigestDiffers,
+}
+
+/// What moving a guest would take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationEstimate {
+    /// The guest.
+    pub guest: String,
+    /// The other host.
+    pub peer: String,
+    /// The engine's figures.
+    pub prediction: Prediction,
 }
 
 /// What a person decides when nobody can be asked who runs the guest.

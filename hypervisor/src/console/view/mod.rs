@@ -13,5 +13,7 @@ pub use machine::{
     CpuState, CpuView, HeapView, LoadView, LogLine, MachineView, MemView, NodeView, PciView, VersionView,
     VmxView,
 };
-pub use migration::{Aftermath, Decision, MigrationFailure, MigrationReport, MigrationView, Remark, Side};
+pub use migration::{
+    Aftermath, Decision, MigrationEstimate, MigrationFailure, MigrationReport, MigrationView, Remark, Side,
+};
 pub use net::{AddressSource, CountersView, LinkView, MigrationPort, NetView, PeerView, StreamView};

@@ -125,7 +125,13 @@ impl World {
     fn start(&mut self, guest: &str) -> Result<(), StartError> {
         let to = ("b", SocketAddrV4::new(TARGET, PORT));
         let policy = self.source.migrations.settings().policy;
-        self.source.migrations.start(self.now, &mut self.source.house, guest, to, policy)
+        self.source.migrations.start(
+            self.now,
+            &mut self.source.house,
+            guest,
+            to,
+            (policy, godwit_migration::Purpose::Move),
+        )
     }
 
     /// Begins to move `linux` and goes on until the source is in `phase`.

@@ -2,7 +2,7 @@
 
 use alloc::format;
 
-use godwit_migration::{Command, Event, Generation, GuestFailure, Phase, Policy, Step};
+use godwit_migration::{Command, Event, Generation, GuestFailure, Phase, Policy, Purpose, Step};
 
 use super::super::migrations::SESSIONS_MAX;
 use super::super::{NotMovable, Side, StartError, What};
@@ -54,7 +54,7 @@ fn a_guest_moves_there_and_back() {
     world
         .target
         .migrations
-        .start(world.now, &mut world.target.house, "linux", back, Policy::default())
+        .start(world.now, &mut world.target.house, "linux", back, (Policy::default(), Purpose::Move))
         .unwrap();
     world.until_quiet();
     assert!(world.source.house.runs("linux") && world.target.house.names().is_empty());
