@@ -54,8 +54,8 @@ impl core::error::Error for RamFailure {}
 
 /// A guest's RAM and dirty log.
 ///
-/// At the target the RAM reads as zero when the engine first sees it. Writes made through this trait need not
-/// show in the dirty log of the target.
+/// At the target the RAM reads as zero when the engine first sees it, and the engine relies on that. Writes made
+/// through this trait need not show in the dirty log of the target.
 pub trait GuestRam {
     /// Number of RAM pages; the same at every call of one migration, 0 while there is no guest yet.
     fn page_count(&self) -> u32;

@@ -16,6 +16,7 @@ use socket2::SockRef;
 use super::Failure;
 use super::measure::{self, Run};
 use super::ram::Ram;
+use super::window::Window;
 
 const GUEST: GuestId = GuestId([1; 16]);
 const SEND_BYTES: usize = 128 * 1024;
@@ -117,7 +118,7 @@ fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<
         }
     });
     let origin = Clock::now();
-    let mut buffer = vec![0; SEND_BYTES];
+    let (mut window, mut position) = (Window::new(SEND_BYTES), 0);
     let mut writer = stream;
     engine.handle_input(instant(origin), Input::Command(Command::Start), ram);
     let outcome = loop {
@@ -125,8 +126,12 @@ fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<
             engine.handle_input(instant(origin), Input::Bytes(Channel::MAIN, &bytes), ram);
         }
         let now = instant(origin);
-        match engine.poll_output(now, &mut buffer, ram) {
-            Output::Transmit { len, .. } => writer.write_all(&buffer[..len])?,
+        let buffer = window.at(position);
+        match engine.poll_output(now, buffer, ram) {
+            Output::Transmit { len, .. } => {
+                writer.write_all(&buffer[..len])?;
+                position += len as u64;
+            }
             Output::Connect(_) => engine.handle_input(now, Input::LinkUp(Channel::MAIN), ram),
             Output::Disconnect(_) | Output::HangUp(_) => {}
             Output::Guest(action) => {
@@ -173,7 +178,7 @@ pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
     let mut engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     let mut permit = None;
     let origin = Clock::now();
-    let (mut sent, mut received) = (vec![0; SEND_BYTES], vec![0; RECEIVE_BYTES]);
+    let (mut sent, mut window, mut position) = (vec![0; SEND_BYTES], Window::new(RECEIVE_BYTES), 0);
     engine.handle_input(instant(origin), Input::LinkUp(Channel::MAIN), &mut ram);
     while !engine.is_finished() {
         let now = instant(origin);
@@ -185,13 +190,17 @@ pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
                 engine.handle_input(now, Input::Guest(event), &mut ram);
             }
             Output::Event(_) => {}
-            Output::Timeout(_) => match stream.read(&mut received)? {
-                0 => engine.handle_input(instant(origin), Input::LinkDown(Channel::MAIN), &mut ram),
-                length => {
-                    let bytes = &received[..length];
-                    engine.handle_input(instant(origin), Input::Bytes(Channel::MAIN, bytes), &mut ram);
+            Output::Timeout(_) => {
+                let received = window.at(position);
+                match stream.read(received)? {
+                    0 => engine.handle_input(instant(origin), Input::LinkDown(Channel::MAIN), &mut ram),
+                    length => {
+                        let bytes = Input::Bytes(Channel::MAIN, &received[..length]);
+                        engine.handle_input(instant(origin), bytes, &mut ram);
+                        position += length as u64;
+                    }
                 }
-            },
+            }
         }
     }
     println!("{} {}", measure::cpu_seconds() - cpu, ram.hash());

@@ -13,6 +13,7 @@
 mod ends;
 mod measure;
 mod ram;
+mod window;
 
 use std::io::Write;
 use std::path::PathBuf;

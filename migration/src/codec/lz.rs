@@ -32,6 +32,9 @@ const ESCAPE: u8 = 15;
 /// What a decompressor may write behind the end of what it was asked for.
 pub(crate) const COPY_BYTES: usize = 16;
 
+/// More than a sequence writes whose token no byte continues.
+const SHORT_ROOM: usize = 64;
+
 /// A pack is not what a compressor wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
@@ -258,25 +261,57 @@ impl Decompressor {
             return Ok(into);
         }
         let (values, rest) = packed.split_first_chunk::<FREQUENT>().ok_or(Malformed)?;
-        let (halves, mut escapes) = rest.split_at_checked(count.div_ceil(2)).ok_or(Malformed)?;
+        let (halves, escapes) = rest.split_at_checked(count.div_ceil(2)).ok_or(Malformed)?;
         if escapes.len() != escaped {
             return Err(Malformed);
         }
-        let mut value_of = [0; 16];
-        value_of[..FREQUENT].copy_from_slice(values);
+        let pairs = Pair::table(values);
+        let mut next = 0;
         for (pair, byte) in into.as_chunks_mut::<2>().0.iter_mut().zip(halves) {
-            let (low, high) = (byte & 15, byte >> 4);
-            *pair = [value_of[usize::from(low)], value_of[usize::from(high)]];
-            if low == ESCAPE || high == ESCAPE {
-                for (code, value) in [low, high].into_iter().zip(pair.iter_mut()) {
-                    if code == ESCAPE {
-                        let (first, rest) = escapes.split_first().ok_or(Malformed)?;
-                        (*value, escapes) = (*first, rest);
-                    }
-                }
-            }
+            let known = pairs[usize::from(*byte)];
+            let escapes = match escapes.get(next..) {
+                Some([low, high, ..]) => u16::from_le_bytes([*low, *high]),
+                Some([last]) => u16::from(*last),
+                _ => 0,
+            };
+            *pair = (known.values | ((escapes << known.shift) & known.mask)).to_le_bytes();
+            next += usize::from(known.escapes);
+        }
+        if next > escaped {
+            return Err(Malformed);
         }
         Ok(into)
+    }
+}
+
+/// What one byte of half bytes says. Where the escaped literals are cannot be predicted, so nothing asks.
+#[derive(Clone, Copy)]
+struct Pair {
+    /// The two literals, 0 for an escaped one.
+    values: u16,
+    /// Which of the two are escaped, as bits of `values`.
+    mask: u16,
+    /// Bits by which the next escaped literals are to be moved to where they belong.
+    shift: u8,
+    /// How many are.
+    escapes: u8,
+}
+
+impl Pair {
+    /// For each byte, `values` being the frequent ones.
+    fn table(values: &[u8; FREQUENT]) -> [Self; 256] {
+        let mut value_of = [0; 16];
+        value_of[..FREQUENT].copy_from_slice(values);
+        core::array::from_fn(|byte| {
+            let codes = [byte as u8 & 15, byte as u8 >> 4];
+            let is_escaped = codes.map(|code| code == ESCAPE);
+            Self {
+                values: u16::from_le_bytes(codes.map(|code| value_of[usize::from(code)])),
+                mask: u16::from_le_bytes(is_escaped.map(|is_escaped| if is_escaped { 0xff } else { 0 })),
+                shift: if is_escaped == [false, true] { 8 } else { 0 },
+                escapes: is_escaped.map(u8::from).iter().sum(),
+            }
+        })
     }
 }
 
@@ -292,6 +327,13 @@ fn replay(
     for offset in offsets.iter().map(Some).chain([None]) {
         let (token, rest) = tokens.split_first().ok_or(Malformed)?;
         tokens = rest;
+        if let Some(offset) = offset
+            && length - at >= SHORT_ROOM
+            && let Some((literals_end, end)) = replay_short(*token, *offset, literals, read, plain, at)
+        {
+            (read, at) = (literals_end, end);
+            continue;
+        }
         let count = extended(usize::from(token >> 4), &mut tokens)?;
         if count > literal_count - read || count > length - at {
             return Err(Malformed);
@@ -308,6 +350,33 @@ fn replay(
         at += match_length;
     }
     if at == length && read == literal_count && tokens.is_empty() { Ok(()) } else { Err(Malformed) }
+}
+
+/// Replays a sequence that no byte continues, if it is one of the usual kind: how far the literals and the plain bytes
+/// then are. Lengths cannot be predicted, so the most is copied at once; there are [`SHORT_ROOM`] plain bytes to come.
+fn replay_short(
+    token: u8,
+    offset: [u8; 2],
+    literals: &[u8],
+    read: usize,
+    plain: &mut [u8],
+    at: usize,
+) -> Option<(usize, usize)> {
+    let (count, match_length) = (usize::from(token >> 4), usize::from(token & 15));
+    let offset = usize::from(u16::from_le_bytes(offset));
+    let to = at + count;
+    if count == 15 || match_length == 15 || offset < COPY_BYTES || offset > to {
+        return None;
+    }
+    // Literals have COPY_BYTES of anything behind them: this many are there.
+    let stride = *literals.get(read..)?.first_chunk::<COPY_BYTES>()?;
+    *plain.get_mut(at..)?.first_chunk_mut()? = stride;
+    for part in [0, COPY_BYTES] {
+        let stride = *plain.get(to - offset + part..)?.first_chunk::<COPY_BYTES>()?;
+        *plain.get_mut(to + part..)?.first_chunk_mut()? = stride;
+    }
+    let read = read + count;
+    (read + COPY_BYTES <= literals.len()).then_some((read, to + match_length + MATCH_MIN))
 }
 
 /// A half of a token with what continues it.
