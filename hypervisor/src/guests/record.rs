@@ -414,7 +414,7 @@ mod tests {
 
     /// A guest that comes from another host, and its machine, whose owner the test is.
     fn arriving() -> (Record, VmHandle) {
-        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
+        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
         let handle =
             Arc::new(Shared::new("linux", 1, Arc::new(ram), State::MovingIn { paused: false }, 0, |_| {}));
         let mut record = Record::arriving(Key(1), "b");

@@ -82,7 +82,7 @@ mod tests {
     use crate::vm::memory::testing::HeapBlocks;
 
     fn ram() -> MachineRam {
-        let ram = memory::GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
+        let ram = memory::GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
         MachineRam(Some(Arc::new(ram)))
     }
 

@@ -413,7 +413,7 @@ mod tests {
     use super::*;
 
     fn shared() -> Shared {
-        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
+        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
         Shared::new("linux", 1, Arc::new(ram), State::Created, 0, |_| {})
     }
 

@@ -3,6 +3,7 @@
 //! A machine is owned by one CPU's loop, which alone touches [`machine::Machine`]. Everybody else holds a
 //! handle ([`handle::VmHandle`]): commands go in through a mailbox, RAM and dirty log are shared.
 
+pub mod absent;
 pub mod builder;
 pub mod controls;
 pub mod dirty;
