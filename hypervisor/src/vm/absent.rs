@@ -181,10 +181,16 @@ impl AbsentPages {
     /// Whether anybody waits for a page that is absent and may still come.
     #[must_use]
     pub fn is_waited_for(&self) -> bool {
-        let waits = |place: &AtomicU64| {
-            page_of(place.load(Ordering::Relaxed)).is_some_and(|page| self.is_absent(page))
-        };
-        self.is_on() && !self.is_lost() && self.places.iter().any(waits)
+        self.is_on() && !self.is_lost() && self.waits().next().is_some()
+    }
+
+    /// Who waits, and for which page: as it was a moment ago.
+    pub fn waits(&self) -> impl Iterator<Item = (usize, usize)> {
+        let is_on = self.is_on();
+        let places = self.places.iter().enumerate().filter(move |_| is_on);
+        let noted =
+            places.filter_map(|(waiter, place)| Some((waiter, page_of(place.load(Ordering::Relaxed))?)));
+        noted.filter(|(_, page)| self.is_absent(*page))
     }
 
     /// Takes a page that somebody waits for and that was not taken for this wait; one look if there is no news.
@@ -253,6 +259,7 @@ mod tests {
         assert_eq!(absent.wait(0, 70), Wait::Noted);
         assert_eq!(absent.wait(1, 3), Wait::Noted);
         assert_eq!(wanted(&absent), [70, 3]);
+        assert_eq!(absent.waits().collect::<Vec<_>>(), [(0, 70), (1, 3)]);
         assert!(!absent.publish(71), "nobody waits for that one");
         assert!(absent.publish(70));
         assert!(!absent.publish(70), "it has come already");

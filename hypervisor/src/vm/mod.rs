@@ -5,14 +5,17 @@
 
 pub mod absent;
 pub mod builder;
+mod commands;
 pub mod controls;
 pub mod dirty;
 pub mod frames;
 pub mod handle;
+mod holes;
 pub mod host;
 pub mod lifecycle;
 pub mod machine;
 pub mod memory;
+pub mod page_wait;
 pub mod platform;
 pub mod run;
 pub mod slot;

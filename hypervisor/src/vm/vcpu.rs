@@ -14,6 +14,7 @@ use godwit_vmx::vmcs::VmcsAccess;
 use godwit_vmx::world_switch::GuestRegisters;
 
 use super::host::Resident;
+use super::page_wait::PageWait;
 use super::platform::Platform;
 use super::slot::VmcsSlot;
 use super::state::{Activity, ControlState, MsrState, SegmentState, SegmentsState, TableState, VcpuState};
@@ -44,6 +45,8 @@ pub struct Vcpu {
     pub event: Option<Event>,
     /// What it is doing.
     pub activity: Activity,
+    /// What it waits for, whatever its activity: a page that has not come.
+    pub waits_for: Option<PageWait>,
     /// What the primary controls in the VMCS are.
     pub primary: u32,
     /// Its virtual-processor identifier, if translations are tagged.
@@ -115,6 +118,7 @@ impl Vcpu {
             resident: Resident::default(),
             event: None,
             activity: Activity::Active,
+            waits_for: None,
             primary: platform.controls.primary.bits(),
             vpid,
             pending: None,
@@ -148,13 +152,25 @@ impl Vcpu {
         };
         self.event = event;
         self.activity = state.activity;
+        self.waits_for = None;
         self.pending = Some(state);
     }
 
     /// Saves the processor's state. Its VMCS is current, [`Self::resident`] up to date, and it does not run.
     #[must_use]
     pub fn save(&self, vmcs: &impl VmcsAccess) -> VcpuState {
-        let Self { context, slot: _, resident, event, activity, primary: _, vpid: _, pending: _ } = self;
+        // A wait is no state: whatever waits is executed again.
+        let Self {
+            context,
+            slot: _,
+            resident,
+            event,
+            activity,
+            waits_for: _,
+            primary: _,
+            vpid: _,
+            pending: _,
+        } = self;
         let CpuContext {
             registers,
             index: _,

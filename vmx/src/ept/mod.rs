@@ -42,7 +42,7 @@ pub trait FrameSource {
 
 /// The obligation to invalidate cached mappings before the guest runs again.
 #[must_use = "a processor may still use the old mapping: run INVEPT before the next VM entry"]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flush {
     needed: bool,
 }

@@ -264,6 +264,10 @@ impl GuestHouse for House {
         }
     }
 
+    fn is_waiting(&self, _key: Key) -> bool {
+        false
+    }
+
     fn ram(&mut self, key: Key) -> &mut dyn GuestRam {
         match self.guests.iter_mut().find(|guest| guest.key == key).and_then(|guest| guest.ram.as_mut()) {
             Some(ram) => ram,
