@@ -34,15 +34,15 @@ fn state(fixture: &Fixture) -> (String, Vec<u8>, BoardState, usize, u64) {
 #[track_caller]
 fn assert_waits(prepare: impl Fn() -> Fixture, exit: Exit, pages: &[u64]) {
     let mut there = prepare();
-    let expected = there.handle(exit.clone()).unwrap();
+    let expected = there.handle(exit).unwrap();
     for page in pages {
         let mut late = prepare();
         late.memory.absent.set(Some(*page));
         let before = state(&late);
-        assert_eq!(late.handle(exit.clone()), Err(Gpa::new(page << 12)), "it waits for page {page}");
+        assert_eq!(late.handle(exit), Err(Gpa::new(page << 12)), "it waits for page {page}");
         assert!(state(&late) == before, "nothing was done without page {page}");
         late.memory.absent.set(None);
-        assert_eq!(late.handle(exit.clone()), Ok(expected.clone()));
+        assert_eq!(late.handle(exit), Ok(expected.clone()));
         assert!(state(&late) == state(&there), "all is as if page {page} had been there");
     }
     let mut elsewhere = prepare();
@@ -175,7 +175,7 @@ fn paging_is_turned_on_only_with_its_pointers() {
     let real = || {
         let mut fixture = Fixture::new();
         for index in 0..4 {
-            fixture.memory.put_u64(0x5fe0 + index * 8, 0x1000 * index | 1);
+            fixture.memory.put_u64(0x5fe0 + index * 8, (0x1000 * index) | 1);
         }
         fixture.vmcs.set(field::GUEST_CR3, 0x5fe0);
         fixture

@@ -99,8 +99,8 @@ impl AbsentPages {
         self.bits.get(word).map_or(0, |bits| bits.load(Ordering::Acquire))
     }
 
-    /// Makes exactly `pages` absent, which are in ascending order; those beyond the end are left out. The guest stands still, and whoever lets it run
-    /// again does so through a lock: the order of these stores does not matter.
+    /// Makes exactly `pages` absent, which are in ascending order; those beyond the end are left out. The guest stands
+    /// still, and whoever lets it run again does so through a lock: the order of these stores does not matter.
     pub fn set(&self, pages: impl Iterator<Item = usize>) {
         self.clear();
         let mut left = 0;

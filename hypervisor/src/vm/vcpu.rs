@@ -186,31 +186,13 @@ impl Vcpu {
         for (number, place) in (0..).zip(&mut general) {
             *place = registers.get(number).unwrap_or_else(|| vmcs.read(field::GUEST_RSP));
         }
-        let Resident { msrs, spec_ctrl, cr2, dr, dr6, xsave } = resident;
+        let Resident { msrs, spec_ctrl, cr2: _, dr: _, dr6: _, xsave } = resident;
         let [star, lstar, cstar, fmask, kernel_gs_base, tsc_aux] = *msrs;
         VcpuState {
             general,
             rip: vmcs.read(field::GUEST_RIP),
             rflags: vmcs.read(field::GUEST_RFLAGS),
-            control: ControlState {
-                cr0: shown(
-                    vmcs.read(field::GUEST_CR0),
-                    vmcs.read(field::CR0_SHADOW),
-                    vmcs.read(field::CR0_MASK),
-                ),
-                cr2: *cr2,
-                cr3: vmcs.read(field::GUEST_CR3),
-                cr4: shown(
-                    vmcs.read(field::GUEST_CR4),
-                    vmcs.read(field::CR4_SHADOW),
-                    vmcs.read(field::CR4_MASK),
-                ),
-                xcr0: *xcr0,
-                dr: *dr,
-                dr6: *dr6,
-                dr7: vmcs.read(field::GUEST_DR7),
-                pdptes: PDPTES.map(|pdpte| vmcs.read(pdpte)),
-            },
+            control: save_control(vmcs, *xcr0, resident),
             segments: save_segments(vmcs),
             msrs: MsrState {
                 efer: vmcs.read(field::GUEST_EFER),
@@ -319,6 +301,21 @@ fn write_controls(
     if let Some(log) = structures.pml {
         vmcs.write(field::PML_ADDRESS, log);
         vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
+    }
+}
+
+/// Control and debug registers: those in the VMCS and those that stay in the processor.
+fn save_control(vmcs: &impl VmcsAccess, xcr0: u64, resident: &Resident) -> ControlState {
+    ControlState {
+        cr0: shown(vmcs.read(field::GUEST_CR0), vmcs.read(field::CR0_SHADOW), vmcs.read(field::CR0_MASK)),
+        cr2: resident.cr2,
+        cr3: vmcs.read(field::GUEST_CR3),
+        cr4: shown(vmcs.read(field::GUEST_CR4), vmcs.read(field::CR4_SHADOW), vmcs.read(field::CR4_MASK)),
+        xcr0,
+        dr: resident.dr,
+        dr6: resident.dr6,
+        dr7: vmcs.read(field::GUEST_DR7),
+        pdptes: PDPTES.map(|pdpte| vmcs.read(pdpte)),
     }
 }
 

@@ -142,7 +142,7 @@ mod tests {
     fn what_may_be_touched_comes_back_at_once_and_the_rest_does_not() {
         let (mut frames, mut ept) = guest(8);
         let _ = ept.unmap_in_region(&frames, Gfn::new(0), |_| true).defer();
-        let some = |gfn: Gfn| (gfn.as_u64() % 2 == 0).then(|| address(gfn));
+        let some = |gfn: Gfn| gfn.as_u64().is_multiple_of(2).then(|| address(gfn));
         assert_eq!(ept.fill_region(&mut frames, Gfn::new(77), WRITE_BACK, some), Ok(256));
         let leaf = ept.lookup(&frames, Gfn::new(510)).unwrap();
         assert_eq!((leaf.size, leaf.address), (PageSize::Size4K, address(Gfn::new(510))));
