@@ -10,9 +10,9 @@ use crate::guest::{GuestDescription, HostCapabilities, TscScaling};
 use crate::identity::{Identities, Identity};
 use crate::io::{Channel, Command, GuestAction, GuestEvent, Input, Output};
 use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
-use crate::policy::{Policy, TargetPolicy};
+use crate::policy::{Policy, Purpose, TargetPolicy};
 use crate::ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
-use crate::source::{Purpose, Source, SourceConfig};
+use crate::source::{Source, SourceConfig};
 use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
 use crate::wire::control::{

@@ -272,7 +272,7 @@ pub enum Event {
     LimitOverruled,
     /// A stop overran the limit: the guest runs at the source again, and pre-copy goes on.
     Recalled(Recall),
-    /// What moving the guest would take ([`crate::source::Purpose::Estimate`]).
+    /// What moving the guest would take ([`crate::Purpose::Estimate`]).
     Estimated(Prediction),
     /// What is left of the guest's memory goes once it runs at the target, and why.
     Switching(Why),

@@ -2,6 +2,15 @@
 
 use core::time::Duration;
 
+/// What a source engine is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Move the guest.
+    Move,
+    /// Find out what moving it would take ([`crate::Event::Estimated`]); nothing of the guest changes.
+    Estimate,
+}
+
 /// How a guest's memory moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -77,7 +77,7 @@ pub enum Purpose {
     Write,
 }
 
-/// An exception that the instruction raises.
+/// An exception that the instruction raises, or why it cannot be executed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// #PF.
@@ -91,6 +91,8 @@ pub enum Fault {
     GeneralProtection,
     /// #UD.
     InvalidOpcode,
+    /// None: memory that it touches has not come yet. It is to be executed again when that is there.
+    Absent,
 }
 
 /// The processor and the memory that an instruction works on.
@@ -109,10 +111,11 @@ pub trait Machine {
     fn code_size(&self) -> CodeSize;
     /// Base of a segment; zero in 64-bit mode except for FS and GS.
     fn segment_base(&self, segment: Segment) -> u64;
-    /// Translates a linear address as the processor would.
+    /// Translates a linear address as the processor would. What is translated can then be read and written without
+    /// further ado; an instruction's addresses are all translated before a device is touched.
     ///
     /// # Errors
-    /// The fault that the processor would raise.
+    /// The fault that the processor would raise, or [`Fault::Absent`].
     fn translate(&mut self, address: Gva, purpose: Purpose) -> Result<Gpa, Fault>;
     /// Fetches instruction bytes that lie in one page; false if they are not in RAM.
     fn fetch(&mut self, address: Gpa, into: &mut [u8]) -> bool;
@@ -252,10 +255,13 @@ fn fetch(machine: &mut impl Machine) -> Result<InstructionBytes, EmulateError> {
     if in_page < INSTRUCTION_BYTES_MAX {
         // The instruction need not reach into the next page, so what is not there is no fault yet.
         let next = Gva::new(linear.wrapping_add(in_page as u64));
-        if let Ok(address) = machine.translate(next, Purpose::Fetch)
-            && machine.fetch(address, &mut code.bytes[in_page..])
-        {
-            code.length = INSTRUCTION_BYTES_MAX;
+        match machine.translate(next, Purpose::Fetch) {
+            Ok(address) if machine.fetch(address, &mut code.bytes[in_page..]) => {
+                code.length = INSTRUCTION_BYTES_MAX;
+            }
+            // It may well reach there: only what is there says whether it does.
+            Err(Fault::Absent) => return Err(Fault::Absent.into()),
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(code)

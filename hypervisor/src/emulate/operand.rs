@@ -122,6 +122,15 @@ pub(super) fn write_memory(
     Ok(())
 }
 
+/// Faults where [`write_memory`] would.
+pub(super) fn check_writable(machine: &mut impl Machine, address: Gva, width: Width) -> Result<(), Fault> {
+    if crosses_page(address, width) {
+        each_byte(machine, address, width, Purpose::Write).map(|_places| ())
+    } else {
+        machine.translate(address, Purpose::Write).map(|_place| ())
+    }
+}
+
 const fn crosses_page(address: Gva, width: Width) -> bool {
     address.as_u64() % PAGE + width.bytes() as u64 > PAGE
 }

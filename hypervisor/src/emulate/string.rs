@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::alu::DIRECTION;
 use super::operand::{
-    linear_address, read_memory, read_register, register_width, write_memory, write_register,
+    check_writable, linear_address, read_memory, read_register, register_width, write_memory, write_register,
 };
 use super::{Executed, Fault, Machine, Purpose, STRING_ELEMENTS_MAX};
 use crate::devices::Width;
@@ -102,7 +102,7 @@ fn element(
         && let Some(target) = linear_address(machine, instruction, 0)
     {
         // A target that is not there faults before a device is read in vain.
-        machine.translate(target, Purpose::Write)?;
+        check_writable(machine, target, width)?;
     }
     let value = match kind {
         Kind::Store => read_register(machine, accumulator),

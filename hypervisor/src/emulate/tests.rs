@@ -18,6 +18,8 @@ struct Fake {
     device: u64,
     accesses: Vec<(u64, Width, Option<u64>)>,
     fetches: usize,
+    /// Number of a page that has not come.
+    absent: Option<u64>,
 }
 
 impl Fake {
@@ -32,6 +34,7 @@ impl Fake {
             device: 0x1122_3344_5566_7788,
             accesses: Vec::new(),
             fetches: 0,
+            absent: None,
         }
     }
 
@@ -72,6 +75,9 @@ impl Machine for Fake {
     fn translate(&mut self, address: Gva, purpose: Purpose) -> Result<Gpa, Fault> {
         if address.as_u64() & !0xffff == NOT_PRESENT {
             return Err(Fault::Page { address, code: u32::from(purpose == Purpose::Write) << 1 });
+        }
+        if self.absent == Some(address.as_u64() / PAGE) {
+            return Err(Fault::Absent);
         }
         Ok(Gpa::new(address.as_u64()))
     }
@@ -343,6 +349,88 @@ fn code_at_the_end_of_a_page_is_fetched_from_both() {
     assert_eq!(fake.fetches, 2);
 }
 
+/// Executes the instruction to its end; what it waits for comes as soon as it waits.
+fn to_the_end(fake: &mut Fake) -> Result<Completion, EmulateError> {
+    let mut waits = 0;
+    for _ in 0..8 {
+        match emulate(fake, Gpa::new(DEVICE)) {
+            Ok(Completion::Again) => {}
+            Err(EmulateError::Fault(Fault::Absent)) => {
+                waits += 1;
+                fake.absent = None;
+            }
+            other => {
+                assert!(waits <= 1, "one page is absent");
+                (fake.fetches, fake.absent) = (0, None);
+                return other;
+            }
+        }
+    }
+    panic!("the repetitions are few")
+}
+
+#[test]
+fn a_device_is_not_read_for_a_target_that_has_not_come() {
+    for (target, absent) in [(0x5000, 5), (0x5ffe, 6)] {
+        // movsd
+        let (fake, result) = run(&[0xa5], |fake| {
+            (fake.registers[RSI], fake.registers[RDI], fake.absent) = (DEVICE, target, Some(absent));
+        });
+        assert_eq!(result, Err(EmulateError::Fault(Fault::Absent)));
+        assert!(fake.accesses.is_empty());
+        assert_eq!((fake.registers[RSI], fake.registers[RDI]), (DEVICE, target));
+    }
+}
+
+#[test]
+fn an_instruction_that_has_not_come_whole_waits() {
+    // mov eax, [rdi+0x20], over two pages
+    for absent in [1, 2] {
+        let mut fake = Fake::new(&[]);
+        for (offset, byte) in [0x8b, 0x87, 0x20, 0, 0, 0].into_iter().enumerate() {
+            fake.memory.insert(0x1ffd + offset as u64, byte);
+        }
+        (fake.rip, fake.registers[RDI], fake.absent) = (0x1ffd, DEVICE, Some(absent));
+        let result = emulate(&mut fake, Gpa::new(DEVICE + 0x20));
+        assert_eq!(result, Err(EmulateError::Fault(Fault::Absent)));
+        assert!(fake.accesses.is_empty());
+    }
+}
+
+/// Instructions over memory, without their ModR/M byte or with all of it.
+const OVER_MEMORY: [&[u8]; 24] = [
+    &[0x89, 0x17],
+    &[0x8b, 0x17],
+    &[0x48, 0x8b, 0x3f],
+    &[0x48, 0x01, 0x17],
+    &[0x48, 0x87, 0x17],
+    &[0x0f, 0xc1, 0x17],
+    &[0x48, 0x0f, 0xb1, 0x17],
+    &[0xff, 0x07],
+    &[0xf7, 0x1f],
+    &[0x0f, 0xab, 0x17],
+    &[0x0f, 0xbb, 0x17],
+    &[0x0f, 0xa3, 0x17],
+    &[0x38, 0x17],
+    &[0x0f, 0xb6, 0x17],
+    &[0x48, 0x63, 0x17],
+    &[0xc7, 0x07, 1, 2, 3, 4],
+    &[0xa4],
+    &[0x48, 0xa5],
+    &[0xf3, 0xa4],
+    &[0xf3, 0x48, 0xa5],
+    &[0xf3, 0x66, 0xa5],
+    &[0xf3, 0xab],
+    &[0xf3, 0x48, 0xad],
+    &[0xaa],
+];
+
+fn any_place() -> impl Strategy<Value = u64> {
+    let offset = prop_oneof![0_u64..64, 0xfc0_u64..0x1000];
+    (prop_oneof![Just(0x5000), Just(0x6000), Just(DEVICE), Just(DEVICE - 0x1000)], offset)
+        .prop_map(|(page, offset)| page + offset)
+}
+
 fn any_code_size() -> impl Strategy<Value = CodeSize> {
     prop_oneof![Just(CodeSize::Bits16), Just(CodeSize::Bits32), Just(CodeSize::Bits64)]
 }
@@ -361,6 +449,25 @@ proptest! {
         prop_assert!(fake.accesses.len() as u64 <= 2 * 8 * STRING_ELEMENTS_MAX);
         fake.rip = rip;
         let _ = emulate(&mut fake, Gpa::new(DEVICE + near));
+    }
+
+    /// An instruction that has to wait for a page does, in the end, what it does with everything there: no device
+    /// register is read or written twice, and none too few.
+    #[test]
+    fn waiting_for_a_page_changes_nothing(
+        code in prop::sample::select(&OVER_MEMORY[..]), source in any_place(), target in any_place(),
+        count in 0_u64..150, values: [u64; 2], backwards: bool, at in prop_oneof![Just(CODE), Just(0x1ff9), Just(0x1fff)],
+        absent in prop::sample::select(&[1, 2, 4, 5, 6, 7, DEVICE / PAGE - 1, DEVICE / PAGE - 2][..]),
+    ) {
+        let mut there = Fake::new(&[]);
+        there.memory.extend(code.iter().enumerate().map(|(offset, byte)| (at + offset as u64, *byte)));
+        there.rip = at;
+        [there.registers[RAX], there.registers[RDX]] = values;
+        [there.registers[RSI], there.registers[RDI], there.registers[RCX]] = [source, target, count];
+        there.rflags |= if backwards { DIRECTION } else { 0 };
+        let mut late = Fake { absent: Some(absent), ..there.clone() };
+        prop_assert_eq!(to_the_end(&mut late), to_the_end(&mut there));
+        prop_assert_eq!(late, there);
     }
 
     /// The fast path does what the decoder does.

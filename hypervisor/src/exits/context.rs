@@ -11,12 +11,12 @@ use godwit_vmx::world_switch::GuestRegisters;
 
 use crate::devices::board::Board;
 use crate::devices::{GuestTime, TscClock};
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 use super::cpuid::GuestCpuid;
 use super::debug::Conditions;
 use super::stop::StopReason;
-use super::translate::{Large, Mode, PageFault, Paging, Privilege, Purpose};
+use super::translate::{Large, Mode, PageFault, Paging, Privilege, Purpose, Untranslated};
 
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
@@ -178,12 +178,17 @@ impl<V: VmcsAccess, M: GuestMemory> Context<'_, V, M> {
         }
     }
 
-    /// The guest-physical address of `address`, by the guest's own tables.
+    /// The guest-physical address of `address`, by the guest's own tables. If that is RAM, its content is there:
+    /// who translates all addresses first can then do all the rest without having to wait.
     ///
     /// # Errors
-    /// [`PageFault`] as the processor would raise it.
-    pub fn translate(&self, address: Gva, purpose: Purpose) -> Result<Gpa, PageFault> {
-        self.paging().translate(self.memory, address, purpose, self.privilege())
+    /// [`Untranslated`]: a fault as the processor would raise it, or something has not come yet.
+    pub fn translate(&self, address: Gva, purpose: Purpose) -> Result<Gpa, Untranslated> {
+        let place = self.paging().translate(self.memory, address, purpose, self.privilege())?;
+        match self.memory.check_present(place) {
+            Err(MemoryError::Absent(_)) => Err(Untranslated::Absent),
+            Ok(()) | Err(MemoryError::NotRam { .. }) => Ok(place),
+        }
     }
 
     /// The guest's paging, as it is now.

@@ -11,7 +11,7 @@ use godwit_vmx::vmcs::VmcsAccess;
 
 use super::context::{Context, Outcome};
 use super::stop::StopReason;
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_TS: u64 = 1 << 3;
@@ -120,8 +120,8 @@ fn write_cr0<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, val
     let was_paging = context.vmcs.read(field::GUEST_CR0) & CR0_PG != 0;
     let is_paging = value & CR0_PG != 0;
     let cr4 = context.vmcs.read(field::GUEST_CR4);
+    let efer = context.vmcs.read(field::GUEST_EFER);
     if was_paging != is_paging {
-        let efer = context.vmcs.read(field::GUEST_EFER);
         let code = context.vmcs.read(field::GUEST_CS_ACCESS_RIGHTS);
         if is_paging && efer & EFER_LME != 0 && (cr4 & CR4_PAE == 0 || code & CS_LONG != 0) {
             return fault;
@@ -129,13 +129,16 @@ fn write_cr0<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, val
         if !is_paging && (cr4 & CR4_PCIDE != 0 || efer & EFER_LMA != 0 && code & CS_LONG != 0) {
             return fault;
         }
+    }
+    let enters_pae = is_paging && !was_paging && cr4 & CR4_PAE != 0 && efer & EFER_LME == 0;
+    if enters_pae && let Err(outcome) = load_pdptes(context) {
+        return outcome;
+    }
+    if was_paging != is_paging {
         set_long_mode(context, is_paging && efer & EFER_LME != 0);
     }
     context.vmcs.write(field::GUEST_CR0, real_cr0(value, context.policy.cr0));
     context.vmcs.write(field::CR0_SHADOW, value);
-    if is_paging && !was_paging && cr4 & CR4_PAE != 0 && !context.in_long_mode() {
-        return load_pdptes(context);
-    }
     Outcome::Skip
 }
 
@@ -162,26 +165,35 @@ fn write_cr4<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, val
     if long && value & CR4_PAE == 0 || enables_pcid && (!long || low_cr3 != 0) {
         return fault;
     }
+    if paging
+        && !long
+        && value & CR4_PAE != 0
+        && let Err(outcome) = load_pdptes(context)
+    {
+        return outcome;
+    }
     context.vmcs.write(field::GUEST_CR4, real_cr4(value, context.policy.cr4));
     context.vmcs.write(field::CR4_SHADOW, value);
-    if paging && !long && value & CR4_PAE != 0 {
-        return load_pdptes(context);
-    }
     Outcome::Skip
 }
 
-/// Loads the four page-directory-pointer entries as PAE paging does (SDM 4.4.1).
-fn load_pdptes<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> Outcome {
+/// Loads the four page-directory-pointer entries as PAE paging does (SDM 4.4.1). They are loaded before anything else
+/// changes: an instruction that faults has done nothing, and one that has to wait for them is executed again.
+fn load_pdptes<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> Result<(), Outcome> {
     let table = context.vmcs.read(field::GUEST_CR3) & 0xffff_ffe0;
-    let fields = [field::GUEST_PDPTE0, field::GUEST_PDPTE1, field::GUEST_PDPTE2, field::GUEST_PDPTE3];
-    for (index, place) in (0..).zip(fields) {
+    let mut entries = [0; 4];
+    for (index, entry) in (0..).zip(&mut entries) {
         let address = godwit_vmx::addr::Gpa::new(table + index * 8);
-        let Ok(entry) = context.memory.read_u64(address) else {
-            return Outcome::Inject(Event::general_protection());
-        };
+        *entry = context.memory.read_u64(address).map_err(|error| match error {
+            MemoryError::NotRam { .. } => Outcome::Inject(Event::general_protection()),
+            MemoryError::Absent(_) => Outcome::Resume,
+        })?;
+    }
+    let fields = [field::GUEST_PDPTE0, field::GUEST_PDPTE1, field::GUEST_PDPTE2, field::GUEST_PDPTE3];
+    for (place, entry) in fields.into_iter().zip(entries) {
         context.vmcs.write(place, entry);
     }
-    Outcome::Skip
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use godwit_vmx::vmcs::VmcsAccess;
 
 use super::context::{Context, Outcome};
 use super::stop::StopReason;
-use super::translate::{PageFault, Purpose as Access};
+use super::translate::{PageFault, Purpose as Access, Untranslated};
 use crate::devices::Width;
 use crate::emulate::{self, CodeSize, Completion, EmulateError, Fault, Machine, Purpose, Segment};
 use crate::guest_memory::GuestMemory;
@@ -23,20 +23,22 @@ pub(super) fn handle<V: VmcsAccess, M: GuestMemory>(
     violation: EptViolation,
 ) -> Outcome {
     let address = violation.address;
-    if !context.board.claims_mmio(context.cpu.index, address) {
-        if context.memory.read(address, &mut [0]).is_ok() {
-            return Outcome::RamViolation(violation);
-        }
-        context.cpu.wild_accesses += 1;
+    let is_wild = !context.board.claims_mmio(context.cpu.index, address);
+    if is_wild && context.memory.contains(address) {
+        return Outcome::RamViolation(violation);
     }
     context.cpu.attention = true;
-    match emulate::emulate(context, address) {
+    let result = emulate::emulate(context, address);
+    // What has to wait is executed again, and counted then.
+    context.cpu.wild_accesses += u64::from(is_wild && result != Err(EmulateError::Fault(Fault::Absent)));
+    match result {
         Ok(Completion::Done(length)) => Outcome::Advance(length),
         Ok(Completion::Again) => Outcome::Resume,
         Err(EmulateError::Fault(fault)) => match fault {
             Fault::Page { address, code } => Outcome::PageFault(PageFault { code, address }),
             Fault::GeneralProtection => Outcome::Inject(Event::general_protection()),
             Fault::InvalidOpcode => Outcome::Inject(Event::invalid_opcode()),
+            Fault::Absent => Outcome::Resume,
         },
         Err(problem) => Outcome::Stop(StopReason::CannotEmulate { address, rip: context.rip(), problem }),
     }
@@ -98,8 +100,10 @@ impl<V: VmcsAccess, M: GuestMemory> Machine for Context<'_, V, M> {
             Purpose::Read => Access::Read,
             Purpose::Write => Access::Write,
         };
-        Context::translate(self, address, access)
-            .map_err(|PageFault { code, address }| Fault::Page { address, code })
+        Context::translate(self, address, access).map_err(|why| match why {
+            Untranslated::Fault(PageFault { code, address }) => Fault::Page { address, code },
+            Untranslated::Absent => Fault::Absent,
+        })
     }
 
     #[inline]

@@ -14,6 +14,8 @@ use godwit_vmx::vmcs::VmcsAccess;
 
 use crate::guest_memory::GuestMemory;
 
+#[cfg(test)]
+mod absent_tests;
 pub mod context;
 pub mod control_register;
 pub mod cpuid;

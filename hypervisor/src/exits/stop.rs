@@ -53,6 +53,13 @@ pub enum StopReason {
     },
     /// The host lacked memory that the guest's tables needed.
     OutOfMemory,
+    /// A page that it touched was lost with the host that it was to come from.
+    PageLost {
+        /// The page's guest-physical address.
+        page: Gpa,
+        /// Where.
+        rip: Gva,
+    },
     /// The CPU that was to run it could not take it.
     NotTaken,
     /// A machine check was reported while the guest ran.
@@ -92,6 +99,14 @@ impl fmt::Display for StopReason {
                 write!(f, "the processor refused to run the guest (error {error}) at rip {:#x}", rip.as_u64())
             }
             Self::OutOfMemory => f.write_str("the host ran out of memory for the guest's page tables"),
+            Self::PageLost { page, rip } => {
+                let rip = rip.as_u64();
+                write!(
+                    f,
+                    "the page at guest-physical {page}, which it needed at rip {rip:#x}, did not come before "
+                )?;
+                f.write_str("the host that had it was given up")
+            }
             Self::NotTaken => f.write_str("this host's processor cannot run it: the log says why"),
             Self::MachineCheck => f.write_str("the machine reported a hardware error while the guest ran"),
         }

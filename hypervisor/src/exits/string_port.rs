@@ -10,9 +10,9 @@ use godwit_vmx::field;
 use godwit_vmx::vmcs::VmcsAccess;
 
 use super::context::{Context, Outcome};
-use super::translate::{PageFault, Purpose};
+use super::translate::{PageFault, Purpose, Untranslated};
 use crate::devices::Width;
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 /// Most elements per exit.
 const ELEMENTS_MAX: u64 = 64;
@@ -23,6 +23,26 @@ enum Stuck {
     Fault(PageFault),
     /// Neither in RAM: such an access makes no sense and is answered as a bad address.
     NoMemory,
+    /// The memory has not come yet: what is left is done when it is there.
+    Absent,
+}
+
+impl From<Untranslated> for Stuck {
+    fn from(why: Untranslated) -> Self {
+        match why {
+            Untranslated::Fault(fault) => Self::Fault(fault),
+            Untranslated::Absent => Self::Absent,
+        }
+    }
+}
+
+impl From<MemoryError> for Stuck {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::NotRam { .. } => Self::NoMemory,
+            MemoryError::Absent(_) => Self::Absent,
+        }
+    }
 }
 
 pub(super) fn handle<V: VmcsAccess, M: GuestMemory>(
@@ -40,6 +60,7 @@ pub(super) fn handle<V: VmcsAccess, M: GuestMemory>(
             Ok(()) => {}
             Err(Stuck::Fault(fault)) => return Outcome::PageFault(fault),
             Err(Stuck::NoMemory) => return Outcome::Inject(Event::general_protection()),
+            Err(Stuck::Absent) => return Outcome::Resume,
         }
         let registers = &mut context.cpu.registers;
         let index = match access.direction {
@@ -67,11 +88,11 @@ fn element<V: VmcsAccess, M: GuestMemory>(
         IoDirection::Out => (registers.rsi & mask, Purpose::Read),
     };
     let linear = Gva::new(segment_base(context, access.direction)).wrapping_add(offset);
-    let address = context.translate(linear, purpose).map_err(Stuck::Fault)?;
+    let address = context.translate(linear, purpose)?;
     let mut bytes = [0; 4];
     let bytes = &mut bytes[..width.bytes().min(4)];
-    // Read first: an address that is no RAM must not cost the port a byte.
-    context.memory.read(address, bytes).map_err(|_error| Stuck::NoMemory)?;
+    // Read first: an address that is no RAM, or none yet, must not cost the port a byte.
+    context.memory.read(address, bytes)?;
     let now = context.clock.now();
     match access.direction {
         IoDirection::Out => {
@@ -82,7 +103,7 @@ fn element<V: VmcsAccess, M: GuestMemory>(
             let value = context.board.port_read(now, access.port, width).to_le_bytes();
             let length = bytes.len();
             bytes.copy_from_slice(&value[..length]);
-            context.memory.write(address, bytes).map_err(|_error| Stuck::NoMemory)?;
+            context.memory.write(address, bytes)?;
         }
     }
     Ok(())

@@ -1,58 +1,20 @@
 //! A processor, a machine and memory of plain values, for tests of handlers on the host.
 
-use std::cell::RefCell;
-use std::vec;
-use std::vec::Vec;
-
 use godwit_vmx::addr::Gpa;
 use godwit_vmx::capability::FixedBits;
-use godwit_vmx::exit::REASONS;
+use godwit_vmx::exit::{Exit, REASONS};
 use godwit_vmx::fpu::Components;
 use godwit_vmx::tsc::TscMapping;
 use godwit_vmx::vmcs::FakeVmcs;
 use godwit_vmx::world_switch::GuestRegisters;
 
-use super::context::{Context, CpuContext, GuestClock, Policy};
+use super::context::{Context, CpuContext, GuestClock, Outcome, Policy};
 use super::cpuid::{Basis, CRYSTAL_HZ, GuestCpuid};
 use super::cpuid_features::{FeatureSet, WORDS};
 use crate::devices::board::{Board, BoardConfig};
 use crate::devices::{GuestTime, TscClock};
-use crate::guest_memory::{GuestMemory, NotRam};
-
-/// RAM from 0 on.
-pub(crate) struct FlatMemory(RefCell<Vec<u8>>);
-
-impl FlatMemory {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(RefCell::new(vec![0; bytes]))
-    }
-
-    pub(crate) fn put(&self, address: u64, bytes: &[u8]) {
-        self.write(Gpa::new(address), bytes).unwrap();
-    }
-
-    pub(crate) fn put_u64(&self, address: u64, value: u64) {
-        self.put(address, &value.to_le_bytes());
-    }
-}
-
-impl GuestMemory for FlatMemory {
-    fn read(&self, address: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
-        let error = NotRam { address, length: into.len() };
-        let start = usize::try_from(address.as_u64()).map_err(|_error| error)?;
-        let end = start.checked_add(into.len()).ok_or(error)?;
-        into.copy_from_slice(self.0.borrow().get(start..end).ok_or(error)?);
-        Ok(())
-    }
-
-    fn write(&self, address: Gpa, from: &[u8]) -> Result<(), NotRam> {
-        let error = NotRam { address, length: from.len() };
-        let start = usize::try_from(address.as_u64()).map_err(|_error| error)?;
-        let end = start.checked_add(from.len()).ok_or(error)?;
-        self.0.borrow_mut().get_mut(start..end).ok_or(error)?.copy_from_slice(from);
-        Ok(())
-    }
-}
+use crate::guest_memory::CpuMemory;
+pub(crate) use crate::guest_memory::tests::Ram as FlatMemory;
 
 /// Everything a [`Context`] borrows.
 pub(crate) struct Fixture {
@@ -123,5 +85,20 @@ impl Fixture {
             clock: &self.clock,
             policy: &self.policy,
         }
+    }
+
+    /// Handles `exit` as whoever runs the processor does: the outcome, or the absent page that it waits for.
+    pub(crate) fn handle(&mut self, exit: Exit) -> Result<Outcome, Gpa> {
+        let memory = CpuMemory::new(&self.memory);
+        let mut context = Context {
+            vmcs: &mut self.vmcs,
+            cpu: &mut self.cpu,
+            board: &mut self.board,
+            memory: &memory,
+            clock: &self.clock,
+            policy: &self.policy,
+        };
+        let outcome = super::handle(&mut context, exit);
+        memory.take_touched().map_or(Ok(outcome), Err)
     }
 }

@@ -2,7 +2,7 @@
 
 use godwit_vmx::addr::{Gpa, Gva};
 
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
@@ -83,6 +83,21 @@ pub struct PageFault {
     pub address: Gva,
 }
 
+/// Why an address has no translation, or none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untranslated {
+    /// There is none.
+    Fault(PageFault),
+    /// A page of the guest's tables, or the one that they lead to, has not come yet.
+    Absent,
+}
+
+impl From<PageFault> for Untranslated {
+    fn from(fault: PageFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 impl Paging {
     /// The guest-physical address of `address`.
     ///
@@ -90,14 +105,14 @@ impl Paging {
     /// with them, for the access that brought us here.
     ///
     /// # Errors
-    /// [`PageFault`] as the processor would raise it.
+    /// [`Untranslated`]: a fault as the processor would raise it.
     pub fn translate(
         &self,
         memory: &impl GuestMemory,
         address: Gva,
         purpose: Purpose,
         privilege: Privilege,
-    ) -> Result<Gpa, PageFault> {
+    ) -> Result<Gpa, Untranslated> {
         let linear = address.as_u64();
         let (mut table, levels) = match self.mode {
             Mode::Unpaged => return Ok(Gpa::new(linear)),
@@ -105,7 +120,7 @@ impl Paging {
             Mode::Pae(pointers) => {
                 let pointer = pointers[(linear >> 30) as usize & 3];
                 if pointer & PRESENT == 0 {
-                    return Err(fault(address, purpose, privilege, 0));
+                    return Err(fault(address, purpose, privilege, 0).into());
                 }
                 (pointer & ADDRESS, 2)
             }
@@ -116,9 +131,9 @@ impl Paging {
         for level in (1..=levels).rev() {
             let shift = 12 + 9 * (level - 1);
             let slot = table + (linear >> shift & 511) * 8;
-            let entry = memory.read_u64(Gpa::new(slot)).unwrap_or(0);
+            let entry = entry(memory.read_u64(Gpa::new(slot)))?;
             if entry & PRESENT == 0 {
-                return Err(fault(address, purpose, privilege, 0));
+                return Err(fault(address, purpose, privilege, 0).into());
             }
             rights &= entry;
             no_execute |= entry & NO_EXECUTE;
@@ -129,7 +144,7 @@ impl Paging {
             }
             table = entry & ADDRESS;
         }
-        Err(fault(address, purpose, privilege, 0))
+        Err(fault(address, purpose, privilege, 0).into())
     }
 
     fn legacy(
@@ -139,24 +154,25 @@ impl Paging {
         large: Large,
         purpose: Purpose,
         privilege: Privilege,
-    ) -> Result<Gpa, PageFault> {
+    ) -> Result<Gpa, Untranslated> {
         let address = Gva::new(linear);
         let entry_at = |gpa: u64| {
             let mut bytes = [0; 4];
-            memory.read(Gpa::new(gpa), &mut bytes).map_or(0, |()| u64::from(u32::from_le_bytes(bytes)))
+            let read = memory.read(Gpa::new(gpa), &mut bytes);
+            entry(read.map(|()| u64::from(u32::from_le_bytes(bytes))))
         };
-        let directory = entry_at((self.cr3 & 0xffff_f000) + (linear >> 22 & 1023) * 4);
+        let directory = entry_at((self.cr3 & 0xffff_f000) + (linear >> 22 & 1023) * 4)?;
         if directory & PRESENT == 0 {
-            return Err(fault(address, purpose, privilege, 0));
+            return Err(fault(address, purpose, privilege, 0).into());
         }
         if directory & LARGE != 0 && large == Large::Allowed {
             self.check(address, directory, 0, purpose, privilege)?;
             let high = (directory >> 13 & 0xff) << 32;
             return Ok(Gpa::new(high | directory & 0xffc0_0000 | linear & 0x3f_ffff));
         }
-        let entry = entry_at((directory & 0xffff_f000) + (linear >> 12 & 1023) * 4);
+        let entry = entry_at((directory & 0xffff_f000) + (linear >> 12 & 1023) * 4)?;
         if entry & PRESENT == 0 {
-            return Err(fault(address, purpose, privilege, 0));
+            return Err(fault(address, purpose, privilege, 0).into());
         }
         self.check(address, directory & entry, 0, purpose, privilege)?;
         Ok(Gpa::new(entry & 0xffff_f000 | linear & 0xfff))
@@ -176,6 +192,15 @@ impl Paging {
             || purpose == Purpose::Write && heeds_read_only && rights & WRITABLE == 0
             || purpose == Purpose::Fetch && self.no_execute && no_execute != 0;
         if denied { Err(fault(address, purpose, privilege, FAULT_PRESENT)) } else { Ok(()) }
+    }
+}
+
+/// What the processor makes of an entry: where nobody is, nothing is present.
+const fn entry(read: Result<u64, MemoryError>) -> Result<u64, Untranslated> {
+    match read {
+        Ok(entry) => Ok(entry),
+        Err(MemoryError::NotRam { .. }) => Ok(0),
+        Err(MemoryError::Absent(_)) => Err(Untranslated::Absent),
     }
 }
 
@@ -219,11 +244,33 @@ mod tests {
         let (kernel, user) = (Privilege::Supervisor, Privilege::User);
         assert_eq!(at(BASE + 0x123, Purpose::Write, kernel), Ok(Gpa::new(0x9123)));
         assert_eq!(at(BASE + 0x20_1234, Purpose::Read, kernel), Ok(Gpa::new(0x20_1234)));
-        assert_eq!(at(BASE, Purpose::Read, user).unwrap_err().code, 5);
+        let code = |result: Result<Gpa, Untranslated>| match result {
+            Err(Untranslated::Fault(fault)) => fault.code,
+            other => panic!("no fault: {other:?}"),
+        };
+        assert_eq!(code(at(BASE, Purpose::Read, user)), 5);
         assert_eq!(at(BASE + 0x1000, Purpose::Read, user), Ok(Gpa::new(0xa000)));
-        assert_eq!(at(BASE + 0x1000, Purpose::Fetch, user).unwrap_err().code, 0x15);
-        assert_eq!(at(BASE + 0x20_0000, Purpose::Write, kernel).unwrap_err().code, 3);
-        assert_eq!(at(BASE + 0x2000, Purpose::Write, kernel).unwrap_err().code, 2);
+        assert_eq!(code(at(BASE + 0x1000, Purpose::Fetch, user)), 0x15);
+        assert_eq!(code(at(BASE + 0x20_0000, Purpose::Write, kernel)), 3);
+        assert_eq!(code(at(BASE + 0x2000, Purpose::Write, kernel)), 2);
+    }
+
+    #[test]
+    fn a_table_that_has_not_come_is_neither_a_fault_nor_a_translation() {
+        let memory = tables();
+        let walk = |mode| {
+            let paging = Paging { mode, ..FOUR_LEVEL };
+            paging.translate(&memory, Gva::new(BASE), Purpose::Read, Privilege::Supervisor)
+        };
+        for page in 1..=4 {
+            memory.absent.set(Some(page));
+            assert_eq!(walk(Mode::FourLevel), Err(Untranslated::Absent), "level {}", 5 - page);
+        }
+        memory.absent.set(Some(1));
+        assert_eq!(walk(Mode::Legacy { large: Large::Allowed }), Err(Untranslated::Absent));
+        assert_eq!(walk(Mode::Pae([0x1001; 4])), Err(Untranslated::Absent));
+        memory.absent.set(Some(5));
+        assert_eq!(walk(Mode::FourLevel), Ok(Gpa::new(0x9000)));
     }
 
     #[test]

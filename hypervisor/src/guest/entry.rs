@@ -4,7 +4,7 @@
 
 use godwit_vmx::addr::Gpa;
 
-use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 /// Where the descriptor table is.
 pub const GDT: u64 = 0x1000;
@@ -132,8 +132,8 @@ impl EntryState {
 /// Writes descriptor table and page tables: the first 4 GiB mapped to themselves in pages of 2 MiB.
 ///
 /// # Errors
-/// [`NotRam`] if the guest has no memory there.
-pub fn write_tables(memory: &impl GuestMemory) -> Result<(), NotRam> {
+/// [`MemoryError`] if the guest has no memory there.
+pub fn write_tables(memory: &impl GuestMemory) -> Result<(), MemoryError> {
     for (index, entry) in (0..).zip(GDT_ENTRIES) {
         memory.write(Gpa::new(GDT + 8 * index), &entry.to_le_bytes())?;
     }
@@ -151,7 +151,11 @@ pub fn write_tables(memory: &impl GuestMemory) -> Result<(), NotRam> {
     Ok(())
 }
 
-fn write_table(memory: &impl GuestMemory, address: u64, entry: impl Fn(u64) -> u64) -> Result<(), NotRam> {
+fn write_table(
+    memory: &impl GuestMemory,
+    address: u64,
+    entry: impl Fn(u64) -> u64,
+) -> Result<(), MemoryError> {
     let mut table = [0; PAGE as usize];
     for (index, bytes) in (0..).zip(table.chunks_exact_mut(8)) {
         bytes.copy_from_slice(&entry(index).to_le_bytes());

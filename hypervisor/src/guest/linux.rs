@@ -9,7 +9,7 @@ use super::bzimage::{BzImage, ENTRY_OFFSET, ImageError};
 use super::entry::{self, COMMAND_LINE, EntryState, ZERO_PAGE};
 use super::firmware;
 use super::layout::{EXTENDED_START, MemoryLayout, Range};
-use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 /// What to start.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ pub enum LoadError {
     /// The command line has a zero byte in it.
     CommandLineHasZero,
     /// The guest's memory is not as its layout says.
-    NotRam(NotRam),
+    Memory(MemoryError),
     /// ACPI tables cannot describe this many processors.
     Vcpus(usize),
 }
@@ -72,7 +72,7 @@ impl fmt::Display for LoadError {
                 write!(f, "the command line has {bytes} bytes; the kernel takes {max}")
             }
             Self::CommandLineHasZero => f.write_str("the command line has a zero byte in it"),
-            Self::NotRam(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
             Self::Vcpus(count) => write!(f, "{count} processors cannot be described to the guest"),
         }
     }
@@ -86,9 +86,9 @@ impl From<ImageError> for LoadError {
     }
 }
 
-impl From<NotRam> for LoadError {
-    fn from(error: NotRam) -> Self {
-        Self::NotRam(error)
+impl From<MemoryError> for LoadError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
             let layout = MemoryLayout::new(mebibytes * MEBIBYTE).unwrap();
             let result = load(&ram, layout, &guest(&image, Some(&[1; 100])));
             // Refused or loaded, but never outside of what the layout promised.
-            prop_assert!(!matches!(result, Err(LoadError::NotRam(_))), "{:?}", result);
+            prop_assert!(!matches!(result, Err(LoadError::Memory(_))), "{:?}", result);
         }
     }
 }

@@ -29,7 +29,7 @@ struct Build {
 
 /// What a target learns about `record`'s guest; `None` if it has no machine.
 pub(super) fn of_guest(record: &Record) -> Option<GuestDescription> {
-    let ram = record.ram.0.as_ref()?;
+    let ram = record.ram.ram()?;
     let shown = record.origin().shown?;
     let build = Build {
         memory_bytes: record.origin().memory_bytes,
@@ -83,7 +83,7 @@ pub(super) fn of_host(
         memory_free_bytes: if machines.is_some() { free } else { 0 },
         vcpus_max: vm::builder::VCPUS_MAX,
         is_busy: false,
-        post_copy: false,
+        post_copy: machines.is_some(),
     }
 }
 

@@ -90,6 +90,9 @@ impl GuestHouse for Guests {
             Standing::Stopped => return Err(stopped),
             Standing::Arriving => return Err(NotMovable::WrongState(name.to_string(), "arriving")),
         }
+        if let Some(why) = record.incomplete() {
+            return Err(why);
+        }
         if record.is_migrating() {
             return Err(NotMovable::WrongState(name.to_string(), "on its way already"));
         }
@@ -146,8 +149,8 @@ impl GuestHouse for Guests {
             GuestAction::SaveState => Command::Save,
             GuestAction::Run(permit) => Command::Run(Some(permit)),
             GuestAction::Discard => Command::Stop(StopReason::Migrated),
-            // Nothing is ever absent here: post-copy is not offered.
-            GuestAction::Settle | GuestAction::Forsake => return,
+            GuestAction::Settle => Command::Settle,
+            GuestAction::Forsake => Command::Forsake,
         };
         if let Some(record) = self.record_mut(key) {
             record.order_step(step, command);
@@ -157,7 +160,11 @@ impl GuestHouse for Guests {
     fn poll(&mut self, key: Key) -> Option<GuestEvent> {
         let record = self.record_mut(key)?;
         record.poll();
-        record.events.pop_front()
+        record.next_event()
+    }
+
+    fn is_waiting(&self, key: Key) -> bool {
+        self.record(key).is_some_and(Record::is_waiting)
     }
 
     fn ram(&mut self, key: Key) -> &mut dyn GuestRam {

@@ -259,7 +259,8 @@ impl Guests {
         command: Command,
     ) -> Result<(), GuestError> {
         let record = self.find(name)?;
-        if record.is_migrating() {
+        // A guest that runs here already is its people's, though its memory is still arriving.
+        if record.is_migrating() && !record.is_filling() {
             return Err(GuestError::Migrating(name.to_string()));
         }
         if !possible(record.standing()) {

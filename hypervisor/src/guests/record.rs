@@ -5,16 +5,19 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use godwit_boot::config;
-use godwit_migration::{Generation, GuestEvent, GuestId, RunPermit, Step};
+use godwit_migration::{Generation, GuestEvent, GuestId, Page, RunPermit, Step};
 
 use super::Key;
 use super::house;
 use crate::exits::StopReason;
 use crate::exits::cpuid_features::FeatureSet;
+use crate::migrate::NotMovable;
 use crate::migrate::ram::MachineRam;
+use crate::vm::absent::AbsentPages;
 use crate::vm::handle::{Command, Figures, Refusal, Reply, Ticket, Unsent, VmHandle};
 use crate::vm::lifecycle::State;
 use crate::vm::machine::Blueprint;
+use crate::vm::memory::GuestRam;
 
 /// Commands that wait for a machine.
 const JOBS_MAX: usize = 8;
@@ -209,6 +212,50 @@ impl Record {
         self.handle.as_ref().map_or(Standing::Stopped, |handle| Standing::from(&handle.state()))
     }
 
+    /// Whether it runs here, or could, while parts of its memory have not come.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        let is_here = matches!(self.standing(), Standing::Running | Standing::Paused);
+        is_here && self.absent().is_some_and(AbsentPages::is_on)
+    }
+
+    /// What of its memory has not come, and who waits for it, while it has a machine.
+    #[must_use]
+    pub fn absent(&self) -> Option<&AbsentPages> {
+        self.ram.ram().map(GuestRam::absent)
+    }
+
+    /// Whether a processor of it waits for a page that may still come.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.absent().is_some_and(AbsentPages::is_waited_for)
+    }
+
+    /// Why it cannot be moved although it runs: its memory is not all here.
+    pub(super) fn incomplete(&self) -> Option<NotMovable> {
+        let absent = self.absent().filter(|_| self.is_filling())?;
+        let guest = self.name.clone();
+        Some(match absent.is_lost() {
+            true => NotMovable::Incomplete(guest),
+            false => NotMovable::StillArriving {
+                guest,
+                from: self.origin.arrived_from.clone().unwrap_or_default(),
+                pages: absent.left(),
+            },
+        })
+    }
+
+    /// The next thing that a session is to be told: answers in their order, then what is waited for. A guest is known to
+    /// run before it waits.
+    pub(super) fn next_event(&mut self) -> Option<GuestEvent> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let is_starting = matches!(self.current, Some((_, Purpose::Step(Step::Run))));
+        let absent = self.absent().filter(|_| !is_starting)?;
+        let page = u32::try_from(absent.take_wanted()?).ok()?;
+        Some(GuestEvent::PageWanted(Page(page)))
+    }
+
     pub(super) const fn configuration(&self) -> Option<&'static config::Guest> {
         self.configured
     }
@@ -229,7 +276,7 @@ impl Record {
     pub(super) fn attach(&mut self, handle: VmHandle) {
         // Whatever still waits was for the machine before it.
         self.fail_all();
-        self.ram = MachineRam(handle.ram());
+        self.ram = MachineRam::of(&handle);
         self.handle = Some(handle);
         self.last_words.clear();
         self.last_end = None;
@@ -374,10 +421,10 @@ impl Record {
         self.poll();
         self.keep_last_words();
         self.handle = None;
-        self.ram = MachineRam(None);
+        self.ram = MachineRam::default();
         self.permit = None;
         self.last_end = Some(reason.clone());
-        if self.migrating && reason != StopReason::Migrated && reason != StopReason::Requested {
+        if self.migrating && reason != StopReason::Migrated {
             self.events.push_back(GuestEvent::Ended);
         }
         if core::mem::replace(&mut self.end_was_told, true) { None } else { Some(reason) }
@@ -400,142 +447,4 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use alloc::boxed::Box;
-    use alloc::sync::Arc;
-
-    use godwit_migration::GuestFailure;
-    use godwit_vmx::exit::REASONS;
-
-    use super::*;
-    use crate::vm::handle::Shared;
-    use crate::vm::memory::testing::HeapBlocks;
-    use crate::vm::memory::{BLOCK_BYTES, GuestRam};
-
-    /// A guest that comes from another host, and its machine, whose owner the test is.
-    fn arriving() -> (Record, VmHandle) {
-        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
-        let handle =
-            Arc::new(Shared::new("linux", 1, Arc::new(ram), State::MovingIn { paused: false }, 0, |_| {}));
-        let mut record = Record::arriving(Key(1), "b");
-        record.attach(Arc::clone(&handle));
-        (record, handle)
-    }
-
-    fn permit() -> RunPermit {
-        RunPermit::for_new_guest(GuestId([7; 16]))
-    }
-
-    fn figures(tsc: u64) -> Reply {
-        Reply::Figures(Box::new(Figures {
-            exits: [0; REASONS],
-            wild_accesses: 0,
-            run_ticks: 0,
-            tsc,
-            throttle: 0,
-            dirty_source: "",
-            first_entry_tsc: 0,
-        }))
-    }
-
-    #[test]
-    fn an_arrived_guest_has_figures_as_soon_as_it_runs() {
-        let (mut record, handle) = arriving();
-        record.order_step(Step::Run, Command::Run(Some(permit())));
-        assert!(matches!(handle.take_command(), Some(Command::Run(_))));
-        handle.publish(&State::Running);
-        handle.answer(Reply::Done);
-        record.poll();
-        assert!(matches!(record.events.pop_front(), Some(GuestEvent::Running)));
-        assert!(matches!(handle.take_command(), Some(Command::Inspect)));
-        handle.answer(figures(77));
-        record.poll();
-        assert!(record.is_migrating(), "its session is not over");
-        assert_eq!(record.figures().map(|figures| figures.tsc), Some(77));
-        record.ask_for_figures();
-        record.poll();
-        assert!(matches!(handle.take_command(), Some(Command::Inspect)), "and from then on");
-    }
-
-    #[test]
-    fn a_resumed_or_paused_guest_shows_no_old_figures() {
-        let (mut record, handle) = arriving();
-        handle.publish(&State::Running);
-        record.order(Command::Pause);
-        assert!(matches!(handle.take_command(), Some(Command::Pause)));
-        handle.publish(&State::Paused);
-        handle.answer(Reply::Done);
-        record.poll();
-        assert!(matches!(handle.take_command(), Some(Command::Inspect)));
-    }
-
-    #[test]
-    fn a_machine_that_stands_still_for_a_move_is_not_asked() {
-        for state in [State::MovingIn { paused: false }, State::Stunned { paused: false }] {
-            let (mut record, handle) = arriving();
-            handle.publish(&state);
-            record.ask_for_figures();
-            record.poll();
-            assert!(handle.take_command().is_none(), "{state}");
-        }
-    }
-
-    #[test]
-    fn all_that_waits_for_a_machine_that_ended_is_answered() {
-        let (mut record, handle) = arriving();
-        record.order_step(Step::Throttle, Command::Throttle(10));
-        record.order_step(Step::Run, Command::Run(Some(permit())));
-        record.order_step(Step::Discard, Command::Stop(StopReason::Migrated));
-        handle.publish(&State::Stopped(StopReason::Shutdown));
-        assert_eq!(record.notice_end(), None, "its owner has not let go of it");
-        handle.close();
-        assert_eq!(record.notice_end(), Some(StopReason::Shutdown));
-        let mut next = || record.events.pop_front();
-        assert!(matches!(next(), Some(GuestEvent::Failed(Step::Throttle, GuestFailure::Gone))));
-        assert!(matches!(next(), Some(GuestEvent::RunFailed(_, GuestFailure::Gone))));
-        assert!(matches!(next(), Some(GuestEvent::Discarded)));
-        assert!(matches!(next(), Some(GuestEvent::Ended)));
-        assert!(next().is_none());
-        assert_eq!(record.standing(), Standing::Stopped);
-    }
-
-    #[test]
-    fn a_step_begun_after_the_end_is_answered_too() {
-        let (mut record, handle) = arriving();
-        handle.publish(&State::Stopped(StopReason::Reset));
-        handle.close();
-        record.order_step(Step::Pause, Command::Stun);
-        let event = record.events.pop_front();
-        assert!(matches!(event, Some(GuestEvent::Failed(Step::Pause, GuestFailure::Gone))));
-    }
-
-    #[test]
-    fn discarding_a_machine_that_ends_meanwhile_succeeds() {
-        let (mut record, handle) = arriving();
-        record.order_step(Step::Discard, Command::Stop(StopReason::Migrated));
-        handle.close();
-        record.poll();
-        assert!(matches!(record.events.pop_front(), Some(GuestEvent::Discarded)));
-    }
-
-    #[test]
-    fn a_new_machine_is_not_asked_for_the_answers_of_the_one_before() {
-        let (mut record, ended) = arriving();
-        record.order(Command::Stop(StopReason::Requested));
-        ended.publish(&State::Stopped(StopReason::Requested));
-        ended.close();
-        let (_, handle) = arriving();
-        record.attach(Arc::clone(&handle));
-        record.order(Command::Run(None));
-        assert!(matches!(handle.take_command(), Some(Command::Run(None))));
-    }
-
-    #[test]
-    fn a_step_does_not_wait_for_figures() {
-        let (mut record, handle) = arriving();
-        handle.publish(&State::MovingOut { paused: false });
-        record.ask_for_figures();
-        record.order_step(Step::Pause, Command::Stun);
-        assert!(matches!(handle.take_command(), Some(Command::Stun)));
-    }
-}
+mod tests;

@@ -12,7 +12,9 @@ use crate::guests::record::{Record, Standing};
 use crate::guests::{GuestError, Guests};
 use crate::platform::Platform;
 use crate::platform::time::Instant;
+use crate::vm::absent::AbsentPages;
 use crate::vm::handle::Figures;
+use crate::vm::memory::GuestRam;
 
 /// Causes of exits that are shown.
 const CAUSES_MAX: usize = 12;
@@ -48,6 +50,11 @@ fn one(record: &Record, platform: &Platform) -> GuestView {
         exits_by_cause: figures.map_or_else(Vec::new, causes),
         kernel: origin.kernel.clone(),
         command_line: origin.command_line.clone(),
+        absent_pages: record.absent().map_or(0, AbsentPages::left),
+        absent_are_lost: record.absent().is_some_and(AbsentPages::is_lost),
+        waits: record.absent().map_or_else(Vec::new, |absent| {
+            absent.waits().map(|(vcpu, page)| (vcpu, GuestRam::address_of(page).as_u64())).collect()
+        }),
         arrived_from: origin.arrived_from.clone(),
     }
 }

@@ -8,6 +8,8 @@ pub trait Engine {
     fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam);
     /// The next thing to do.
     fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
+    /// What is to be sent on [`godwit_migration::Channel::URGENT`] now, put into `buffer`; how long it is.
+    fn poll_urgent(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize;
     /// Whether a wait should end as soon as anything arrives, whatever that costs.
     fn is_urgent(&self) -> bool;
     /// Where it stands.
@@ -26,6 +28,9 @@ macro_rules! engine {
             }
             fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
                 self.poll_output(now, buffer, ram)
+            }
+            fn poll_urgent(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize {
+                self.poll_urgent(now, buffer, ram)
             }
             fn is_urgent(&self) -> bool {
                 self.is_urgent()

@@ -30,8 +30,10 @@ pub trait GuestHouse {
     fn name(&self, key: Self::Key) -> &str;
     /// Begins `action`. The session begins no other before its event was polled.
     fn begin(&mut self, key: Self::Key, action: GuestAction);
-    /// The event that answers the action begun, once; or that the guest ended by itself.
+    /// The event that answers the action begun, once; or that the guest ended by itself, or waits for a page.
     fn poll(&mut self, key: Self::Key) -> Option<GuestEvent>;
+    /// Whether something of the guest's waits for a page that may still come.
+    fn is_waiting(&self, key: Self::Key) -> bool;
     /// The guest's RAM; no pages before it is built and after it is discarded.
     fn ram(&mut self, key: Self::Key) -> &mut dyn GuestRam;
     /// Takes a guest back that stands still here although its migration is over: a person decides about it.
@@ -47,6 +49,17 @@ pub enum NotMovable {
     NoSuchGuest(String),
     /// It does not run; what it is, for a person.
     WrongState(String, &'static str),
+    /// So many pages of its memory are still arriving from that host.
+    StillArriving {
+        /// The guest.
+        guest: String,
+        /// Where it comes from.
+        from: String,
+        /// Pages that have not come yet.
+        pages: usize,
+    },
+    /// Parts of its memory will never come: this host does not have all of it to give.
+    Incomplete(String),
     /// This host cannot run guests.
     NoGuests(String),
 }
@@ -57,6 +70,15 @@ impl fmt::Display for NotMovable {
             Self::NoSuchGuest(name) => write!(f, "no guest named '{name}'"),
             Self::WrongState(name, state) => {
                 write!(f, "{name} is {state}: only a guest that runs can be moved")
+            }
+            Self::StillArriving { guest, from, pages } => {
+                write!(
+                    f,
+                    "{guest} cannot be moved on yet: {pages} pages of its memory are still arriving from {from}"
+                )
+            }
+            Self::Incomplete(guest) => {
+                write!(f, "{guest} cannot be moved: a part of its memory was lost on its way here")
             }
             Self::NoGuests(why) => f.write_str(why),
         }

@@ -9,8 +9,8 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Command, Event, HostCapabilities, Instant, Phase, Policy, Purpose, Source, SourceConfig, Status, Target,
-    TargetConfig, TargetPolicy,
+    Channel, Command, Event, HostCapabilities, Instant, Phase, Policy, Purpose, Source, SourceConfig, Status,
+    Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
@@ -302,10 +302,15 @@ impl<K: Copy> Migrations<K> {
         arrival: Arrival,
     ) {
         let (migration, subject) = (arrival.opening.migration(), arrival.opening.guest());
+        let channel = match arrival.opening {
+            Opening::Urgent { .. } => Channel::URGENT,
+            Opening::Begin { .. } | Opening::Resolve { .. } => Channel::MAIN,
+        };
         let known = self.incoming.iter().position(|session| session.migration() == migration);
         let index = match known {
             Some(index) => index,
-            None if self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
+            // An urgent channel of a migration that is over, or never was.
+            None if channel == Channel::URGENT || self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
                 streams.abort(arrival.stream);
                 return;
             }
@@ -321,7 +326,7 @@ impl<K: Copy> Migrations<K> {
             }
         };
         let session = &mut self.incoming[index];
-        session.accept(now, streams, house, (arrival.stream, &arrival.received));
+        session.accept(now, streams, house, (channel, arrival.stream, &arrival.received));
     }
 
     /// Takes what the sessions tell, and drops those that are over; whether there was one.

@@ -3,7 +3,8 @@
 //! ```text
 //! Migrations (all of this host's) ── Session (one, either side) ── Engine (godwit_migration::{Source, Target})
 //!                                        │        └── GuestHouse (the guest, one step at a time)
-//!                                        └── Wire (one TCP connection of Streams, and what it has not taken yet)
+//!                                        └── two Wires (each a TCP connection of Streams, and what it has not taken
+//!                                            yet): what is urgent never waits behind the rest
 //! ```
 //!
 //! Everything is polled with `now` and nothing waits. What becomes of a migration is told as [`Occurrence`]s.

@@ -1,4 +1,4 @@
-//! One migration, on either side: an engine, its guest and its connection.
+//! One migration, on either side: an engine, its guest and its connections.
 
 use alloc::vec::Vec;
 use core::net::SocketAddrV4;
@@ -17,6 +17,25 @@ use crate::net::stream::StreamId;
 /// Portions of work in one poll, so that the CPU's loop gets its turn.
 const STEPS_MAX: usize = 16;
 
+/// Portions of bytes that are produced before anything else is looked at.
+const PORTIONS_MAX: usize = 16;
+/// The channels, in the order in which they get their turn.
+const CHANNELS: [Channel; 2] = [Channel::URGENT, Channel::MAIN];
+
+/// Where `channel` is in [`CHANNELS`].
+const fn place(channel: Channel) -> usize {
+    if channel.0 == Channel::URGENT.0 { 0 } else { 1 }
+}
+
+/// Whether the engine may produce bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// It may not.
+    None,
+    /// If the network has taken what was produced before.
+    IfFlushed,
+}
+
 /// When a session is to be polled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wakeup {
@@ -31,7 +50,8 @@ pub enum Wakeup {
 pub struct Session<E, K> {
     engine: E,
     guest: K,
-    wire: Wire,
+    /// In the order of [`CHANNELS`].
+    wires: [Wire; 2],
     /// The name or address of the other host.
     peer: alloc::string::String,
     /// Where the source connects to.
@@ -59,7 +79,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         Self {
             engine,
             guest,
-            wire: Wire::default(),
+            wires: <[Wire; 2]>::default(),
             peer,
             address,
             migration,
@@ -113,7 +133,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         self.engine.is_finished()
             && self.outstanding.is_none()
             && self.events.is_empty()
-            && !self.wire.is_attached()
+            && !self.wires.iter().any(Wire::is_attached)
     }
 
     /// Takes what the engine told since it was asked last.
@@ -123,24 +143,25 @@ impl<E: Engine, K: Copy> Session<E, K> {
 
     /// A person wants something.
     pub fn command(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, command: Command) {
-        self.engine.handle_input(now, Input::Command(command), house.ram(self.guest));
+        self.input(now, house, Input::Command(command));
     }
 
-    /// Uses `stream`, which was accepted and whose first bytes, `received`, were already taken.
+    /// Uses `stream` for `channel`; it was accepted, and its first bytes, `received`, were already taken.
     pub fn accept(
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
         house: &mut impl GuestHouse<Key = K>,
-        (stream, received): (StreamId, &[u8]),
+        (channel, stream, received): (Channel, StreamId, &[u8]),
     ) {
-        self.wire.attach(streams, stream);
-        let change = self.wire.change(streams);
-        self.engine.handle_input(now, Input::LinkUp(Channel::MAIN), house.ram(self.guest));
-        self.engine.handle_input(now, Input::Bytes(Channel::MAIN, received), house.ram(self.guest));
+        let wire = &mut self.wires[place(channel)];
+        wire.attach(streams, stream);
+        let change = wire.change(streams);
+        self.input(now, house, Input::LinkUp(channel));
+        self.input(now, house, Input::Bytes(channel, received));
         if change == Some(Change::Down) {
             // It was lost right behind its opening. An engine that is not told waits for it for ever.
-            self.engine.handle_input(now, Input::LinkDown(Channel::MAIN), house.ram(self.guest));
+            self.input(now, house, Input::LinkDown(channel));
         }
     }
 
@@ -152,30 +173,39 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house: &mut impl GuestHouse<Key = K>,
     ) -> Wakeup {
         for _ in 0..STEPS_MAX {
-            self.wire.expire(now, streams);
-            let mut busy = self.wire.flush(streams);
+            let mut busy = false;
+            for wire in &mut self.wires {
+                wire.expire(now, streams);
+                busy |= wire.flush(streams);
+            }
             busy |= self.take_input(now, streams, house);
             if now >= self.deadline {
                 self.deadline = Instant::NEVER;
-                self.engine.handle_input(now, Input::Timeout, house.ram(self.guest));
+                self.input(now, house, Input::Timeout);
                 busy = true;
             }
             busy |= self.drain(now, streams, house);
             if !busy {
                 self.finish(now, streams, house);
-                let deadline = self.deadline.min(self.wire.deadline());
-                return if self.is_urgent() { Wakeup::Now } else { Wakeup::At(deadline) };
+                let deadline = self.wires.iter().map(Wire::deadline).fold(self.deadline, Instant::min);
+                return if self.is_urgent(house) { Wakeup::Now } else { Wakeup::At(deadline) };
             }
         }
         Wakeup::Now
     }
 
-    /// Whether the network is polled: waking from a sleep would be downtime.
-    fn is_urgent(&self) -> bool {
-        self.engine.is_urgent() && self.wire.is_attached()
+    /// Whether the network is polled: waking from a sleep would be downtime, or a processor's wait for a page.
+    fn is_urgent(&self, house: &impl GuestHouse<Key = K>) -> bool {
+        let [urgent, main] = &self.wires;
+        let is_attached = urgent.is_attached() || main.is_attached();
+        self.engine.is_urgent() && is_attached || urgent.is_attached() && house.is_waiting(self.guest)
     }
 
-    /// Gives the engine what has come from the guest and from the connection; whether there was anything.
+    fn input(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, input: Input<'_>) {
+        self.engine.handle_input(now, input, house.ram(self.guest));
+    }
+
+    /// Gives the engine the next thing that has come from the guest or from a connection; whether there was anything.
     fn take_input(
         &mut self,
         now: Instant,
@@ -183,29 +213,32 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house: &mut impl GuestHouse<Key = K>,
     ) -> bool {
         if let Some(event) = house.poll(self.guest) {
-            if !matches!(event, GuestEvent::Ended) {
+            if !matches!(event, GuestEvent::Ended | GuestEvent::PageWanted(_)) {
                 self.outstanding = None;
             }
-            self.engine.handle_input(now, Input::Guest(event), house.ram(self.guest));
+            self.input(now, house, Input::Guest(event));
             return true;
         }
-        let count = self.wire.receive(streams, &mut self.buffer);
-        if count > 0 {
-            let input = Input::Bytes(Channel::MAIN, &self.buffer[..count]);
-            self.engine.handle_input(now, input, house.ram(self.guest));
+        for (channel, wire) in CHANNELS.into_iter().zip(&mut self.wires) {
+            let count = wire.receive(streams, &mut self.buffer);
+            if count > 0 {
+                let input = Input::Bytes(channel, &self.buffer[..count]);
+                self.engine.handle_input(now, input, house.ram(self.guest));
+                return true;
+            }
+            let change = match wire.change(streams) {
+                Some(Change::Up) => Input::LinkUp(channel),
+                Some(Change::Down) => Input::LinkDown(channel),
+                None => continue,
+            };
+            self.input(now, house, change);
             return true;
         }
-        let input = match self.wire.change(streams) {
-            Some(Change::Up) => Input::LinkUp(Channel::MAIN),
-            Some(Change::Down) => Input::LinkDown(Channel::MAIN),
-            None => return false,
-        };
-        self.engine.handle_input(now, input, house.ram(self.guest));
-        true
+        false
     }
 
-    /// Carries out what the engine wants, until it wants nothing or the network is full; whether it wanted
-    /// anything.
+    /// Carries out what the engine wants, until it wants nothing or the network is full; whether it wanted anything.
+    /// What is urgent goes first, and is looked for again after each portion of the rest.
     fn drain(
         &mut self,
         now: Instant,
@@ -213,36 +246,92 @@ impl<E: Engine, K: Copy> Session<E, K> {
         house: &mut impl GuestHouse<Key = K>,
     ) -> bool {
         let mut wanted = false;
-        loop {
-            // While bytes wait for the network the engine is asked for everything but bytes.
-            let room: &mut [u8] = if self.wire.is_flushed() { &mut self.buffer } else { &mut [] };
-            match self.engine.poll_output(now, room, house.ram(self.guest)) {
-                Output::Transmit { channel: _, len } => {
-                    self.wire.queue(&self.buffer[..len]);
-                    self.wire.flush(streams);
-                }
-                Output::Connect(_) => self.connect(now, streams, house),
-                Output::Disconnect(_) => {
-                    self.wire.close(now);
-                    self.wire.flush(streams);
-                }
-                Output::HangUp(_) => self.wire.drop_stream(streams),
-                Output::Guest(action) => self.begin(now, house, action),
-                Output::Event(event) => self.events.push(event),
-                Output::Timeout(deadline) => {
-                    self.deadline = deadline;
-                    return wanted;
-                }
-            }
+        // All but bytes, so that the engine has come to an end before it is asked for what is urgent.
+        while self.carry_out(now, streams, house, Room::None) {
             wanted = true;
         }
+        while self.send_urgent(now, streams, house) {
+            wanted = true;
+        }
+        let [urgent, main] = &self.wires;
+        let portions = if urgent.is_attached() { 1 } else { PORTIONS_MAX };
+        if main.is_flushed() {
+            for _ in 0..portions {
+                if !self.carry_out(now, streams, house, Room::IfFlushed) {
+                    break;
+                }
+                wanted = true;
+            }
+        }
+        wanted
     }
 
-    fn connect(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
+    /// Carries out the next thing that the engine wants; whether there was one.
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+        room: Room,
+    ) -> bool {
+        // While bytes wait for the network the engine is asked for everything but bytes.
+        let has_room = room == Room::IfFlushed && self.wires[place(Channel::MAIN)].is_flushed();
+        let buffer: &mut [u8] = if has_room { &mut self.buffer } else { &mut [] };
+        match self.engine.poll_output(now, buffer, house.ram(self.guest)) {
+            Output::Transmit { channel, len } => self.transmit(streams, channel, len),
+            Output::Connect(channel) => self.connect(now, streams, house, channel),
+            Output::Disconnect(channel) => {
+                let wire = &mut self.wires[place(channel)];
+                wire.close(now);
+                wire.flush(streams);
+            }
+            Output::HangUp(channel) => self.wires[place(channel)].drop_stream(streams),
+            Output::Guest(action) => self.begin(now, house, action),
+            Output::Event(event) => self.events.push(event),
+            Output::Timeout(deadline) => {
+                self.deadline = deadline;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends what is urgent, if its connection takes it; whether there was anything.
+    fn send_urgent(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+    ) -> bool {
+        let wire = &self.wires[place(Channel::URGENT)];
+        if !wire.is_attached() || !wire.is_flushed() {
+            return false;
+        }
+        let len = self.engine.poll_urgent(now, &mut self.buffer, house.ram(self.guest));
+        if len > 0 {
+            self.transmit(streams, Channel::URGENT, len);
+        }
+        len > 0
+    }
+
+    /// Sends the first `len` bytes of the buffer.
+    fn transmit(&mut self, streams: &mut impl Streams, channel: Channel, len: usize) {
+        let wire = &mut self.wires[place(channel)];
+        wire.queue(&self.buffer[..len]);
+        wire.flush(streams);
+    }
+
+    fn connect(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        house: &mut impl GuestHouse<Key = K>,
+        channel: Channel,
+    ) {
         let stream = self.address.and_then(|address| streams.connect(address).ok());
         match stream {
-            Some(stream) => self.wire.attach(streams, stream),
-            None => self.engine.handle_input(now, Input::LinkDown(Channel::MAIN), house.ram(self.guest)),
+            Some(stream) => self.wires[place(channel)].attach(streams, stream),
+            None => self.input(now, house, Input::LinkDown(channel)),
         }
     }
 
@@ -251,12 +340,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         if self.outstanding.is_some() {
             // The engine's contract forbids it; a guest in two steps at once would be worse than a refusal.
             let failure = GuestFailure::Host("two steps at once".into());
-            self.engine.handle_input(
-                now,
-                Input::Guest(GuestEvent::Failed(step, failure)),
-                house.ram(self.guest),
-            );
-            return;
+            return self.input(now, house, Input::Guest(GuestEvent::Failed(step, failure)));
         }
         self.outstanding = Some(step);
         house.begin(self.guest, action);
@@ -271,9 +355,11 @@ impl<E: Engine, K: Copy> Session<E, K> {
         if let Some(permit) = self.engine.take_permit() {
             house.hold(self.guest, permit);
         }
-        if self.wire.is_flushed() {
-            self.wire.close(now);
-            self.wire.flush(streams);
+        for wire in &mut self.wires {
+            if wire.is_flushed() {
+                wire.close(now);
+                wire.flush(streams);
+            }
         }
     }
 }

@@ -42,10 +42,11 @@ pub fn statistics() -> Statistics {
     Statistics { size: heap.0.size(), used: heap.0.used() }
 }
 
-/// Bytes that the heap of a host with `total_frames` frames gets: a sixteenth, within bounds.
+/// Bytes that the heap of a host with `total_frames` frames gets: a sixteenth, within bounds. All streams that there may
+/// be ([`crate::net::stream::STREAMS_MAX`]) and a port's backlog take less than 6 MB of it.
 #[must_use]
 pub fn size_for(total_frames: u64) -> usize {
-    (total_frames * frames::FRAME_SIZE / 16).clamp(4 << 20, 24 << 20) as usize
+    (total_frames * frames::FRAME_SIZE / 16).clamp(8 << 20, 24 << 20) as usize
 }
 
 // SAFETY: the heap hands out disjoint, aligned pieces of memory that is its own, under a lock.
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_heap_grows_with_the_host_within_bounds() {
-        assert_eq!(size_for(1), 4 << 20);
+        assert_eq!(size_for(1), 8 << 20);
         assert_eq!(size_for(65536), 16 << 20);
         assert_eq!(size_for(1 << 30), 24 << 20);
     }

@@ -25,12 +25,12 @@ use self::pool::Phase;
 pub(super) use self::pool::{Parts, Streams};
 use super::Network;
 
-/// Connections at one time, those that are still being closed included.
-pub const STREAMS_MAX: usize = 12;
+/// Connections at one time, those that are still being closed included: two for each of a dozen migrations.
+pub const STREAMS_MAX: usize = 24;
 /// Ports that accept connections at one time.
 pub const LISTENERS_MAX: usize = 4;
-/// Connections per port that may wait to be accepted, or be in the middle of their handshake.
-pub const BACKLOG_MAX: usize = 2;
+/// Connections per port that may wait to be accepted, or be in the middle of their handshake: both of two migrations.
+pub const BACKLOG_MAX: usize = 4;
 /// Payload of a full segment: a frame's 1,500 bytes less the headers of IPv4 and TCP.
 const SEGMENT_LENGTH: usize = 1460;
 /// Bytes that a peer may send before they are received: a window that needs no scaling and holds whole segments,

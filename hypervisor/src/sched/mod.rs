@@ -186,7 +186,8 @@ impl CpuLoop {
         if let Some(block) = percpu::of(self.index) {
             block.time().add_guest(machine.run_ticks().wrapping_sub(before));
         }
-        if machine.hand_on_output() && self.index != BOOT_CPU {
+        let has_news = machine.hand_on_output() || why == RunEnd::Absent;
+        if has_news && self.index != BOOT_CPU {
             kick(BOOT_CPU);
         }
         if why == RunEnd::Stopped {

@@ -123,7 +123,8 @@ fn build(
         wall_clock_unix_seconds: plan.wall_clock_unix_seconds,
     };
     let board = Box::new(Board::new(&config, GuestTime::ZERO).map_err(BuildError::Board)?);
-    let ram = GuestRam::new(&mut HostFrames, plan.memory_bytes).map_err(BuildError::Ram)?;
+    let ram =
+        GuestRam::new(&mut HostFrames, plan.memory_bytes, plan.vcpus as usize).map_err(BuildError::Ram)?;
     let ram = Arc::new(ram);
     let shared = Shared::new(plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
     let handle = Arc::new(shared);
@@ -181,7 +182,7 @@ pub(super) mod tests {
 
     /// A machine of one block of RAM whose TSC runs at `tsc_hz`.
     pub(in super::super) fn blueprint(tsc_hz: u64) -> (VmHandle, Blueprint) {
-        let ram = Arc::new(GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap());
+        let ram = Arc::new(GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap());
         let config = BoardConfig { vcpus: 1, tsc_hz, crystal_hz: CRYSTAL_HZ, wall_clock_unix_seconds: 0 };
         let board = Box::new(Board::new(&config, GuestTime::ZERO).unwrap());
         let shared = Shared::new("linux", 1, Arc::clone(&ram), State::Created, 0, |_| {});

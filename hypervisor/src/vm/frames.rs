@@ -4,6 +4,8 @@
 //! SAFETY vocabulary: *an owned frame* came from the frame allocator and was not given back; it is mapped writable in the
 //! direct map and nothing else in the hypervisor touches it.
 
+use alloc::vec::Vec;
+
 use godwit_vmx::ept::{FrameSource, Table};
 use x86_64::PhysAddr;
 
@@ -76,6 +78,62 @@ impl Drop for Frame {
     }
 }
 
+/// Where the tables of one guest live: in the host's frames, some of which may be put by, so that tables that the guest's
+/// own doing calls for can be had.
+#[derive(Debug, Default)]
+pub struct TableFrames {
+    reserve: Vec<PhysAddr>,
+}
+
+impl TableFrames {
+    /// Has at least `count` frames put by; whether that could be done. Those that were there before stay in any case.
+    #[must_use]
+    pub fn put_by(&mut self, count: usize) -> bool {
+        let before = self.reserve.len();
+        while self.reserve.len() < count {
+            match frames::get().allocate() {
+                Some(frame) => self.reserve.push(frame),
+                None => {
+                    self.give_back(before);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Gives back what is put by, all but `kept` of it.
+    pub fn give_back(&mut self, kept: usize) {
+        for frame in self.reserve.drain(kept.min(self.reserve.len())..) {
+            frames::get().free(frame, 1);
+        }
+    }
+}
+
+impl Drop for TableFrames {
+    fn drop(&mut self) {
+        self.give_back(0);
+    }
+}
+
+impl FrameSource for TableFrames {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        let Some(address) = self.reserve.pop() else { return FrameSource::allocate(&mut HostFrames) };
+        // SAFETY: an owned frame.
+        unsafe { zero(direct::at(address).as_mut_ptr(), FRAME_SIZE as usize) };
+        Some(address)
+    }
+
+    fn free(&mut self, frame: PhysAddr) {
+        FrameSource::free(&mut HostFrames, frame);
+    }
+
+    #[inline]
+    fn table(&self, frame: PhysAddr) -> &Table {
+        table(frame)
+    }
+}
+
 /// The host's frames, as EPT tables and as guests' RAM.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostFrames;
@@ -94,11 +152,17 @@ impl FrameSource for HostFrames {
 
     #[inline]
     fn table(&self, frame: PhysAddr) -> &Table {
-        let table: *const Table = direct::at(frame).as_ptr();
-        // SAFETY: by the trait's contract an owned frame, which lives as long as the tables that name it;
-        // its words are atomics.
-        unsafe { &*table }
+        table(frame)
     }
+}
+
+/// The table in `frame`: by the contract of [`FrameSource::table`], which alone calls this, an owned frame, which lives
+/// as long as the tables that name it.
+#[inline]
+fn table<'a>(frame: PhysAddr) -> &'a Table {
+    let table: *const Table = direct::at(frame).as_ptr();
+    // SAFETY: see above; its words are atomics.
+    unsafe { &*table }
 }
 
 impl BlockSource for HostFrames {

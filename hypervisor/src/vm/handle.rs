@@ -53,6 +53,10 @@ pub enum Command {
     Save,
     /// Restore them into a machine that has not run.
     Restore(Box<MachineState>),
+    /// Everything that was absent has come: make the machine's tables as they are without post-copy.
+    Settle,
+    /// What is absent will never come: end the machine when it needs that.
+    Forsake,
     /// Tell figures.
     Inspect,
 }
@@ -87,6 +91,8 @@ pub enum Refusal {
     Devices(RestoreError),
     /// The processor refused the machine's control structure.
     Vmcs,
+    /// So many pages of its memory have not come yet.
+    Absent(usize),
     /// The machine is gone.
     Gone,
 }
@@ -100,6 +106,7 @@ impl fmt::Display for Refusal {
             Self::Processor(why) => why.fmt(f),
             Self::Devices(why) => why.fmt(f),
             Self::Vmcs => f.write_str("the processor refuses the guest's control structure"),
+            Self::Absent(pages) => write!(f, "{pages} pages of the guest's memory have not come yet"),
             Self::Gone => f.write_str("the guest is gone"),
         }
     }
@@ -241,6 +248,11 @@ impl Shared {
     #[must_use]
     pub fn ram(&self) -> Option<Arc<GuestRam>> {
         self.ram.lock().clone()
+    }
+
+    /// Has the owner look after the machine: something has come that a processor of it waits for.
+    pub fn wake(&self) {
+        (self.kick)(self.owner());
     }
 
     /// Gives the owner a command.
@@ -413,7 +425,7 @@ mod tests {
     use super::*;
 
     fn shared() -> Shared {
-        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES).unwrap();
+        let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
         Shared::new("linux", 1, Arc::new(ram), State::Created, 0, |_| {})
     }
 

@@ -9,13 +9,12 @@ use alloc::vec::Vec;
 
 use godwit_migration::RunPermit;
 use godwit_vmx::ept::EptError;
-use godwit_vmx::exit::REASONS;
 use godwit_vmx::io_bitmap::IoBitmaps;
 use godwit_vmx::msr_bitmap::MsrBitmap;
 use godwit_vmx::tsc::{self, TscMapping, UNITY};
 
 use super::frames::Frame;
-use super::handle::{Command, Figures, Refusal, Reply, VmHandle};
+use super::handle::{Refusal, Reply, VmHandle};
 use super::host;
 use super::lifecycle::{Input, State};
 use super::memory::GuestRam;
@@ -90,10 +89,10 @@ pub struct Machine {
     pub(super) run_ticks: u64,
     pub(super) first_entry_tsc: u64,
     /// The machine's TSC while its clock stands still.
-    frozen: Option<u64>,
-    permit: Option<RunPermit>,
+    pub(super) frozen: Option<u64>,
+    pub(super) permit: Option<RunPermit>,
     bitmaps: Bitmaps,
-    tsc_multiplier: u64,
+    pub(super) tsc_multiplier: u64,
     /// The processor whose registers are in this CPU.
     loaded: Option<usize>,
 }
@@ -274,7 +273,7 @@ impl Machine {
     }
 
     /// Moves along in its life and tells everybody.
-    fn step(&mut self, input: Input) -> Result<(), Refusal> {
+    pub(super) fn step(&mut self, input: Input) -> Result<(), Refusal> {
         let next = self.state.clone().after(input).map_err(Refusal::Impossible)?;
         if next.runs() != self.state.runs() {
             if next.runs() { self.thaw() } else { self.freeze() }
@@ -315,7 +314,7 @@ impl Machine {
     }
 
     /// The machine's TSC, running or not.
-    fn tsc(&self) -> u64 {
+    pub(super) fn tsc(&self) -> u64 {
         self.frozen.unwrap_or_else(|| self.clock.ticks())
     }
 
@@ -343,154 +342,9 @@ impl Machine {
         }
     }
 
-    fn attend_all(&mut self) {
+    pub(super) fn attend_all(&mut self) {
         for vcpu in &mut self.vcpus {
             vcpu.context.attention = true;
-        }
-    }
-
-    fn carry_out(&mut self, command: Command) -> Result<Reply, Refusal> {
-        match command {
-            Command::Run(permit) => return Ok(self.run_command(permit)),
-            Command::Pause => self.step(Input::Pause)?,
-            Command::Stun => {
-                // Looked at before the step, so that a refusal changes nothing.
-                if self.permit.is_none() {
-                    return Err(Refusal::NoPermit);
-                }
-                self.step(Input::Stun)?;
-                self.unload();
-                return self.permit.take().map(Reply::Stunned).ok_or(Refusal::NoPermit);
-            }
-            Command::Stop(reason) => self.stop(reason),
-            Command::PowerButton => {
-                self.board.press_power_button();
-                self.attend_all();
-            }
-            Command::StartDirtyLog => self.start_dirty_log()?,
-            Command::HarvestDirtyLog => self.with_vmcs(|tables, vmcs| tables.harvest(vmcs))?,
-            Command::StopDirtyLog => {
-                if self.ram.dirty().is_enabled() {
-                    self.with_vmcs(|tables, vmcs| tables.stop_log(vmcs))?;
-                }
-                self.throttle.set(0);
-                self.step(Input::EndMove)?;
-            }
-            Command::Throttle(percent) => self.throttle.set(percent),
-            Command::Save => return self.save().map(Reply::Saved),
-            Command::Restore(state) => self.restore(state)?,
-            Command::Inspect => return Ok(Reply::Figures(Box::new(self.figures()))),
-        }
-        Ok(Reply::Done)
-    }
-
-    fn run_command(&mut self, permit: Option<RunPermit>) -> Reply {
-        if permit.is_none() && self.permit.is_none() {
-            return Reply::Refused(Refusal::NoPermit, None);
-        }
-        // A permit comes from whoever starts a machine or moves it, and none from a person.
-        let input = if permit.is_some() { Input::Start } else { Input::Resume };
-        if let Err(refusal) = self.step(input) {
-            return Reply::Refused(refusal, permit);
-        }
-        if permit.is_some() {
-            self.permit = permit;
-        }
-        Reply::Done
-    }
-
-    fn start_dirty_log(&mut self) -> Result<(), Refusal> {
-        self.state.clone().after(Input::BeginMove).map_err(Refusal::Impossible)?;
-        self.load(0)?;
-        let Some(vmcs) = self.vcpus[0].slot.current() else { return Err(Refusal::Vmcs) };
-        self.tables.start_log(vmcs).map_err(Refusal::Tables)?;
-        self.step(Input::BeginMove)
-    }
-
-    fn with_vmcs(
-        &mut self,
-        act: impl FnOnce(&mut Tables, &mut godwit_vmx::vmcs::Vmcs<godwit_vmx::vmcs::Current>),
-    ) -> Result<(), Refusal> {
-        self.load(0)?;
-        let Some(vmcs) = self.vcpus[0].slot.current() else { return Err(Refusal::Vmcs) };
-        act(&mut self.tables, vmcs);
-        Ok(())
-    }
-
-    /// Its state; it stands still, so that nothing changes meanwhile.
-    fn save(&mut self) -> Result<Box<MachineState>, Refusal> {
-        if self.state.runs() {
-            let state = self.state.clone();
-            return Err(Refusal::Impossible(super::lifecycle::Impossible { state, input: Input::Stun }));
-        }
-        let mut vcpus = Vec::new();
-        for index in 0..self.vcpus.len() {
-            self.load(index)?;
-            let vcpu = &mut self.vcpus[index];
-            host::save_resident(&mut vcpu.resident, &self.platform.residency);
-            host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
-            let Some(vmcs) = vcpu.slot.as_current() else { return Err(Refusal::Vmcs) };
-            vcpus.push(vcpu.save(vmcs));
-        }
-        self.unload();
-        let (tsc, tsc_hz) = (self.tsc(), self.policy.tsc_hz);
-        let paused = self.state.is_paused();
-        Ok(Box::new(MachineState { tsc, tsc_hz, paused, vcpus, board: self.board.save() }))
-    }
-
-    /// Takes over a state. Everything is checked before anything changes.
-    fn restore(&mut self, state: Box<MachineState>) -> Result<(), Refusal> {
-        let MachineState { tsc, tsc_hz, paused, ref vcpus, ref board } = *state;
-        let arrive = Input::Arrive { paused };
-        self.state.clone().after(arrive.clone()).map_err(Refusal::Impossible)?;
-        if vcpus.len() != self.vcpus.len() {
-            return Err(Refusal::Processor(InvalidState::Vcpus(vcpus.len())));
-        }
-        let multiplier = multiplier(self.platform, tsc_hz).map_err(Refusal::Processor)?;
-        let shown = Some(self.policy.cpuid.features());
-        let policy = Box::new(self.platform.policy(vcpus.len() as u32, tsc_hz, shown));
-        let limits = self.platform.limits(&policy);
-        let mut parts = Vec::new();
-        for vcpu in vcpus {
-            parts.push(vcpu.validate(&limits).map_err(Refusal::Processor)?);
-        }
-        let mut board = Box::new(Board::restore(board).map_err(Refusal::Devices)?);
-        if board.vcpus() != vcpus.len() {
-            return Err(Refusal::Processor(InvalidState::Vcpus(board.vcpus())));
-        }
-        for (index, vcpu) in vcpus.iter().enumerate() {
-            board.set_tsc_adjust(index, vcpu.msrs.tsc_adjust as i64);
-        }
-        self.unload();
-        for (vcpu, (state, parts)) in self.vcpus.iter_mut().zip(state.vcpus.into_iter().zip(parts)) {
-            vcpu.restore(Box::new(state), parts);
-        }
-        self.clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
-        self.tsc_multiplier = multiplier;
-        self.board = board;
-        self.policy = policy;
-        self.frozen = Some(tsc);
-        self.timer = Timer { deadline: None, host_tsc: u64::MAX };
-        self.step(arrive)
-    }
-
-    fn figures(&self) -> Figures {
-        let mut exits = [0; REASONS];
-        let mut wild_accesses = 0;
-        for vcpu in &self.vcpus {
-            wild_accesses += vcpu.context.wild_accesses;
-            for (sum, count) in exits.iter_mut().zip(vcpu.context.counts) {
-                *sum += count;
-            }
-        }
-        Figures {
-            exits,
-            wild_accesses,
-            run_ticks: self.run_ticks,
-            tsc: self.tsc(),
-            throttle: self.throttle.percent(),
-            dirty_source: self.platform.dirty_source.name(),
-            first_entry_tsc: self.first_entry_tsc,
         }
     }
 
@@ -531,7 +385,7 @@ fn end(handle: &VmHandle, reason: StopReason) {
 }
 
 /// The multiplier by which a guest's TSC runs at `tsc_hz` here.
-fn multiplier(platform: &Platform, tsc_hz: u64) -> Result<u64, InvalidState> {
+pub(super) fn multiplier(platform: &Platform, tsc_hz: u64) -> Result<u64, InvalidState> {
     /// Below this difference the host's own TSC is taken: calibration is no better.
     const TOLERANCE_PPM: u64 = 250;
     let difference = tsc_hz.abs_diff(platform.tsc_hz);
@@ -548,6 +402,7 @@ fn multiplier(platform: &Platform, tsc_hz: u64) -> Result<u64, InvalidState> {
 #[cfg(test)]
 mod tests {
     use super::super::builder::tests::blueprint;
+    use super::super::handle::Command;
     use super::super::lifecycle::State;
     use super::super::vcpu::tests::platform;
     use super::*;

@@ -16,8 +16,9 @@ use core::fmt;
 use godwit_vmx::addr::{Gfn, Gpa, PAGE_SIZE};
 use x86_64::PhysAddr;
 
+use super::absent::AbsentPages;
 use super::dirty::DirtyBitmaps;
-use crate::guest_memory::{GuestMemory, NotRam};
+use crate::guest_memory::{GuestMemory, MemoryError};
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: u64 = 2 << 20;
@@ -81,19 +82,20 @@ pub struct GuestRam {
     blocks: Box<[Block]>,
     release: fn(Block),
     dirty: DirtyBitmaps,
+    absent: AbsentPages,
 }
 
 // SAFETY: blocks are owned by this value and touched only by copies that tolerate concurrent writes.
 unsafe impl Send for GuestRam {}
-// SAFETY: as above; the dirty bitmaps are atomic.
+// SAFETY: as above; the bitmaps are atomic.
 unsafe impl Sync for GuestRam {}
 
 impl GuestRam {
-    /// RAM of `bytes` bytes, all zero.
+    /// RAM of `bytes` bytes, all zero, for a guest with `vcpus` processors.
     ///
     /// # Errors
     /// [`RamError`]; nothing is kept.
-    pub fn new<S: BlockSource>(source: &mut S, bytes: u64) -> Result<Self, RamError> {
+    pub fn new<S: BlockSource>(source: &mut S, bytes: u64, vcpus: usize) -> Result<Self, RamError> {
         if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES) || bytes > RAM_BYTES_MAX {
             return Err(RamError::Size(bytes));
         }
@@ -109,8 +111,9 @@ impl GuestRam {
                 }
             }
         }
-        let dirty = DirtyBitmaps::new((bytes / PAGE_SIZE) as usize);
-        Ok(Self { blocks: blocks.into_boxed_slice(), release: S::release, dirty })
+        let pages = (bytes / PAGE_SIZE) as usize;
+        let (dirty, absent) = (DirtyBitmaps::new(pages), AbsentPages::new(pages, vcpus));
+        Ok(Self { blocks: blocks.into_boxed_slice(), release: S::release, dirty, absent })
     }
 
     /// Size in bytes.
@@ -129,6 +132,12 @@ impl GuestRam {
     #[must_use]
     pub const fn dirty(&self) -> &DirtyBitmaps {
         &self.dirty
+    }
+
+    /// What has not come yet.
+    #[must_use]
+    pub const fn absent(&self) -> &AbsentPages {
+        &self.absent
     }
 
     /// The blocks with their guest addresses, for mapping.
@@ -182,10 +191,11 @@ impl GuestRam {
 
     /// Offset of the first byte if all of `length` bytes from `address` on are RAM without a gap.
     #[inline]
-    fn range(&self, address: Gpa, length: usize) -> Result<u64, NotRam> {
-        let error = NotRam { address, length };
+    fn range(&self, address: Gpa, length: usize) -> Result<u64, MemoryError> {
+        let error = MemoryError::NotRam { address, length };
         let first = self.offset(address).ok_or(error)?;
         if length <= 1 {
+            self.check_range(first, first)?;
             return Ok(first);
         }
         let end = address.checked_add(length as u64 - 1).ok_or(error)?;
@@ -193,7 +203,39 @@ impl GuestRam {
         // A hole inside shifts the end or is skipped over.
         let start = address.as_u64();
         let crosses_vga = start < VGA_START && end.as_u64() >= VGA_END;
-        if last - first == length as u64 - 1 && !crosses_vga { Ok(first) } else { Err(error) }
+        if last - first != length as u64 - 1 || crosses_vga {
+            return Err(error);
+        }
+        self.check_range(first, last)?;
+        Ok(first)
+    }
+
+    /// Whether all pages from the one at offset `first` to the one at offset `last` have come.
+    #[inline]
+    fn check_range(&self, first: u64, last: u64) -> Result<(), MemoryError> {
+        if !self.absent.is_on() {
+            return Ok(());
+        }
+        let mut pages = (first / PAGE_SIZE..=last / PAGE_SIZE).map(|page| page as usize);
+        match pages.find(|page| self.absent.is_absent(*page)) {
+            Some(page) => Err(MemoryError::Absent(Self::address_of(page))),
+            None => Ok(()),
+        }
+    }
+
+    /// Guest-physical address of page `page`.
+    #[must_use]
+    pub const fn address_of(page: usize) -> Gpa {
+        Gpa::new(Self::frame_of(page).as_u64() * PAGE_SIZE)
+    }
+
+    /// Where the host has page `page`, for mapping; `None` if there is no such page, or a PC has no RAM there.
+    #[must_use]
+    pub fn backing(&self, page: usize) -> Option<PhysAddr> {
+        let offset = page as u64 * PAGE_SIZE;
+        let block = self.blocks.get((offset / BLOCK_BYTES) as usize)?;
+        let is_hidden = Self::is_vga_window(Self::address_of(page));
+        (!is_hidden).then(|| PhysAddr::new(block.address.as_u64() + offset % BLOCK_BYTES))
     }
 
     /// The host's pointer to `offset` and how many bytes follow in the block.
@@ -233,11 +275,11 @@ impl GuestRam {
 
     /// Reads what does not lie within one page.
     #[cold]
-    fn read_across(&self, address: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
+    fn read_across(&self, address: Gpa, into: &mut [u8]) -> Result<(), MemoryError> {
         let mut offset = self.range(address, into.len())?;
         let mut rest = into;
         while !rest.is_empty() {
-            let error = NotRam { address, length: rest.len() };
+            let error = MemoryError::NotRam { address, length: rest.len() };
             let (pointer, room) = self.pointer(offset).ok_or(error)?;
             let (now, later) = rest.split_at_mut(room.min(rest.len()));
             // SAFETY: `now` is no longer than what follows `pointer` in its block.
@@ -250,12 +292,12 @@ impl GuestRam {
 
     /// Writes what does not lie within one page.
     #[cold]
-    fn write_across(&self, address: Gpa, from: &[u8]) -> Result<(), NotRam> {
+    fn write_across(&self, address: Gpa, from: &[u8]) -> Result<(), MemoryError> {
         let start = self.range(address, from.len())?;
         let mut offset = start;
         let mut rest = from;
         while !rest.is_empty() {
-            let error = NotRam { address, length: rest.len() };
+            let error = MemoryError::NotRam { address, length: rest.len() };
             let (pointer, room) = self.pointer(offset).ok_or(error)?;
             let (now, later) = rest.split_at(room.min(rest.len()));
             // SAFETY: `now` is no longer than what follows `pointer` in its block.
@@ -290,12 +332,13 @@ impl Drop for GuestRam {
 
 impl GuestMemory for GuestRam {
     #[inline]
-    fn read(&self, address: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
+    fn read(&self, address: Gpa, into: &mut [u8]) -> Result<(), MemoryError> {
         // The common case: a few bytes within a page.
         if address.page_offset() + into.len() as u64 <= PAGE_SIZE
             && let Some(offset) = self.offset(address)
             && let Some((pointer, _)) = self.pointer(offset)
         {
+            self.check_range(offset, offset)?;
             // SAFETY: the bytes lie within one page of a block.
             unsafe { copy(pointer, into.as_mut_ptr(), into.len()) };
             return Ok(());
@@ -304,11 +347,12 @@ impl GuestMemory for GuestRam {
     }
 
     #[inline]
-    fn write(&self, address: Gpa, from: &[u8]) -> Result<(), NotRam> {
+    fn write(&self, address: Gpa, from: &[u8]) -> Result<(), MemoryError> {
         if address.page_offset() + from.len() as u64 <= PAGE_SIZE
             && let Some(offset) = self.offset(address)
             && let Some((pointer, _)) = self.pointer(offset)
         {
+            self.check_range(offset, offset)?;
             // SAFETY: the bytes lie within one page of a block.
             unsafe { copy(from.as_ptr(), pointer, from.len()) };
             self.dirty.mark((offset / PAGE_SIZE) as usize);
@@ -318,11 +362,24 @@ impl GuestMemory for GuestRam {
     }
 
     #[inline]
-    fn read_u64(&self, address: Gpa) -> Result<u64, NotRam> {
+    fn contains(&self, address: Gpa) -> bool {
+        self.offset(address).is_some()
+    }
+
+    fn check_present(&self, address: Gpa) -> Result<(), MemoryError> {
+        match self.offset(address) {
+            Some(offset) => self.check_range(offset, offset),
+            None => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn read_u64(&self, address: Gpa) -> Result<u64, MemoryError> {
         if address.as_u64().is_multiple_of(8)
             && let Some(offset) = self.offset(address)
             && let Some((pointer, _)) = self.pointer(offset)
         {
+            self.check_range(offset, offset)?;
             // SAFETY: eight aligned bytes of a block, read in one access.
             return Ok(unsafe { pointer.cast::<u64>().read_volatile() });
         }
@@ -426,92 +483,4 @@ pub(crate) mod testing {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::vec;
-
-    use proptest::prelude::*;
-
-    use super::testing::HeapBlocks;
-    use super::*;
-
-    fn ram(blocks: u64) -> GuestRam {
-        GuestRam::new(&mut HeapBlocks { left: blocks as usize }, blocks * BLOCK_BYTES).unwrap()
-    }
-
-    #[test]
-    fn what_is_written_is_read_across_blocks() {
-        let ram = ram(2);
-        let address = Gpa::new(BLOCK_BYTES - 3);
-        ram.write(address, b"godwit").unwrap();
-        let mut bytes = [0; 6];
-        ram.read(address, &mut bytes).unwrap();
-        assert_eq!(&bytes, b"godwit");
-        assert_eq!(ram.read_u64(Gpa::new(BLOCK_BYTES - 8)).unwrap().to_le_bytes()[5..], *b"god");
-        assert_eq!(ram.read_u64(Gpa::new(BLOCK_BYTES - 3)).unwrap().to_le_bytes()[..6], *b"godwit");
-    }
-
-    #[test]
-    fn what_is_no_ram_is_refused_whole() {
-        let ram = ram(1);
-        let mut bytes = [0xaa; 16];
-        for address in [VGA_START - 8, VGA_START, VGA_END - 1, BLOCK_BYTES - 8, BLOCK_BYTES, u64::MAX - 4] {
-            assert!(ram.read(Gpa::new(address), &mut bytes).is_err());
-            assert_eq!(bytes, [0xaa; 16]);
-            assert!(ram.write(Gpa::new(address), &bytes).is_err());
-        }
-        let mut across = vec![0; 0x4_0000];
-        assert!(ram.read(Gpa::new(VGA_START - 0x1_0000), &mut across).is_err());
-        assert!(ram.read(Gpa::new(VGA_END), &mut across).is_ok());
-        assert!(ram.read(Gpa::new(VGA_START), &mut []).is_err());
-    }
-
-    #[test]
-    fn every_write_of_the_host_is_in_the_dirty_log() {
-        let ram = ram(1);
-        ram.dirty().enable();
-        ram.write(Gpa::new(0x1fff), &[1, 2]).unwrap();
-        assert!(ram.write_page(7, &[9; 4096]));
-        ram.dirty().harvest(|_| {});
-        assert_eq!(ram.dirty().take_word(0), 1 << 1 | 1 << 2 | 1 << 7);
-        assert!(!ram.write_page(512, &[0; 4096]));
-    }
-
-    #[test]
-    fn zero_pages_are_recognised() {
-        let ram = ram(1);
-        assert_eq!(ram.is_zero_page(3), Some(true));
-        ram.write(Gpa::new(0x3fff), &[1]).unwrap();
-        assert_eq!(ram.is_zero_page(3), Some(false));
-        assert_eq!(ram.is_zero_page(4), Some(true));
-        assert_eq!(ram.is_zero_page(512), None);
-    }
-
-    #[test]
-    fn a_host_without_memory_keeps_nothing() {
-        let mut source = HeapBlocks { left: 2 };
-        let error = GuestRam::new(&mut source, 3 * BLOCK_BYTES).unwrap_err();
-        assert_eq!(error, RamError::OutOfMemory { wanted: 3 * BLOCK_BYTES, available: 2 * BLOCK_BYTES });
-        assert!(matches!(GuestRam::new(&mut source, 12345), Err(RamError::Size(12345))));
-    }
-
-    #[test]
-    fn pages_above_the_gap_go_on_counting() {
-        assert_eq!(GuestRam::frame_of(0xb_ffff), Gfn::new(0xb_ffff));
-        assert_eq!(GuestRam::frame_of(0xc_0000), Gfn::new(0x10_0000));
-    }
-
-    proptest! {
-        #[test]
-        fn any_range_is_answered(address in 0_u64..3 * BLOCK_BYTES, length in 0_usize..5000) {
-            let ram = ram(2);
-            let data = vec![0x5a; length];
-            let mut back = vec![0; length];
-            if ram.write(Gpa::new(address), &data).is_ok() {
-                ram.read(Gpa::new(address), &mut back).unwrap();
-                prop_assert_eq!(back, data);
-            } else {
-                prop_assert!(ram.read(Gpa::new(address), &mut back).is_err());
-            }
-        }
-    }
-}
+mod tests;

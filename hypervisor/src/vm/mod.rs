@@ -3,15 +3,19 @@
 //! A machine is owned by one CPU's loop, which alone touches [`machine::Machine`]. Everybody else holds a
 //! handle ([`handle::VmHandle`]): commands go in through a mailbox, RAM and dirty log are shared.
 
+pub mod absent;
 pub mod builder;
+mod commands;
 pub mod controls;
 pub mod dirty;
 pub mod frames;
 pub mod handle;
+mod holes;
 pub mod host;
 pub mod lifecycle;
 pub mod machine;
 pub mod memory;
+pub mod page_wait;
 pub mod platform;
 pub mod run;
 pub mod slot;

@@ -17,12 +17,15 @@ use godwit_vmx::world_switch;
 use super::handle::VmHandle;
 use super::host;
 use super::machine::{Machine, Timer};
+use super::memory::GuestRam;
+use super::page_wait::PageWait;
 use super::platform::Platform;
 use super::state::Activity;
-use super::tables::Tables;
+use super::tables::{Resolution, Tables};
 use super::vcpu::Vcpu;
 use crate::devices::board::{Board, Request};
 use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield, debug};
+use crate::guest_memory::CpuMemory;
 
 const RFLAGS_IF: u64 = 1 << 9;
 const BLOCKING_STI_OR_SS: u32 = 0b11;
@@ -43,6 +46,8 @@ pub enum RunEnd {
     Interrupted,
     /// The processor waits for an interrupt.
     Blocked,
+    /// The processor waits for a page that has not come: whoever gets it is to be told.
+    Absent,
     /// The machine has stopped.
     Stopped,
 }
@@ -63,6 +68,9 @@ impl Machine {
         let Some(vcpu) = self.vcpus.get(index) else { return Err(u64::MAX) };
         if !self.state.runs() {
             return Err(u64::MAX);
+        }
+        if let Some(wait) = vcpu.waits_for {
+            return if wait.is_over(self.ram.absent()) { Ok(()) } else { Err(u64::MAX) };
         }
         match vcpu.activity {
             Activity::Active => Ok(()),
@@ -86,6 +94,10 @@ impl Machine {
             self.stop(StopReason::OutOfMemory);
             return RunEnd::Stopped;
         }
+        if let Err(reason) = self.end_wait(index) {
+            self.stop(reason);
+            return RunEnd::Stopped;
+        }
         let start = tsc::host();
         if self.first_entry_tsc == 0 {
             self.first_entry_tsc = start;
@@ -98,16 +110,41 @@ impl Machine {
         })
     }
 
+    /// The page that processor `index` waits for, if it waits, has come or never will.
+    fn end_wait(&mut self, index: usize) -> Result<(), StopReason> {
+        let Some(vcpu) = self.vcpus.get_mut(index) else { return Ok(()) };
+        let Some(wait) = vcpu.waits_for.take() else { return Ok(()) };
+        // Time has passed.
+        vcpu.context.attention = true;
+        match wait.end(self.ram.absent(), index)? {
+            Some(page) => self.tables.admit(page).map_err(|_error| StopReason::OutOfMemory),
+            None => Ok(()),
+        }
+    }
+
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
         self.tables.flush();
         let Self { vcpus, board, ram, clock, policy, tables, timer, platform, handle, .. } = self;
-        let Vcpu { context: cpu, slot, event, activity, primary, .. } = &mut vcpus[index];
+        let Vcpu { context: cpu, slot, event, activity, waits_for, primary, .. } = &mut vcpus[index];
         let Some(vmcs) = slot.current() else { return Err(StopReason::OutOfMemory) };
         cpu.attention |= *activity == Activity::Halted;
-        let context = Context { vmcs, cpu, board, memory: &**ram, clock, policy };
+        let ram = &**ram;
+        let memory = CpuMemory::new(ram);
+        let context = Context { vmcs, cpu, board, memory: &memory, clock, policy };
         let coast = platform.coast();
-        let mut rounds =
-            Rounds { context, event, activity, primary, timer, coast, tables, handle, slice_end };
+        let mut rounds = Rounds {
+            context,
+            ram,
+            event,
+            activity,
+            waits_for,
+            primary,
+            timer,
+            coast,
+            tables,
+            handle,
+            slice_end,
+        };
         loop {
             if rounds.context.cpu.attention {
                 match rounds.attend() {
@@ -125,7 +162,12 @@ impl Machine {
                 Some(outcome) => outcome,
                 None => rounds.handle(reason),
             };
-            if let Some(end) = rounds.act(outcome)? {
+            // Whatever the handler made of memory that has not come: it is asked again when that is there.
+            let end = match rounds.context.memory.take_touched().and_then(|page| ram.page_of(page)) {
+                None => rounds.act(outcome)?,
+                Some(page) => rounds.wait(page)?,
+            };
+            if let Some(end) = end {
                 return Ok(end);
             }
         }
@@ -135,8 +177,10 @@ impl Machine {
 /// One processor between entries: what its rounds work on.
 struct Rounds<'a> {
     context: Running<'a>,
+    ram: &'a GuestRam,
     event: &'a mut Option<Event>,
     activity: &'a mut Activity,
+    waits_for: &'a mut Option<PageWait>,
     primary: &'a mut u32,
     timer: &'a mut Timer,
     coast: Coast,
@@ -211,12 +255,15 @@ impl Rounds<'_> {
                 vmcs.write(field::TSC_OFFSET, clock.mapping.offset.wrapping_add(cpu.tsc_adjust));
                 self.skip();
             }
-            Outcome::RamViolation(violation) => {
-                if !self.tables.resolve(&violation) {
+            Outcome::RamViolation(violation) => match self.tables.resolve(&violation) {
+                Resolution::GoOn => {}
+                Resolution::Wait(page) => return self.wait(page),
+                Resolution::OutOfFrames => return Err(StopReason::OutOfMemory),
+                Resolution::Unexplained => {
                     let exit = Exit::EptViolation(violation);
                     return Err(StopReason::UnhandledExit { exit, rip: self.context.rip() });
                 }
-            }
+            },
             Outcome::LogFull => self.tables.drain(self.context.vmcs),
             Outcome::Yield(Yield::Timer) => {
                 let now = tsc::host();
@@ -233,6 +280,15 @@ impl Rounds<'_> {
             Outcome::Stop(reason) => return Err(reason),
         }
         Ok(None)
+    }
+
+    /// Has the processor wait for `page` and then do again what it was about to do, delivering an event included, unless
+    /// the page has come meanwhile.
+    #[cold]
+    fn wait(&mut self, page: usize) -> Result<Option<RunEnd>, StopReason> {
+        let (index, rip) = (self.context.cpu.index, self.context.rip());
+        *self.waits_for = PageWait::begin(self.ram.absent(), index, page, rip)?;
+        Ok(self.waits_for.map(|_wait| RunEnd::Absent))
     }
 
     /// Advances past the instruction that exited.
@@ -315,7 +371,7 @@ impl Rounds<'_> {
     }
 }
 
-type Running<'a> = Context<'a, Vmcs<Current>, super::memory::GuestRam>;
+type Running<'a> = Context<'a, Vmcs<Current>, CpuMemory<'a, GuestRam>>;
 
 /// What the board asks for; a reason to stop, if it asks for that.
 fn take_requests(context: &mut Running<'_>) -> Option<StopReason> {
@@ -443,5 +499,36 @@ mod tests {
         vmcs.set(field::EXIT_INTERRUPTION_INFO, fault.to_info() | NMI_UNBLOCKED);
         assert_eq!(interrupted(&mut vmcs, &Exit::ExceptionOrNmi(Some(fault))), None);
         assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
+    }
+
+    #[test]
+    fn an_event_whose_delivery_met_a_page_that_has_not_come_is_delivered_when_it_has() {
+        use godwit_vmx::exit::EptViolation;
+        let exit = Exit::EptViolation(EptViolation::decode(1, 0x5000, 0));
+        assert!(exit.may_interrupt_delivery());
+        let breakpoint = Event {
+            kind: EventKind::SoftwareException,
+            instruction_length: 1,
+            ..Event::exception(Exception::Breakpoint)
+        };
+        let page_fault = Event::exception_with_code(Exception::PageFault, 2);
+        for event in [Event::interrupt(0x31), Event::nmi(), page_fault, breakpoint] {
+            let mut vmcs = FakeVmcs::new();
+            vmcs.set(field::IDT_VECTORING_INFO, event.to_info());
+            vmcs.set(field::IDT_VECTORING_ERROR_CODE, event.error_code.unwrap_or(0));
+            vmcs.set(field::EXIT_INSTRUCTION_LENGTH, event.instruction_length.into());
+            // An NMI blocks the next as soon as its delivery begins.
+            vmcs.set(field::GUEST_INTERRUPTIBILITY, if event == Event::nmi() { BLOCKING_NMI } else { 0 });
+            let again = interrupted(&mut vmcs, &exit).unwrap();
+            assert!(!is_free(&vmcs, Some(again)), "nothing comes before it");
+            deliver(&mut vmcs, again);
+            assert_eq!(vmcs.read(field::ENTRY_INTERRUPTION_INFO), event.to_info());
+            assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), 0);
+            if let Some(code) = event.error_code {
+                assert_eq!(vmcs.read(field::ENTRY_EXCEPTION_ERROR_CODE), code);
+            }
+            let length: u32 = event.instruction_length.into();
+            assert_eq!(vmcs.read(field::ENTRY_INSTRUCTION_LENGTH), length);
+        }
     }
 }

@@ -4,29 +4,42 @@ use alloc::sync::Arc;
 
 use godwit_vmx::addr::Gfn;
 use godwit_vmx::controls::SecondaryControls;
-use godwit_vmx::ept::{AccessedDirty, Ept, EptError, Flush, MemoryType, PageSize, Permissions};
+use godwit_vmx::ept::{AccessedDirty, Ept, EptError, Flush};
 use godwit_vmx::exit::EptViolation;
 use godwit_vmx::field;
 use godwit_vmx::pml;
 use godwit_vmx::vmcs::VmcsAccess;
-use x86_64::PhysAddr;
 
 use super::dirty::DirtySource;
-use super::frames::{Frame, HostFrames};
-use super::host;
+use super::frames::{Frame, TableFrames};
 use super::memory::GuestRam;
-
-const RAM: Permissions = Permissions::all();
+use super::{holes, host};
 
 /// See the module's documentation. Changed only while no processor of the guest runs.
 #[derive(Debug)]
 pub struct Tables {
     ept: Ept,
-    frames: HostFrames,
+    frames: TableFrames,
     ram: Arc<GuestRam>,
     source: DirtySource,
     log: Option<Frame>,
     flush_due: bool,
+    /// Something may be unmapped: it has not come yet, or it has and was not touched.
+    has_holes: bool,
+}
+
+/// What is to be done about a violation at an address that is RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Resolution {
+    /// The guest may go on.
+    GoOn,
+    /// It waits for the page of this number.
+    Wait(usize),
+    /// The host has no memory left for the table that it needs.
+    OutOfFrames,
+    /// The tables allow the access, or never will.
+    Unexplained,
 }
 
 impl Tables {
@@ -39,14 +52,15 @@ impl Tables {
         accessed_dirty: AccessedDirty,
         source: DirtySource,
     ) -> Result<Self, EptError> {
-        let mut frames = HostFrames;
+        let mut frames = TableFrames::default();
         let log = match source {
             DirtySource::Pml => Some(Frame::allocate().ok_or(EptError::OutOfFrames)?),
             DirtySource::DirtyFlags | DirtySource::WriteProtect => None,
         };
         let mut ept = Ept::new(&mut frames, accessed_dirty)?;
-        match map_all(&mut ept, &mut frames, &ram) {
-            Ok(()) => Ok(Self { ept, frames, ram, source, log, flush_due: true }),
+        match holes::reveal(&mut ept, &mut frames, &ram) {
+            // A flush is due in any case: the root may be where another guest's was.
+            Ok(_flush) => Ok(Self { ept, frames, ram, source, log, flush_due: true, has_holes: false }),
             Err(error) => {
                 ept.destroy(&mut frames);
                 Err(error)
@@ -94,6 +108,7 @@ impl Tables {
     /// # Errors
     /// [`EptError::OutOfFrames`]; nothing is recorded then.
     pub fn start_log(&mut self, vmcs: &mut impl VmcsAccess) -> Result<(), EptError> {
+        self.reveal()?;
         let all = self.all();
         match self.ept.split_all(&mut self.frames, all.clone()) {
             Ok(flush) => self.owe(flush),
@@ -165,22 +180,78 @@ impl Tables {
         self.owe(flush);
     }
 
-    /// Answers a violation at an address that is RAM: whether the guest may go on.
-    #[must_use]
-    pub fn resolve(&mut self, violation: &EptViolation) -> bool {
+    /// Takes what is absent out of the tables, and puts back what no longer is. The guest stands still.
+    ///
+    /// # Errors
+    /// [`EptError::OutOfFrames`] if the host could run out of memory for tables on the way; nothing has changed then.
+    pub fn conceal(&mut self) -> Result<(), EptError> {
+        if !self.ram.absent().is_on() {
+            return self.reveal();
+        }
+        if !self.frames.put_by(holes::blocks_with_holes(&self.ram)) {
+            return Err(EptError::OutOfFrames);
+        }
+        (self.has_holes, self.flush_due) = (true, true);
+        let flush = holes::conceal(&mut self.ept, &mut self.frames, &self.ram)?;
+        self.owe(flush);
+        Ok(())
+    }
+
+    /// Maps all of RAM again as if nothing had ever been absent; nothing is.
+    ///
+    /// # Errors
+    /// [`EptError::OutOfFrames`]; what was mapped stays so.
+    pub fn reveal(&mut self) -> Result<(), EptError> {
+        if self.has_holes {
+            let flush = holes::reveal(&mut self.ept, &mut self.frames, &self.ram)?;
+            self.owe(flush);
+            self.has_holes = false;
+            self.frames.give_back(0);
+        }
+        Ok(())
+    }
+
+    /// Lets the guest touch page `page`, which has come.
+    ///
+    /// # Errors
+    /// [`EptError::OutOfFrames`].
+    pub fn admit(&mut self, page: usize) -> Result<(), EptError> {
+        if self.has_holes && self.ept.lookup(&self.frames, GuestRam::frame_of(page)).is_none() {
+            holes::map_around(&mut self.ept, &mut self.frames, &self.ram, page)?;
+        }
+        Ok(())
+    }
+
+    /// Answers a violation at an address that is RAM.
+    pub fn resolve(&mut self, violation: &EptViolation) -> Resolution {
         let frame = violation.address.frame();
+        if self.has_holes && self.ept.lookup(&self.frames, frame).is_none() {
+            let Some(page) = self.ram.page_of(violation.address) else { return Resolution::Unexplained };
+            if self.ram.absent().is_absent(page) {
+                return Resolution::Wait(page);
+            }
+            return match self.admit(page) {
+                Ok(()) => Resolution::GoOn,
+                Err(_) => Resolution::OutOfFrames,
+            };
+        }
         if violation.is_write {
-            let Some(touched) = self.ept.allow_write(&self.frames, frame) else { return false };
+            let Some(touched) = self.ept.allow_write(&self.frames, frame) else {
+                return Resolution::Unexplained;
+            };
             mark(&self.ram, touched.first, touched.frames);
-            return true;
+            return Resolution::GoOn;
         }
         // Mapped after all: another processor's change, or a mapping that this one had cached.
-        self.ept.lookup(&self.frames, frame).is_some()
+        match self.ept.lookup(&self.frames, frame) {
+            Some(_) => Resolution::GoOn,
+            None => Resolution::Unexplained,
+        }
     }
 
     /// Gives all tables back. The guest runs nowhere any more.
     pub fn destroy(self) {
-        let Self { ept, mut frames, ram: _, source: _, log: _, flush_due: _ } = self;
+        let Self { ept, mut frames, ram: _, source: _, log: _, flush_due: _, has_holes: _ } = self;
         host::flush_ept(ept.pointer());
         ept.destroy(&mut frames);
     }
@@ -209,23 +280,4 @@ fn set_logging(vmcs: &mut impl VmcsAccess, logging: Logging) {
     if after != before {
         vmcs.write(field::SECONDARY_CONTROLS, after);
     }
-}
-
-/// The first block in small pages, around the VGA window; the others as they are.
-fn map_all(ept: &mut Ept, frames: &mut HostFrames, ram: &GuestRam) -> Result<(), EptError> {
-    let write_back = MemoryType::WriteBack;
-    for (first, address) in ram.blocks() {
-        if first.as_u64() != 0 {
-            ept.map(frames, first.frame(), address, PageSize::Size2M, RAM, write_back)?;
-            continue;
-        }
-        for offset in (0..PageSize::Size2M.bytes()).step_by(PageSize::Size4K.bytes() as usize) {
-            let at = godwit_vmx::addr::Gpa::new(offset);
-            if !GuestRam::is_vga_window(at) {
-                let target = PhysAddr::new(address.as_u64() + offset);
-                ept.map(frames, at.frame(), target, PageSize::Size4K, RAM, write_back)?;
-            }
-        }
-    }
-    Ok(())
 }

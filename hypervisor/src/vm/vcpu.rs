@@ -14,6 +14,7 @@ use godwit_vmx::vmcs::VmcsAccess;
 use godwit_vmx::world_switch::GuestRegisters;
 
 use super::host::Resident;
+use super::page_wait::PageWait;
 use super::platform::Platform;
 use super::slot::VmcsSlot;
 use super::state::{Activity, ControlState, MsrState, SegmentState, SegmentsState, TableState, VcpuState};
@@ -44,6 +45,8 @@ pub struct Vcpu {
     pub event: Option<Event>,
     /// What it is doing.
     pub activity: Activity,
+    /// What it waits for, whatever its activity: a page that has not come.
+    pub waits_for: Option<PageWait>,
     /// What the primary controls in the VMCS are.
     pub primary: u32,
     /// Its virtual-processor identifier, if translations are tagged.
@@ -115,6 +118,7 @@ impl Vcpu {
             resident: Resident::default(),
             event: None,
             activity: Activity::Active,
+            waits_for: None,
             primary: platform.controls.primary.bits(),
             vpid,
             pending: None,
@@ -148,13 +152,25 @@ impl Vcpu {
         };
         self.event = event;
         self.activity = state.activity;
+        self.waits_for = None;
         self.pending = Some(state);
     }
 
     /// Saves the processor's state. Its VMCS is current, [`Self::resident`] up to date, and it does not run.
     #[must_use]
     pub fn save(&self, vmcs: &impl VmcsAccess) -> VcpuState {
-        let Self { context, slot: _, resident, event, activity, primary: _, vpid: _, pending: _ } = self;
+        // A wait is no state: whatever waits is executed again.
+        let Self {
+            context,
+            slot: _,
+            resident,
+            event,
+            activity,
+            waits_for: _,
+            primary: _,
+            vpid: _,
+            pending: _,
+        } = self;
         let CpuContext {
             registers,
             index: _,
@@ -170,31 +186,13 @@ impl Vcpu {
         for (number, place) in (0..).zip(&mut general) {
             *place = registers.get(number).unwrap_or_else(|| vmcs.read(field::GUEST_RSP));
         }
-        let Resident { msrs, spec_ctrl, cr2, dr, dr6, xsave } = resident;
+        let Resident { msrs, spec_ctrl, cr2: _, dr: _, dr6: _, xsave } = resident;
         let [star, lstar, cstar, fmask, kernel_gs_base, tsc_aux] = *msrs;
         VcpuState {
             general,
             rip: vmcs.read(field::GUEST_RIP),
             rflags: vmcs.read(field::GUEST_RFLAGS),
-            control: ControlState {
-                cr0: shown(
-                    vmcs.read(field::GUEST_CR0),
-                    vmcs.read(field::CR0_SHADOW),
-                    vmcs.read(field::CR0_MASK),
-                ),
-                cr2: *cr2,
-                cr3: vmcs.read(field::GUEST_CR3),
-                cr4: shown(
-                    vmcs.read(field::GUEST_CR4),
-                    vmcs.read(field::CR4_SHADOW),
-                    vmcs.read(field::CR4_MASK),
-                ),
-                xcr0: *xcr0,
-                dr: *dr,
-                dr6: *dr6,
-                dr7: vmcs.read(field::GUEST_DR7),
-                pdptes: PDPTES.map(|pdpte| vmcs.read(pdpte)),
-            },
+            control: save_control(vmcs, *xcr0, resident),
             segments: save_segments(vmcs),
             msrs: MsrState {
                 efer: vmcs.read(field::GUEST_EFER),
@@ -303,6 +301,21 @@ fn write_controls(
     if let Some(log) = structures.pml {
         vmcs.write(field::PML_ADDRESS, log);
         vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
+    }
+}
+
+/// Control and debug registers: those in the VMCS and those that stay in the processor.
+fn save_control(vmcs: &impl VmcsAccess, xcr0: u64, resident: &Resident) -> ControlState {
+    ControlState {
+        cr0: shown(vmcs.read(field::GUEST_CR0), vmcs.read(field::CR0_SHADOW), vmcs.read(field::CR0_MASK)),
+        cr2: resident.cr2,
+        cr3: vmcs.read(field::GUEST_CR3),
+        cr4: shown(vmcs.read(field::GUEST_CR4), vmcs.read(field::CR4_SHADOW), vmcs.read(field::CR4_MASK)),
+        xcr0,
+        dr: resident.dr,
+        dr6: resident.dr6,
+        dr7: vmcs.read(field::GUEST_DR7),
+        pdptes: PDPTES.map(|pdpte| vmcs.read(pdpte)),
     }
 }
 

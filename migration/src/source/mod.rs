@@ -25,7 +25,7 @@ use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::GuestDescription;
 use crate::io::{Channel, Command, Event, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{MigrationId, RunPermit};
-use crate::policy::Policy;
+use crate::policy::{Policy, Purpose};
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, GuestFailure, StreamFault};
 use crate::status::Phase;
@@ -53,15 +53,6 @@ pub struct SourceConfig {
     pub policy: Policy,
     /// What for.
     pub purpose: Purpose,
-}
-
-/// What a source engine is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Move the guest.
-    Move,
-    /// Find out what moving it would take ([`Event::Estimated`]); nothing of the guest changes.
-    Estimate,
 }
 
 /// One attempt to move one guest away from this host.

@@ -19,6 +19,7 @@ use crate::addr::{Gfn, PAGE_SIZE};
 mod entry;
 #[cfg(test)]
 mod fake;
+mod holes;
 mod resize;
 mod track;
 
@@ -41,7 +42,7 @@ pub trait FrameSource {
 
 /// The obligation to invalidate cached mappings before the guest runs again.
 #[must_use = "a processor may still use the old mapping: run INVEPT before the next VM entry"]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flush {
     needed: bool,
 }
@@ -160,25 +161,40 @@ impl Ept {
         if gfn >= FRAMES_MAX {
             return Err(EptError::OutOfReach(first));
         }
-        let mut table = self.root;
-        for level in (size.level() + 1..=LEVELS).rev() {
-            let entry = load(&frames.table(table)[index(gfn, level)]);
-            table = if !entry.is_present() {
-                let new = frames.allocate().ok_or(EptError::OutOfFrames)?;
-                frames.table(table)[index(gfn, level)].store(Entry::table(new).0, Ordering::Release);
-                new
-            } else if entry.is_leaf(level) {
-                return Err(EptError::Occupied(first));
-            } else {
-                entry.address()
-            };
-        }
+        let table = self.table_for(frames, first, size.level())?;
         let slot = &frames.table(table)[index(gfn, size.level())];
         if load(slot).is_present() {
             return Err(EptError::Occupied(first));
         }
         slot.store(Entry::leaf(address, size, permissions, memory_type).0, Ordering::Release);
         Ok(())
+    }
+
+    /// The table whose entries map pages at `level` around `gfn`; it and those above it are made if there are none.
+    ///
+    /// # Errors
+    /// [`EptError::OutOfFrames`], or [`EptError::Occupied`] if a larger page maps `gfn`.
+    fn table_for(
+        &mut self,
+        frames: &mut impl FrameSource,
+        gfn: Gfn,
+        level: u8,
+    ) -> Result<PhysAddr, EptError> {
+        let mut table = self.root;
+        for above in (level + 1..=LEVELS).rev() {
+            let position = index(gfn.as_u64(), above);
+            let entry = load(&frames.table(table)[position]);
+            table = if !entry.is_present() {
+                let new = frames.allocate().ok_or(EptError::OutOfFrames)?;
+                frames.table(table)[position].store(Entry::table(new).0, Ordering::Release);
+                new
+            } else if entry.is_leaf(above) {
+                return Err(EptError::Occupied(gfn));
+            } else {
+                entry.address()
+            };
+        }
+        Ok(table)
     }
 
     /// Unmaps the page that holds `gfn`, whatever its size, and returns what it was.
@@ -232,6 +248,22 @@ impl Ept {
             table = entry.address();
         }
         None
+    }
+
+    /// The entry at `level` on the way to `gfn`, be it a leaf, a table or empty; `None` if the way ends above it.
+    fn entry_at<'a>(&self, frames: &'a impl FrameSource, gfn: Gfn, level: u8) -> Option<&'a AtomicU64> {
+        if gfn.as_u64() >= FRAMES_MAX {
+            return None;
+        }
+        let mut table = self.root;
+        for above in (level + 1..=LEVELS).rev() {
+            let entry = load(&frames.table(table)[index(gfn.as_u64(), above)]);
+            if !entry.is_present() || entry.is_leaf(above) {
+                return None;
+            }
+            table = entry.address();
+        }
+        Some(&frames.table(table)[index(gfn.as_u64(), level)])
     }
 
     /// Calls `visit` with first frame, level and place of every leaf that overlaps `range`, in order.

@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use super::entry::{ACCESSED, ADDRESS, DIRTY, Entry, LARGE};
-use super::{Ept, EptError, Flush, FrameSource, LEVELS, PageSize, index, load};
+use super::{Ept, EptError, Flush, FrameSource, PageSize, load};
 use crate::addr::Gfn;
 
 impl Ept {
@@ -62,15 +62,7 @@ impl Ept {
     /// if there is nothing to collapse.
     pub fn collapse(&mut self, frames: &impl FrameSource, gfn: Gfn) -> Option<Flush> {
         const PAGE: u64 = 4096;
-        let mut table = self.root;
-        for level in (3..=LEVELS).rev() {
-            let entry = load(&frames.table(table)[index(gfn.as_u64(), level)]);
-            if !entry.is_present() || entry.is_leaf(level) {
-                return None;
-            }
-            table = entry.address();
-        }
-        let parent = &frames.table(table)[index(gfn.as_u64(), 2)];
+        let parent = self.entry_at(frames, gfn, 2)?;
         let entry = load(parent);
         if !entry.is_present() || entry.is_leaf(2) {
             return None;

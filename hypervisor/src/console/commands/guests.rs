@@ -11,6 +11,8 @@ use super::super::table::{Align, Table};
 use super::super::view::{GuestView, VmxView};
 use super::{CommandError, Next, guest_named};
 
+const PAGE_BYTES: u64 = 4096;
+
 /// `vm list`.
 pub(super) fn list(host: &dyn Host, out: &mut Output) -> fmt::Result {
     if let VmxView::Unavailable(why) = host.machine().vmx {
@@ -80,6 +82,19 @@ pub(super) fn act(
     Ok(Next::Prompt)
 }
 
+/// What of its memory has not come, and who waits for it.
+fn absent(guest: &GuestView, out: &mut Output) -> fmt::Result {
+    if guest.absent_pages > 0 {
+        let bytes = Bytes(guest.absent_pages as u64 * PAGE_BYTES);
+        let outlook = if guest.absent_are_lost { "lost" } else { "still to come" };
+        writeln!(out, "absent pages  {} ({bytes}) {outlook}", guest.absent_pages)?;
+    }
+    for (vcpu, page) in &guest.waits {
+        writeln!(out, "waits         virtual CPU {vcpu} for the page at guest-physical {page:#x}")?;
+    }
+    Ok(())
+}
+
 fn info(guest: &GuestView, out: &mut Output) -> fmt::Result {
     writeln!(out, "name          {}", guest.name)?;
     write!(out, "state         {}", guest.state)?;
@@ -101,6 +116,7 @@ fn info(guest: &GuestView, out: &mut Output) -> fmt::Result {
     if let Some(origin) = &guest.arrived_from {
         writeln!(out, "arrived from  {origin}")?;
     }
+    absent(guest, out)?;
     writeln!(out, "VM exits      {}", guest.exits)?;
     for (cause, count) in &guest.exits_by_cause {
         writeln!(out, "  {cause:<22}{count:>12}")?;

@@ -49,6 +49,9 @@ pub(super) fn guest(name: &str, state: GuestState) -> GuestView {
         exits_by_cause: vec![("external interrupt", 4_000), ("CPUID", 711)],
         kernel: "vmlinuz".into(),
         command_line: "console=ttyS0 quiet".into(),
+        absent_pages: 0,
+        absent_are_lost: false,
+        waits: Vec::new(),
         arrived_from: None,
     }
 }

@@ -1,5 +1,7 @@
 //! `vm`, and attaching to a guest.
 
+use alloc::vec;
+
 use super::fake::log_line;
 use super::person::Person;
 use crate::console::Notice;
@@ -38,6 +40,26 @@ a>"
         person.asks("vm list"),
         "a> vm list\nno guests: godwit.toml names none, and none has arrived\na>"
     );
+}
+
+#[test]
+fn a_guest_whose_memory_is_still_arriving_shows_what_is_missing_and_who_waits() {
+    let mut person = Person::new();
+    let guest = &mut person.host.guests[0];
+    (guest.absent_pages, guest.arrived_from) = (1_280, Some("b".into()));
+    guest.waits = vec![(0, 0x123_4000)];
+    let shown = person.asks("vm info linux");
+    assert!(
+        shown.contains(
+            "arrived from  b
+absent pages  1280 (5.00 MiB) still to come
+waits         virtual CPU 0 for the page at guest-physical 0x1234000
+VM exits"
+        ),
+        "{shown}"
+    );
+    person.host.guests[0].absent_are_lost = true;
+    assert!(person.asks("vm info linux").contains("absent pages  1280 (5.00 MiB) lost"));
 }
 
 #[test]

@@ -62,6 +62,12 @@ pub struct GuestView {
     pub kernel: String,
     /// The kernel's command line.
     pub command_line: String,
+    /// Pages of its memory that have not come yet from the host it came from.
+    pub absent_pages: usize,
+    /// Whether those will never come.
+    pub absent_are_lost: bool,
+    /// Virtual CPUs that wait for a page, and its guest-physical address.
+    pub waits: Vec<(usize, u64)>,
     /// The host it came from, if it was not started here.
     pub arrived_from: Option<String>,
 }

@@ -59,7 +59,7 @@ const LEVEL_HIGH: u16 = 0x0d;
 /// Writes the tables for `vcpus` processors.
 ///
 /// # Errors
-/// [`LoadError::Vcpus`] for more processors than a board has, [`LoadError::NotRam`] if the firmware area is
+/// [`LoadError::Vcpus`] for more processors than a board has, [`LoadError::Memory`] if the firmware area is
 /// not backed.
 pub fn write_tables(memory: &impl GuestMemory, vcpus: usize) -> Result<(), LoadError> {
     if vcpus == 0 || vcpus > VCPUS_MAX {

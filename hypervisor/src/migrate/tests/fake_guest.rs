@@ -20,12 +20,29 @@ pub(super) struct Ram {
     pages: Vec<Box<PageBytes>>,
     pub(super) log: Option<PageBitmap>,
     published: PageBitmap,
+    /// What has not come yet.
+    pub(super) absent: PageBitmap,
+    /// Those will never come.
+    pub(super) is_lost: bool,
+    /// The page that the guest waits for, and whether that was told.
+    pub(super) waits_for: Option<(Page, bool)>,
 }
 
 impl Ram {
     pub(super) fn new() -> Self {
         let pages = (0..PAGES).map(|_| Box::new([0; PAGE_BYTES])).collect();
-        Self { pages, log: None, published: PageBitmap::empty(PAGES) }
+        let (published, absent) = (PageBitmap::empty(PAGES), PageBitmap::empty(PAGES));
+        Self { pages, log: None, published, absent, is_lost: false, waits_for: None }
+    }
+
+    /// The guest touches a page: whether it may go on.
+    pub(super) fn guest_touches(&mut self, page: Page) -> bool {
+        let is_absent = self.absent.contains(page);
+        match self.waits_for {
+            Some((waited, _)) if is_absent => assert_eq!(waited, page, "a processor waits for one page"),
+            _ => self.waits_for = is_absent.then_some((page, false)),
+        }
+        !is_absent
     }
 
     pub(super) fn guest_writes(&mut self, page: u32, content: PageBytes) {
@@ -54,6 +71,15 @@ impl GuestRam for Ram {
     fn take_dirty(&mut self, into: &mut PageBitmap) {
         into.merge(&self.published);
         self.published.clear();
+    }
+
+    fn set_absent(&mut self, absent: &PageBitmap) -> Result<(), RamFailure> {
+        (self.absent, self.waits_for) = (absent.clone(), None);
+        Ok(())
+    }
+
+    fn publish(&mut self, page: Page) {
+        self.absent.remove(page);
     }
 }
 
@@ -90,6 +116,12 @@ impl Guest {
         (self.name.clone(), Content { pages, devices: self.devices.clone() })
     }
 
+    /// That it waits for a page, once.
+    pub(super) fn wanted(&mut self) -> Option<GuestEvent> {
+        let (page, told) = self.ram.as_mut()?.waits_for.as_mut()?;
+        (!core::mem::replace(told, true)).then_some(GuestEvent::PageWanted(*page))
+    }
+
     pub(super) fn save(&mut self) -> (String, Content) {
         assert!(self.permit.is_none(), "devices are saved of a guest that stands still");
         let bytes = self.writes.to_le_bytes().iter().copied().cycle().take(20_000).collect();
@@ -121,6 +153,14 @@ impl Guest {
                 GuestEvent::Throttled
             }
             GuestAction::Pause => GuestEvent::Paused(self.permit.take().expect("it runs until it is paused")),
+            GuestAction::Settle => {
+                assert!(self.permit.is_some() && ram.absent.is_empty(), "all has come while it runs");
+                GuestEvent::Settled
+            }
+            GuestAction::Forsake => {
+                ram.is_lost = true;
+                GuestEvent::Forsaken
+            }
             GuestAction::RestoreState(state) => {
                 self.devices = state;
                 GuestEvent::StateRestored

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use godwit_migration::{
     Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, GuestRam, HostCapabilities,
-    MigrationId, NoRam, RamLayout, RamRange, Refusal, RunPermit, Step, TscScaling,
+    MigrationId, NoRam, Page, RamLayout, RamRange, Refusal, RunPermit, Step, TscScaling,
 };
 
 use super::super::guest::{GuestHouse, NotMovable};
@@ -87,10 +87,15 @@ impl House {
     pub(super) fn work(&mut self) {
         for guest in self.guests.iter_mut().filter(|guest| guest.permit.is_some()) {
             for _ in 0..guest.pages_per_tick {
+                let page = ((guest.writes + 1) * 7 % 40) as u32;
+                let ram = guest.ram.as_mut().expect("it runs");
+                if !ram.guest_touches(Page(page)) {
+                    // What is lost ends the guest that needs it.
+                    guest.ended |= core::mem::take(&mut ram.is_lost);
+                    break;
+                }
                 guest.writes += 1;
-                let page = (guest.writes * 7 % 40) as u32;
-                let written = content(page, guest.writes);
-                guest.ram.as_mut().expect("it runs").guest_writes(page, written);
+                ram.guest_writes(page, content(page, guest.writes));
             }
         }
     }
@@ -225,7 +230,7 @@ impl GuestHouse for House {
             memory_free_bytes: 1 << 30,
             vcpus_max: 1,
             is_busy: false,
-            post_copy: false,
+            post_copy: true,
         }
     }
 
@@ -249,19 +254,26 @@ impl GuestHouse for House {
         if core::mem::take(&mut guest.ended) {
             return Some(GuestEvent::Ended);
         }
-        match guest.answer.take()? {
-            (0, event) => {
+        match guest.answer.take() {
+            Some((0, event)) => {
                 if matches!(event, GuestEvent::Discarded) {
                     // Its memory is there until the end of that step.
                     guest.ram = None;
                 }
                 Some(event)
             }
-            (polls, event) => {
+            Some((polls, event)) => {
+                let is_starting = matches!(event, GuestEvent::Running);
                 guest.answer = Some((polls - 1, event));
-                None
+                if is_starting { None } else { guest.wanted() }
             }
+            None => guest.wanted(),
         }
+    }
+
+    fn is_waiting(&self, key: Key) -> bool {
+        let ram = self.guests.iter().find(|guest| guest.key == key).and_then(|guest| guest.ram.as_ref());
+        ram.is_some_and(|ram| ram.waits_for.is_some_and(|(page, _)| ram.absent.contains(page)))
     }
 
     fn ram(&mut self, key: Key) -> &mut dyn GuestRam {

@@ -70,6 +70,15 @@ pub(super) fn accepting(version: u16) -> Vec<u8> {
     frame(REPLY, 0, &minicbor::to_vec(&reply).unwrap())
 }
 
+/// The opening of an urgent channel of the migration of this number.
+pub(super) fn urgent_opening_of(migration: u8) -> [u8; 64] {
+    let mut bytes = opening_of(migration, 1, 99);
+    bytes[12] = 3;
+    let check = xxh64(&bytes[..56], 0x6f70_656e);
+    bytes[56..].copy_from_slice(&check.to_le_bytes());
+    bytes
+}
+
 fn frame(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(kind.to_le_bytes());

@@ -13,6 +13,7 @@ mod forge;
 mod handover;
 mod moves;
 mod strangers;
+mod urgent;
 mod versions;
 
 use alloc::string::{String, ToString};

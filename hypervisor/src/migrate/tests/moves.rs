@@ -18,7 +18,7 @@ fn a_guest_moves_and_both_hosts_say_so() {
     assert!(world.target.events("linux").any(|event| *event == Event::Arrived(Generation(2))));
     assert!(world.source.told.iter().all(|it| it.side == Side::Source && it.peer == "b"));
     assert!(world.target.told.iter().all(|it| it.side == Side::Target && it.peer == "10.0.0.1"));
-    assert_eq!(world.net.made(super::SOURCE), 1, "one connection does for one migration");
+    assert_eq!(world.net.made(super::SOURCE), 2, "one connection for bulk, one for what somebody waits for");
 }
 
 #[test]
