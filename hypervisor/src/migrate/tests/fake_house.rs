@@ -42,7 +42,7 @@ impl House {
             no_ram: NoRam,
             next: 0,
             incarnation,
-            offers_post_copy: false,
+            offers_post_copy: true,
             failing: Vec::new(),
             left: Vec::new(),
             started: Vec::new(),
