@@ -11,6 +11,8 @@ use godwit_migration::{
 
 /// Pages of each guest.
 pub(super) const PAGES: u32 = 300;
+/// Pages that guests write to, the first ones.
+const WRITTEN_PAGES: u64 = 40;
 /// Names a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key(pub(super) u32);
@@ -111,6 +113,17 @@ pub(super) struct Guest {
 }
 
 impl Guest {
+    /// Every page is as the guest wrote it last.
+    #[track_caller]
+    pub(super) fn assert_memory(&self) {
+        let ram = self.ram.as_ref().expect("it is there");
+        let mut last = [0; PAGES as usize];
+        (1..=self.writes).for_each(|write| last[written_page(write) as usize] = write);
+        for (page, write) in (0..).zip(last) {
+            assert!(*ram.pages[page as usize] == content(page, write), "page {page} of write {write}");
+        }
+    }
+
     pub(super) fn content(&self) -> (String, Content) {
         let pages = self.ram.as_ref().expect("it is there").pages.clone();
         (self.name.clone(), Content { pages, devices: self.devices.clone() })
@@ -162,6 +175,7 @@ impl Guest {
                 GuestEvent::Forsaken
             }
             GuestAction::RestoreState(state) => {
+                self.writes = writes_in(&state);
                 self.devices = state;
                 GuestEvent::StateRestored
             }
@@ -172,6 +186,19 @@ impl Guest {
             other => panic!("answered elsewhere: {other:?}"),
         }
     }
+}
+
+/// How often a guest had written when its devices were saved.
+fn writes_in(state: &DeviceState) -> u64 {
+    state
+        .first()
+        .and_then(|section| section.bytes.first_chunk())
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The page that a guest writes to with its write of this number.
+pub(super) const fn written_page(write: u64) -> u32 {
+    (write * 7 % WRITTEN_PAGES) as u32
 }
 
 /// What a guest writes to a page: some zero, some text, some without any order.

@@ -9,7 +9,7 @@ use godwit_migration::{
 };
 
 use super::super::guest::{GuestHouse, NotMovable};
-use super::fake_guest::{Content, Guest, Key, PAGES, Ram, content};
+use super::fake_guest::{Content, Guest, Key, PAGES, Ram, content, written_page};
 
 /// Polls until a step is answered.
 const STEP_POLLS: u8 = 2;
@@ -20,6 +20,8 @@ pub(super) struct House {
     no_ram: NoRam,
     next: u32,
     pub(super) incarnation: u64,
+    /// It can run guests of whose memory parts are absent, and says so.
+    pub(super) offers_post_copy: bool,
     /// Steps that fail when they are asked for, once each, and why.
     pub(super) failing: Vec<(Step, GuestFailure)>,
     /// What guests were when they stood still, and when they began to run.
@@ -40,6 +42,7 @@ impl House {
             no_ram: NoRam,
             next: 0,
             incarnation,
+            offers_post_copy: true,
             failing: Vec::new(),
             left: Vec::new(),
             started: Vec::new(),
@@ -87,7 +90,7 @@ impl House {
     pub(super) fn work(&mut self) {
         for guest in self.guests.iter_mut().filter(|guest| guest.permit.is_some()) {
             for _ in 0..guest.pages_per_tick {
-                let page = ((guest.writes + 1) * 7 % 40) as u32;
+                let page = written_page(guest.writes + 1);
                 let ram = guest.ram.as_mut().expect("it runs");
                 if !ram.guest_touches(Page(page)) {
                     // What is lost ends the guest that needs it.
@@ -230,7 +233,7 @@ impl GuestHouse for House {
             memory_free_bytes: 1 << 30,
             vcpus_max: 1,
             is_busy: false,
-            post_copy: true,
+            post_copy: self.offers_post_copy,
         }
     }
 

@@ -229,6 +229,7 @@ impl World {
         let left = self.source.house.left.iter().rfind(|(name, _)| name == guest).map(|(_, content)| content);
         let started = self.target.house.started.iter().find(|(name, _)| name == guest);
         assert!(left == started.map(|(_, content)| content), "RAM and devices are those of the source");
+        self.target.house.find(guest).expect("it runs").assert_memory();
         assert!(self.source.house.departed.contains(&(guest.to_string(), "b".to_string())));
     }
 
