@@ -276,7 +276,7 @@ impl<T: Engine> Host<T> {
                     let event = self.act(action);
                     return self.give(Input::Guest(event));
                 }
-                Output::Connect(_) => return self.give(Input::LinkUp(Channel::MAIN)),
+                Output::Connect(channel) => return self.give(Input::LinkUp(channel)),
                 Output::Transmit { .. } | Output::Disconnect(_) | Output::HangUp(_) | Output::Event(_) => {}
             }
         }
@@ -423,8 +423,8 @@ fn until_sealed(host: &mut Host<Source>, sequence: &mut u32) {
 }
 
 /// A source that has sealed its first stop, and the number of the next frame to it.
-fn sealed_source() -> (Host<Source>, u32) {
-    let policy = Policy { compression: crate::Compression::Off, ..Policy::default() };
+fn sealed_source(mode: crate::Mode) -> (Host<Source>, u32) {
+    let policy = Policy { mode, compression: crate::Compression::Off, ..Policy::default() };
     let (mut host, mut sequence) = (source(policy), 0);
     host.ram = Some(Ram(vec![[7; PAGE_BYTES]; PAGES as usize]));
     host.give(Input::Command(Command::Start));
@@ -439,7 +439,7 @@ fn sealed_source() -> (Host<Source>, u32) {
 
 #[test]
 fn a_target_that_verifies_too_late_and_then_talks_nonsense_costs_no_permit() {
-    let (mut host, mut sequence) = sealed_source();
+    let (mut host, mut sequence) = sealed_source(crate::Mode::Auto);
     host.now += 400_000_000;
     let late = Control::Verified(Verified { restore_ns: 0, stop: 0 });
     let mut bytes = encode(&Said::Control(late), &mut sequence);
@@ -450,8 +450,27 @@ fn a_target_that_verifies_too_late_and_then_talks_nonsense_costs_no_permit() {
 }
 
 #[test]
+fn a_page_may_be_asked_for_before_the_word_that_the_guest_runs_has_come() {
+    let (mut host, mut sequence) = sealed_source(crate::Mode::PostCopy);
+    say(&mut host, Control::Verified(Verified { restore_ns: 0, stop: 0 }), &mut sequence);
+    assert_eq!(phase(&host), crate::Phase::Committing);
+    let want = encode(&Said::Control(Control::Want(Want { page: 3 })), &mut 0);
+    host.give(Input::Bytes(Channel::URGENT, &want));
+    let generation = Generation::FIRST.next().0;
+    let runs = encode(&Said::Control(Control::Committed(Committed { generation, run_ns: 0 })), &mut sequence);
+    let Host { engine, ram: Some(ram), now, .. } = &mut host else { panic!("it is kept until the target has it") };
+    let now = Instant::from_nanos(*now);
+    engine.input(now, Input::Bytes(Channel::MAIN, &runs), ram);
+    assert_eq!(engine.status(now).phase, crate::Phase::PostCopy, "the connections are whole");
+    let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
+    let mut said = || engine.poll_urgent(now, &mut buffer, ram);
+    assert!((1..PAGE_BYTES).contains(&said()), "how the connection begins");
+    assert!(said() > PAGE_BYTES, "the page");
+}
+
+#[test]
 fn a_source_takes_a_verification_for_no_other_stop_than_its_own() {
-    let (mut host, mut sequence) = sealed_source();
+    let (mut host, mut sequence) = sealed_source(crate::Mode::Auto);
     host.now += 400_000_000;
     host.give(Input::Timeout);
     assert!(host.permit.is_some() && host.runs == 1, "the stop was called back");

@@ -180,11 +180,12 @@ impl Source {
         self.serve(now);
     }
 
-    /// The guest waits for a page.
+    /// The guest waits for a page. The urgent connection may be quicker than the main one with the word that it runs.
     pub(super) fn on_want(&mut self, want: &Want) -> Result<(), AbortReason> {
         let page = Page(want.page);
         let is_known = page.0 < self.guest.layout.page_count();
-        if !is_known || !self.is_serving() || self.serving.wanted.len() >= WANTED_MAX {
+        let may_run_there = self.is_serving() || matches!(self.state, State::Committing(_)) && self.serving.absent > 0;
+        if !is_known || !may_run_there || self.serving.wanted.len() >= WANTED_MAX {
             return Err(AbortReason::Stream(StreamFault::Value));
         }
         self.serving.wanted.push_back(page);
