@@ -58,6 +58,8 @@ pub(crate) struct Endpoint {
     greeting: Option<Greeting>,
     connect_is_due: bool,
     disconnect_is_due: bool,
+    /// The connection was dropped here, and whoever has it is to be told.
+    hang_up_is_due: bool,
     phase: Phase,
     pub(crate) urgent: Urgent,
 }
@@ -74,6 +76,7 @@ impl Endpoint {
             greeting: None,
             connect_is_due: false,
             disconnect_is_due: false,
+            hang_up_is_due: false,
             phase,
             urgent: Urgent::default(),
         }
@@ -146,6 +149,7 @@ impl Endpoint {
     /// Takes a new connection.
     pub(crate) fn link_up(&mut self, link: Link) {
         self.forget_link();
+        self.hang_up_is_due = false;
         self.link = Some(link);
     }
 
@@ -166,7 +170,7 @@ impl Endpoint {
         self.urgent.hang_up();
         if self.link.is_some() || self.connect_is_due {
             self.forget_link();
-            self.disconnect_is_due = true;
+            self.hang_up_is_due = true;
         }
     }
 
@@ -178,7 +182,7 @@ impl Endpoint {
     }
 
     pub(crate) const fn is_closing(&self) -> bool {
-        self.disconnect_is_due
+        self.disconnect_is_due || self.hang_up_is_due
     }
 
     /// Bytes sent and received in all.
@@ -196,8 +200,7 @@ impl Endpoint {
         if let Some(action) = self.action.take() {
             return Some(Output::Guest(action));
         }
-        if self.disconnect_is_due && self.link.is_none() {
-            self.disconnect_is_due = false;
+        if core::mem::take(&mut self.hang_up_is_due) {
             return Some(Output::HangUp(Channel::MAIN));
         }
         if self.urgent.take_hang_up() {

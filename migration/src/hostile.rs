@@ -458,7 +458,9 @@ fn a_page_may_be_asked_for_before_the_word_that_the_guest_runs_has_come() {
     host.give(Input::Bytes(Channel::URGENT, &want));
     let generation = Generation::FIRST.next().0;
     let runs = encode(&Said::Control(Control::Committed(Committed { generation, run_ns: 0 })), &mut sequence);
-    let Host { engine, ram: Some(ram), now, .. } = &mut host else { panic!("it is kept until the target has it") };
+    let Host { engine, ram: Some(ram), now, .. } = &mut host else {
+        panic!("it is kept until the target has it")
+    };
     let now = Instant::from_nanos(*now);
     engine.input(now, Input::Bytes(Channel::MAIN, &runs), ram);
     assert_eq!(engine.status(now).phase, crate::Phase::PostCopy, "the connections are whole");

@@ -184,7 +184,8 @@ impl Source {
     pub(super) fn on_want(&mut self, want: &Want) -> Result<(), AbortReason> {
         let page = Page(want.page);
         let is_known = page.0 < self.guest.layout.page_count();
-        let may_run_there = self.is_serving() || matches!(self.state, State::Committing(_)) && self.serving.absent > 0;
+        let may_run_there =
+            self.is_serving() || matches!(self.state, State::Committing(_)) && self.serving.absent > 0;
         if !is_known || !may_run_there || self.serving.wanted.len() >= WANTED_MAX {
             return Err(AbortReason::Stream(StreamFault::Value));
         }

@@ -44,6 +44,8 @@ pub(super) struct Filling {
     answer: Option<Walk>,
     /// The guest has ended meanwhile.
     is_ended: bool,
+    /// The source has sent everything, and this is the digest of it. The last page may still be on the other connection.
+    pushed: Option<u64>,
 }
 
 impl Filling {
@@ -106,22 +108,32 @@ impl Target {
                 .get_or_insert_with(|| began_at.map_or(Duration::ZERO, |began| now.since(began)));
             self.filling.wanted.clear();
             self.filling.to_ask.clear();
+            self.complete_if_whole(now);
         }
     }
 
     /// The source has sent everything.
     pub(super) fn on_pushed(&mut self, now: Instant, pushed: &Pushed) -> Result<(), AbortReason> {
-        let Some(receiver) = &self.receiver else { return Err(AbortReason::Contract) };
-        if !receiver.absent_pages().is_empty() || self.filling.began_at.is_none() {
-            // It has not come. On the next connection we say what.
-            return Err(AbortReason::Stream(StreamFault::Value));
+        if self.filling.began_at.is_none() {
+            return Err(AbortReason::Stream(StreamFault::Unexpected));
         }
         if matches!(self.state, State::Owner) {
             self.say_complete();
             return Ok(());
         }
+        self.filling.pushed = Some(pushed.digest);
+        self.complete_if_whole(now);
+        Ok(())
+    }
+
+    /// If everything has been sent and has come, the guest is whole.
+    fn complete_if_whole(&mut self, now: Instant) {
+        let (Some(receiver), Some(pushed)) = (&self.receiver, self.filling.pushed) else { return };
+        if !receiver.absent_pages().is_empty() {
+            return;
+        }
         let digest = guest_digest(receiver.ram_digest(), receiver.page_count(), 0);
-        if digest != pushed.digest {
+        if digest != pushed {
             // Each page was checked when it came. Asking again would end as this did.
             self.endpoint.tell(Event::DigestDiffers);
         }
@@ -130,7 +142,6 @@ impl Target {
         self.endpoint.enter(Phase::Completed);
         self.say_complete();
         self.endpoint.act(GuestAction::Settle);
-        Ok(())
     }
 
     fn say_complete(&mut self) {
@@ -295,6 +306,7 @@ impl Target {
     /// The source is lost. The guest goes on with what it has.
     pub(super) fn on_interrupted(&mut self) {
         self.filling.answer = None;
+        self.filling.pushed = None;
         self.filling.to_ask.clear();
         if matches!(self.state, State::Filling) && self.endpoint.phase() != Phase::Recovering {
             self.filling.interruptions += 1;

@@ -12,6 +12,7 @@ mod fake_streams;
 mod forge;
 mod handover;
 mod moves;
+mod postcopy;
 mod strangers;
 mod urgent;
 mod versions;
