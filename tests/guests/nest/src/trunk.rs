@@ -5,8 +5,8 @@
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 use crate::frame::{Decoder, END, Frame};
 use crate::line::{Line, Manner};
@@ -141,8 +141,8 @@ impl State {
 }
 
 fn write_trunk(shared: &Shared, mut trunk: Box<dyn Write + Send>) -> io::Result<()> {
-    // Ends whatever the other side has heard before us.
-    trunk.write_all(&[END])?;
+    // Before the first frame: whatever the other side has heard before us ends.
+    let mut begin = &[END][..];
     let mut state = shared.lock();
     while !state.is_closed {
         let now = shared.now();
@@ -162,6 +162,7 @@ fn write_trunk(shared: &Shared, mut trunk: Box<dyn Write + Send>) -> io::Result<
         for number in again {
             (shared.report)(&format!("line {number} is not answered and sends again"));
         }
+        trunk.write_all(mem::take(&mut begin))?;
         trunk.write_all(&bytes)?;
         trunk.flush()?;
         state = shared.lock();
