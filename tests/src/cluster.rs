@@ -13,8 +13,11 @@ use crate::machine::{Card, Kind, Nic, OnReset, Spec, Wire};
 use crate::switch::{self, PortId, Switch};
 use crate::{guest, scratch};
 
-/// Names of hosts, in order.
-const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+/// Names of hosts, in order: letters, without the two that mean something else to `scripts/run`.
+const NAMES: [&str; 24] = [
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "o", "p", "r", "s", "t", "u", "v", "w",
+    "x", "y", "z",
+];
 /// From power-on to the prompt: the firmware alone takes 10 s of a quiet processor.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 

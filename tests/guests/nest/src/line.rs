@@ -192,7 +192,7 @@ impl Line {
         self.is_heard && !self.outgoing.queue.is_empty()
     }
 
-    /// Looks at the time. Whether something is to be sent again.
+    /// Looks at the time. Whether something will be sent again.
     pub fn tick(&mut self, now: Duration) -> bool {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return false;
@@ -206,7 +206,7 @@ impl Line {
         outgoing.next = outgoing.acked;
         // If there was no room: the frame that told of new room may have been lost.
         outgoing.asks = true;
-        true
+        outgoing.sent != outgoing.acked
     }
 }
 
