@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 
-const SOON: Duration = Duration::from_secs(20);
+/// For a machine that has much else to do.
+const SOON: Duration = Duration::from_secs(60);
 /// Long enough that a busy machine does not make each end send everything twice.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -37,8 +38,8 @@ fn side(trunk: UnixStream, lines: usize, speaks_first: bool) -> Side {
     Side { machines, ended }
 }
 
-/// Carries bytes from one socket to the other. While `damages`, of every thousand one is lost, one comes twice, and one
-/// is another.
+/// Carries bytes from one socket to the other. While `damages`, of every two thousand one is lost, one comes twice, and
+/// one is another.
 fn wire(mut from: UnixStream, mut to: UnixStream, damages: Arc<AtomicBool>) {
     thread::spawn(move || {
         let (mut buffer, mut random) = ([0; 256], 7_u64);
@@ -46,7 +47,7 @@ fn wire(mut from: UnixStream, mut to: UnixStream, damages: Arc<AtomicBool>) {
             let mut bytes = Vec::new();
             for &byte in &buffer[..length] {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                match (random >> 33) % 1000 {
+                match (random >> 33) % 2000 {
                     0 if damages.load(Ordering::Relaxed) => {}
                     1 if damages.load(Ordering::Relaxed) => bytes.extend([byte, byte]),
                     2 if damages.load(Ordering::Relaxed) => bytes.push(byte ^ 0x55),

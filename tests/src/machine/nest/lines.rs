@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::serial::{Serial, SerialError};
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(60);
 
     /// Serial lines whose machines are in a Linux that is not there, and that Linux's port.
     fn lines(count: usize) -> (Vec<Serial>, TcpStream, tempfile::TempDir) {
