@@ -13,10 +13,15 @@ use crate::machine::{Card, Kind, Nic, OnReset, Spec, Wire};
 use crate::switch::{self, PortId, Switch};
 use crate::{guest, scratch};
 
-/// Names of hosts, in order.
-const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+/// Names of hosts, in order: letters, without the two that mean something else to `scripts/run`.
+const NAMES: [&str; 24] = [
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "o", "p", "r", "s", "t", "u", "v", "w",
+    "x", "y", "z",
+];
 /// From power-on to the prompt: the firmware alone takes 10 s of a quiet processor.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// What each host adds where all of them share one emulated processor: 40 s of a quiet one.
+const BOOT_TIMEOUT_EACH: Duration = Duration::from_secs(240);
 
 /// The most hosts a cluster can have.
 pub const HOSTS_MAX: usize = NAMES.len();
@@ -171,8 +176,15 @@ impl Cluster {
     /// Waits until every host shows its prompt.
     ///
     /// # Errors
-    /// One did not within [`BOOT_TIMEOUT`].
+    /// One did not within [`BOOT_TIMEOUT`], or more where many hosts share one emulated processor.
     pub fn wait_for_prompts(&mut self) -> Result<()> {
-        self.hosts.iter_mut().try_for_each(|host| host.wait_for_prompt(BOOT_TIMEOUT).map(|_| ()))
+        let count = self.hosts.len() as u32;
+        self.hosts.iter_mut().try_for_each(|host| {
+            let timeout = match host.machine.kind() {
+                Kind::KvmInBochs => BOOT_TIMEOUT.max(BOOT_TIMEOUT_EACH * count),
+                _ => BOOT_TIMEOUT,
+            };
+            host.wait_for_prompt(timeout).map(|_| ())
+        })
     }
 }

@@ -71,6 +71,16 @@ pub fn linux(cache: &Path) -> Result<LinuxFiles> {
     Ok(LinuxFiles { kernel: packages.kernel, initrd, version: packages.kernel_version })
 }
 
+/// Gives the program of the Linux under machines, which puts their serial lines on one.
+///
+/// # Errors
+///
+/// If it does not compile.
+pub(crate) fn lines(cache: &Path) -> Result<Vec<u8>> {
+    let cache = store::open(cache)?;
+    store::read(&programs::nest(cache.path()).context("the program of the Linux under machines")?)
+}
+
 /// Gives the bare-metal test guest: a file in bzImage format.
 ///
 /// # Errors

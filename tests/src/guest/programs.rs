@@ -25,6 +25,9 @@ const LINUX: Program = Program {
     rustflags: r#"["-C","target-feature=+crt-static","-C","relocation-model=static"]"#,
 };
 
+/// Runs in the Linux under machines, whose disk has a C library only for QEMU.
+const NEST: Program = Program { package: "godwit-guest-nest", binary: "lines", ..LINUX };
+
 const BARE: Program = Program {
     package: "godwit-guest-bare",
     binary: "bare",
@@ -36,6 +39,11 @@ const BARE: Program = Program {
 /// Builds the Linux guest's program and gives its path.
 pub(crate) fn linux(cache: &Path) -> Result<PathBuf> {
     build(cache, &LINUX)
+}
+
+/// Builds the program of the Linux under machines and gives its path.
+pub(crate) fn nest(cache: &Path) -> Result<PathBuf> {
+    build(cache, &NEST)
 }
 
 /// Builds the bare-metal guest and gives the path of its ELF file.

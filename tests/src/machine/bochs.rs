@@ -74,13 +74,13 @@ impl Machine for Bochs {
 pub(super) struct Configuration<'a> {
     /// Firmware image.
     pub rom: &'a str,
-    /// RAM in MiB.
+    /// RAM in MiB, [`MEMORY_MIB_MAX`] at most.
     pub memory_mib: u32,
     /// Processors.
     pub cpus: u32,
     /// Emulated instructions per virtual second.
     pub ips: u64,
-    /// TCP ports that COM1 and its followers connect to, [`SERIAL_PORTS_MAX`] at most.
+    /// TCP ports that COM1 and its followers connect to, four at most.
     pub serial_ports: &'a [u16],
     /// Disk images, [`DISKS_MAX`] at most; never written to.
     pub disks: &'a [&'a Path],
@@ -88,8 +88,10 @@ pub(super) struct Configuration<'a> {
     pub network: Option<(&'a Mac, u16)>,
 }
 
-/// Bochs's serial ports.
-pub(super) const SERIAL_PORTS_MAX: usize = 4;
+/// RAM that a machine can have: what is above gives way to the devices below 4 GiB.
+pub(super) const MEMORY_MIB_MAX: u32 = 3_072;
+/// RAM that Bochs allocates, however much the machine has. Of what is touched beyond that, some is in a file.
+const MEMORY_MIB_ALLOCATED_MAX: u32 = 2_048;
 /// Two channels with two disks each.
 const DISKS_MAX: usize = 4;
 const DISK_PLACES: [&str; DISKS_MAX] = ["ata0-master", "ata0-slave", "ata1-master", "ata1-slave"];
@@ -119,12 +121,13 @@ impl<'a> Configuration<'a> {
     /// or OVMF waits half a minute of the machine's time for one that is not there.
     fn text(&self) -> String {
         let Self { rom, memory_mib, cpus, ips, serial_ports, disks, network } = self;
+        let allocated_mib = MEMORY_MIB_ALLOCATED_MAX.min(*memory_mib);
         let mut text = format!(
             "plugin_ctrl: unmapped=1, biosdev=1, serial=1, speaker=0, e1000={nic}\n\
              sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
              config_interface: textconfig\n\
              display_library: rfb, options=\"timeout=0\"\n\
-             memory: guest={memory_mib}, host={memory_mib}\n\
+             memory: guest={memory_mib}, host={allocated_mib}\n\
              romimage: file={rom}\n\
              vgaromimage: file={VGA_BIOS}\n\
              cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! Bochs ─┬─ COM1: the Linux's console, which takes the lab's orders      disk 1: boots        ([`disks`])
-//!        ├─ COM2: first serial port of the first machine                disk 2: KVM and QEMU
-//!        ├─ COM3, COM4: of the second and the third                     disk 3: the lab's    ([`script`])
+//!        ├─ COM2: the first serial ports of all machines ([`lines`])    disk 2: KVM and QEMU
+//!        │                                                              disk 3: the lab's    ([`script`])
 //!        └─ Linux, kvm_intel ─┬─ QEMU: a Godwit host ─┐
-//!                             └─ QEMU: a Godwit host ─┴─ their wire: UDP on the Linux's loopback
+//!                             ├─ QEMU: a Godwit host ─┼─ their wire: a bridge of that Linux
+//!                             └─ …                    ┘
 //! ```
 //!
-//! Bochs has four serial ports, so [`MACHINES_MAX`] machines fit. They are turned on together and live as long as the
-//! last of them is in use. What the Linux does is in `tests/guests/nest/`.
+//! As many machines fit as Bochs has memory for ([`memory_mib`]). They are turned on together and live as long as the last
+//! of them is in use. What the Linux does is in `tests/guests/nest/`.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::bochs::{self, Configuration, SERIAL_PORTS_MAX};
+use super::bochs::{self, Configuration, MEMORY_MIB_MAX};
 use super::kvm_exits::KvmExits;
 use super::kvm_log::{self, OURS};
 use super::{Kind, Machine, OUTPUT_LOG, Spec, missing_file, qemu};
@@ -27,22 +28,23 @@ use crate::serial::Serial;
 use crate::{lock, scratch};
 
 mod disks;
+mod lines;
 mod script;
-
-/// Machines in one Linux: one serial port each, besides that Linux's own.
-pub const MACHINES_MAX: usize = SERIAL_PORTS_MAX - 1;
 
 /// Instructions per virtual second: what `tsc_early_khz` of the Linux says.
 const IPS: u64 = 100_000_000;
-/// For the Linux itself, QEMU's own needs included.
-const MEMORY_MIB: u32 = 512;
+/// For the Linux itself.
+const MEMORY_MIB: u32 = 320;
+/// For a machine's QEMU and KVM, its RAM excepted.
+const MEMORY_MIB_EACH: u32 = 96;
 /// With more, Bochs only takes longer: all its processors share one thread.
 const CPUS: u32 = 1;
 /// From power-on until QEMU runs: some 700 M instructions.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 const LOG_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the Linux says when it cannot go on.
-const FATAL_SIGNS: [&str; 2] = ["Kernel panic", "there is no /dev/kvm"];
+const FATAL_SIGNS: [&str; 3] =
+    ["Kernel panic", "there is no /dev/kvm", "the program of the serial lines has ended"];
 /// What it says about KVM, so that a log without it is no log.
 const KVM_LOADED: &str = "kvm_intel is loaded, nested=Y enable_apicv=N dump_invalid_vmcs=Y";
 
@@ -60,31 +62,31 @@ pub(super) fn missing() -> Option<String> {
 
 /// Turns on a Linux with `specs` in it; `name` is the Linux's.
 pub(super) fn start(name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>> {
-    ensure!(specs.len() <= MACHINES_MAX, "{} machines: {MACHINES_MAX} fit into one Bochs", specs.len());
+    let memory_mib = memory_mib(specs)?;
     let disks = disks::disks()?;
     let scratch = scratch::directory(&format!("{name}-nest")).context("scratch directory")?;
     let lab_disk = scratch.join("machines.img");
     script::write(&lab_disk, specs)?;
     let mut console = Serial::listen(&scratch.join("serial.log"))?;
     FATAL_SIGNS.iter().for_each(|sign| console.fail_on(sign));
-    let mut lines = Vec::new();
+    let mut serials = Vec::new();
     for spec in specs {
         let scratch = scratch::directory(&spec.name).context("scratch directory")?;
         let serial = Serial::listen(&scratch.join("serial.log"))?;
         // Where others look for what the emulator has printed.
         symlink(console.transcript(), scratch.join(OUTPUT_LOG))?;
-        lines.push((serial, scratch));
+        serials.push((serial, scratch));
     }
-    let ports: Vec<u16> =
-        [console.port()].into_iter().chain(lines.iter().map(|(serial, _)| serial.port())).collect();
+    let ports: Vec<u16> = serials.iter().map(|(serial, _)| serial.port()).collect();
+    let lines = lines::listen(&ports, &scratch.join("lines.log")).context("the machines' serial lines")?;
     let process = bochs::launch(
         &scratch,
         &Configuration {
             rom: bochs::BIOS,
-            memory_mib: MEMORY_MIB + specs.iter().map(|spec| spec.memory_mib).sum::<u32>(),
+            memory_mib,
             cpus: CPUS,
             ips: IPS,
-            serial_ports: &ports,
+            serial_ports: &[console.port(), lines],
             disks: &[&disks.boot, &disks.root, &lab_disk],
             network: None,
         },
@@ -96,7 +98,23 @@ pub(super) fn start(name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>>
     let machine = |(spec, (serial, scratch)): (&Spec, (Serial, PathBuf))| -> Box<dyn Machine> {
         Box::new(Nested { nest: Arc::clone(&nest), name: spec.name.clone(), serial, scratch })
     };
-    Ok(specs.iter().zip(lines).map(machine).collect())
+    Ok(specs.iter().zip(serials).map(machine).collect())
+}
+
+/// RAM of a Bochs for `machines` and the Linux under them.
+fn memory_mib(machines: &[Spec]) -> Result<u32> {
+    let count = machines.len() as u64;
+    let theirs = machines.iter().map(|machine| u64::from(machine.memory_mib)).sum::<u64>();
+    let (linux, each, most) = (u64::from(MEMORY_MIB), u64::from(MEMORY_MIB_EACH), u64::from(MEMORY_MIB_MAX));
+    let under = linux + count * each;
+    let fitting = (most - linux) * count / (theirs + count * each).max(1);
+    let smaller = most.saturating_sub(under) / count.max(1);
+    ensure!(
+        theirs + under <= most,
+        "{count} machines with {theirs} MiB of RAM in all, and {under} MiB for the Linux and the QEMUs under them, do not \
+         fit into the {most} MiB of a Bochs: {fitting} machines of that size would, or {count} with {smaller} MiB each"
+    );
+    Ok((theirs + under) as u32)
 }
 
 /// The Linux in Bochs.
@@ -107,7 +125,8 @@ struct Nest {
 
 impl Nest {
     fn is_running(&mut self) -> bool {
-        self.process.ended().is_none()
+        let text = self.console.text();
+        self.process.ended().is_none() && !FATAL_SIGNS.iter().any(|sign| text.contains(sign))
     }
 
     fn wait_for_machines(&mut self) -> Result<()> {
@@ -179,5 +198,37 @@ impl Drop for Nested {
         if Arc::strong_count(&self.nest) > 1 {
             self.kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machines(count: usize, memory_mib: u32) -> Vec<Spec> {
+        vec![Spec { memory_mib, ..Spec::new("m", Path::new("disk")) }; count]
+    }
+
+    #[test]
+    fn as_many_machines_fit_as_there_is_memory_for() {
+        assert_eq!(memory_mib(&machines(2, 384)).unwrap(), 320 + 2 * 96 + 2 * 384);
+        assert_eq!(memory_mib(&machines(14, 100)).unwrap(), 320 + 14 * 196);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        let error = memory_mib(&machines(8, 512)).unwrap_err().to_string();
+        for part in [
+            "8 machines with 4096 MiB",
+            "1088 MiB for the Linux",
+            "3072 MiB of a Bochs",
+            "4 machines of that size",
+            "8 with 248 MiB each",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(memory_mib(&machines(4, 512)).is_ok() && memory_mib(&machines(5, 512)).is_err());
+        assert!(memory_mib(&machines(8, 248)).is_ok() && memory_mib(&machines(8, 249)).is_err());
+        assert!(memory_mib(&machines(1, u32::MAX)).is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! The image under genuine KVM: two hosts that are nested hypervisors, cards of both kinds, and guests that move between them.
+//! The image under genuine KVM: hosts that are nested hypervisors, cards of both kinds, and guests that move between two of
+//! them. Two more without guests only show that any number runs beside each other, and are turned off then.
 //!
 //! Host a has a named processor model without PML, host b the processor that KVM runs on. A guest that starts at a may move
 //! to b, which has every feature of the model and more, and back, since it goes on seeing what it saw first.
@@ -23,6 +24,10 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(300);
 const MOVE_TIMEOUT: Duration = Duration::from_secs(1_200);
 /// RAM of a host: firmware, hypervisor and one guest of 128 MiB.
 const HOST_MEMORY_MIB: u32 = 384;
+/// RAM of a host without guests.
+const SMALL_HOST_MEMORY_MIB: u32 = 192;
+/// Hosts that stay; the others are turned off once they have been seen.
+const STAYING: usize = 2;
 /// QEMU leaves out what the processor lacks.
 const WITHOUT_PML: &str = "Skylake-Client-noTSX-IBRS,+vmx,vmx-pml=off";
 
@@ -36,9 +41,9 @@ fn plan(kind: Kind) -> Plan {
     linux.command_line.push_str(" godwit.data_mib=1 init_on_free=1");
     let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 64 400000");
     sweeper.memory_mib = 32;
-    let mut plan = Plan::new("nested", kind, 2).guest(0, linux).guest(0, sweeper);
-    for host in &mut plan.hosts {
-        host.memory_mib = HOST_MEMORY_MIB;
+    let mut plan = Plan::new("nested", kind, STAYING + 2).guest(0, linux).guest(0, sweeper);
+    for (index, host) in plan.hosts.iter_mut().enumerate() {
+        host.memory_mib = if index < STAYING { HOST_MEMORY_MIB } else { SMALL_HOST_MEMORY_MIB };
         // In Bochs all of them share one, where a host's second only waits for its first: a move takes half as long again.
         host.cpus = if kind == Kind::KvmInBochs { 1 } else { 2 };
     }
@@ -51,6 +56,7 @@ const CHECKS: &[Check] = &[
     Check { name: "guests can run, with PML and without", run: capabilities },
     Check { name: "the console helps and refuses", run: console },
     Check { name: "an e1000 and a virtio-net card reach each other", run: pings },
+    Check { name: "two hosts more answer, on their consoles and on the wire", run: more_hosts },
     Check { name: "Linux boots to its shell", run: |cluster| start(&mut cluster.hosts[0]) },
     Check { name: "Linux moves without PML while a program rewrites memory", run: linux_moves },
     Check { name: "a bare-metal guest that rewrites memory moves, and back with PML", run: sweeper_moves },
@@ -80,6 +86,20 @@ fn pings(cluster: &mut Cluster) -> Result<()> {
         let text = cluster.hosts[index].succeed(&format!("ping {other}"))?;
         ensure!(text.contains("4 of 4 answered"), "{text}");
     }
+    Ok(())
+}
+
+fn more_hosts(cluster: &mut Cluster) -> Result<()> {
+    // Whatever comes of it they are turned off, not to take their share of the one processor.
+    let mut more = cluster.hosts.split_off(STAYING);
+    for (host, other) in more.iter_mut().zip(["d", "a"]) {
+        let text = host.succeed("version")?;
+        ensure!(text.contains(&format!("on {}, up ", host.name)), "{text}");
+        let text = host.succeed(&format!("ping {other}"))?;
+        ensure!(text.contains("4 of 4 answered"), "{text}");
+    }
+    let text = cluster.hosts[1].succeed("ping c")?;
+    ensure!(text.contains("4 of 4 answered"), "{text}");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use xxhash_rust::xxh64::xxh64;
 use super::super::{FIRMWARE, qemu};
 use crate::debian::{self, Package};
 use crate::guest::cpio::Archive;
-use crate::guest::store;
+use crate::guest::{self, store};
 use crate::scratch;
 
 /// Process 1 of the initial RAM disk, and then.
@@ -33,9 +33,14 @@ const COMMAND_LINE: &str = "console=ttyS0,115200 quiet loglevel=4 panic=-1 mitig
 /// Modules for the disks, in the order in which they are loaded.
 const DISK_MODULES: [&str; 5] = ["scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod"];
 const KVM_MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-intel"];
+/// For the wire.
+const BRIDGE_MODULES: [&str; 4] = ["llc", "stp", "bridge", "tun"];
 
 const INITRD_COMMANDS: [&str; 5] = ["sh", "mount", "insmod", "usleep", "switch_root"];
-const COMMANDS: [&str; 10] = ["sh", "cat", "dmesg", "grep", "head", "insmod", "ip", "kill", "mount", "stty"];
+const COMMANDS: [&str; 13] = [
+    "sh", "brctl", "cat", "dmesg", "grep", "head", "insmod", "ip", "kill", "mount", "stty", "tunctl",
+    "usleep",
+];
 
 /// OVMF looks for a TPM below the firmware and polls one that is not there 150,000 times. With these bytes of 0xff before
 /// it, it sees at once that there is none, and boots in half the time.
@@ -48,7 +53,7 @@ const ROOT_DISK_MIB: u64 = 160;
 pub(super) struct Disks {
     /// FAT, with boot loader, kernel and initial RAM disk.
     pub boot: PathBuf,
-    /// ext4, with KVM's modules, QEMU and firmware.
+    /// ext4, with KVM's and the wire's modules, QEMU, firmware and our program.
     pub root: PathBuf,
 }
 
@@ -70,7 +75,8 @@ impl Disks {
 /// apt cannot provide a package, a tool is missing or a file cannot be written; the message says what to do.
 pub(super) fn disks() -> Result<Disks> {
     let cache = store::open(&scratch::target().join("nest"))?;
-    let installed = installed()?;
+    let program = guest::lines(&guest::cache())?;
+    let installed = installed(&program)?;
     let current = cache.path().join("current");
     let known = fs::read_to_string(&current).ok().and_then(|text| Packages::parse(&text, &installed));
     if let Some(disks) = known.and_then(|packages| Disks::cached(cache.path(), &packages)) {
@@ -87,7 +93,7 @@ pub(super) fn disks() -> Result<Disks> {
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work)?;
     let unpacked = packages.unpack(&work)?;
-    build_root(&work, &unpacked).context("the disk of the Linux under the machines")?;
+    build_root(&work, &unpacked, &program).context("the disk of the Linux under the machines")?;
     build_boot(&work, &unpacked).context("the boot disk of the Linux under the machines")?;
     fs::create_dir_all(&directory)?;
     fs::write(directory.join("manifest"), packages.manifest())?;
@@ -118,12 +124,13 @@ struct Packages {
     installed: Installed,
 }
 
-/// Names and versions of the installed packages that go onto the disks.
+/// Names and versions of the installed packages that go onto the disks, and of our program.
 type Installed = Vec<(&'static str, String)>;
 
-fn installed() -> Result<Installed> {
+fn installed(program: &[u8]) -> Result<Installed> {
     let names = ["qemu-system-x86", "qemu-system-data", "ovmf"];
-    names.into_iter().map(|name| Ok((name, debian::installed_version(name)?))).collect()
+    let versions = names.into_iter().map(|name| Ok((name, debian::installed_version(name)?)));
+    versions.chain([Ok(("our lines", format!("{:016x}", xxh64(program, 0))))]).collect()
 }
 
 impl Packages {
@@ -219,20 +226,22 @@ fn find(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn build_root(work: &Path, unpacked: &Unpacked) -> Result<()> {
+fn build_root(work: &Path, unpacked: &Unpacked, program: &[u8]) -> Result<()> {
     let root = work.join("root");
     for name in
         ["bin", "dev", "firmware", "modules", "proc", "run", "sys", "tmp", "usr/bin", "usr/share/qemu"]
     {
         fs::create_dir_all(root.join(name))?;
     }
-    fs::write(root.join("init"), INIT)?;
-    fs::set_permissions(root.join("init"), Permissions::from_mode(0o755))?;
+    for (name, content) in [("init", INIT.as_bytes()), ("bin/lines", program)] {
+        fs::write(root.join(name), content)?;
+        fs::set_permissions(root.join(name), Permissions::from_mode(0o755))?;
+    }
     fs::copy(unpacked.busybox(), root.join("bin/busybox"))?;
     for name in COMMANDS {
         symlink("busybox", root.join("bin").join(name))?;
     }
-    for name in KVM_MODULES {
+    for name in KVM_MODULES.iter().chain(&BRIDGE_MODULES) {
         unpacked.module(name, &root.join("modules"))?;
     }
     for file in needed_by(qemu::PROGRAM)? {

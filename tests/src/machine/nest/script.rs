@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::qemu::{datagrams, kvm_cpu, network};
+use super::super::qemu::{kvm_cpu, network};
 use super::super::{OnReset, Spec};
 
 /// The script's place: what `tests/guests/nest/init` reads.
@@ -15,10 +15,6 @@ const SCRIPT_BYTES: u64 = 64 * 1024;
 const ALIGNMENT: u64 = 64 * 1024;
 /// Whole cylinders of 16 heads and 63 sectors, which is what Bochs assumes.
 const CYLINDER_BYTES: u64 = 16 * 63 * 512;
-/// The loopback's group that is the wire of more than two machines.
-const GROUP: &str = "socket,mcast=230.0.0.1:7100,localaddr=127.0.0.1";
-/// The wire of two machines: UDP ports of the one and the other.
-const PAIR: [u16; 2] = [7_100, 7_101];
 
 /// Writes the disk for `machines`, each with the image of its disk, into the empty file `path`.
 ///
@@ -26,12 +22,12 @@ const PAIR: [u16; 2] = [7_100, 7_101];
 /// The script is too long, an image cannot be read, or the disk not be written.
 pub(super) fn write(path: &Path, machines: &[Spec]) -> Result<()> {
     let mut disk = File::create(path).with_context(|| path.display().to_string())?;
-    let mut script = String::new();
+    let mut script = format!("lines {}\n", machines.len());
     let mut offset = SCRIPT_BYTES;
     for (index, machine) in machines.iter().enumerate() {
         let length = copy(&machine.disk, &mut disk, offset)
             .with_context(|| format!("copying {}", machine.disk.display()))?;
-        script.push_str(&line(index, machines, offset, length));
+        script.push_str(&line(index, machine, offset, length));
         offset = (offset + length).next_multiple_of(ALIGNMENT);
     }
     ensure!(script.len() as u64 <= SCRIPT_BYTES, "{} machines are too many for one script", machines.len());
@@ -60,9 +56,8 @@ fn copy(source: &Path, disk: &mut File, offset: u64) -> io::Result<u64> {
     }
 }
 
-/// The line that starts machine `index`. The first serial port of the Linux is its console.
-fn line(index: usize, machines: &[Spec], offset: u64, length: u64) -> String {
-    let machine = &machines[index];
+/// The line that starts machine `index`.
+fn line(index: usize, machine: &Spec, offset: u64, length: u64) -> String {
     let mut arguments = vec![
         "-machine q35,accel=kvm".to_owned(),
         format!("-cpu {} -smp {} -m {}", kvm_cpu(machine), machine.cpus, machine.memory_mib),
@@ -77,22 +72,16 @@ fn line(index: usize, machines: &[Spec], offset: u64, length: u64) -> String {
     }
     match &machine.network {
         None => arguments.push("-nic none".to_owned()),
-        Some(card) => arguments.extend(network(card, &wire(index, machines))),
+        Some(card) => arguments.extend(network(card, &wire(index))),
     }
-    format!("machine {} /dev/ttyS{} {}\n", machine.name, index + 1, arguments.join(" "))
+    format!("machine {} {index} {}\n", machine.name, arguments.join(" "))
 }
 
-/// QEMU's `-netdev` for machine `index`. A group works for any number, but gives every machine its own frames back,
-/// which two can do without.
-fn wire(index: usize, machines: &[Spec]) -> String {
-    let wired: Vec<usize> = (0..machines.len()).filter(|&other| machines[other].network.is_some()).collect();
-    match wired[..] {
-        [first, _] => {
-            let [local, remote] = if index == first { PAIR } else { [PAIR[1], PAIR[0]] };
-            format!("dgram,{}", datagrams(local, remote))
-        }
-        _ => GROUP.to_owned(),
-    }
+/// QEMU's `-netdev` for machine `index`: a port of the Linux's bridge, which the script's `machine` makes. A bridge gives
+/// a frame only to whom it is for, where a multicast group would wake every QEMU for each. Without a header that offers the
+/// machine's card what those of other back-ends do not do.
+fn wire(index: usize) -> String {
+    format!("tap,ifname=wire{index},script=no,downscript=no,vnet_hdr=off")
 }
 
 #[cfg(test)]
@@ -121,33 +110,30 @@ mod tests {
         let disk = std::fs::read(&path).unwrap();
         let script = String::from_utf8_lossy(&disk[..SCRIPT_BYTES as usize]).into_owned();
         assert!(
-            script.starts_with("machine m0 /dev/ttyS1 -machine q35,accel=kvm -cpu host,+vmx"),
+            script.starts_with("lines 2\nmachine m0 0 -machine q35,accel=kvm -cpu host,+vmx"),
             "{script}"
         );
         let second = SCRIPT_BYTES as usize + 4 * ALIGNMENT as usize;
         let place = format!("offset={second},size={}", content.len());
-        assert!(script.lines().nth(1).unwrap().contains(&place), "{script}");
+        assert!(script.lines().nth(2).unwrap().contains(&place), "{script}");
         assert_eq!(disk[second..second + content.len()], content);
         assert_eq!(disk.len() as u64 % CYLINDER_BYTES, 0);
     }
 
     #[test]
-    fn two_machines_are_wired_to_each_other() {
-        let machines = machines(2, Path::new("x"));
-        assert!(
-            wire(0, &machines)
-                .contains("local.port=7100,remote.type=inet,remote.host=127.0.0.1,remote.port=7101")
-        );
-        assert!(
-            wire(1, &machines)
-                .contains("local.port=7101,remote.type=inet,remote.host=127.0.0.1,remote.port=7100")
-        );
+    fn every_machine_has_its_port_of_the_bridge_and_its_line() {
+        let machines = machines(12, Path::new("x"));
+        let text = line(11, &machines[11], 0, 512);
+        assert!(text.starts_with("machine m11 11 "), "{text}");
+        assert!(text.contains("-netdev tap,ifname=wire11,"), "{text}");
     }
 
     #[test]
-    fn more_machines_share_a_group() {
-        let machines = machines(3, Path::new("x"));
-        assert_eq!(wire(0, &machines), GROUP);
-        assert_eq!(wire(2, &machines), GROUP);
+    fn a_script_that_is_too_long_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        std::fs::write(&image, [7; 512]).unwrap();
+        let error = write(&directory.path().join("disk"), &machines(200, &image)).unwrap_err();
+        assert!(error.to_string().contains("200 machines"), "{error}");
     }
 }
