@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::linux::{LINUX, run, start, uptime};
 use super::moves::{SWEEP_TIMEOUT, SWEEPER, is_whole, pattern_is_whole, runs_only_at, sweeps};
-use crate::cluster::{Cluster, Plan};
+use crate::cluster::{BOOT_TIMEOUT, Cluster, Plan};
 use crate::config::GuestConfig;
 use crate::figures::Moved;
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
@@ -25,18 +25,17 @@ fn plan(kind: Kind) -> Plan {
     let mut linux = GuestConfig::linux(LINUX, 96);
     linux.command_line.push_str(" godwit.data_mib=8");
     let mut plan = Plan::new("postcopy", kind, 2).guest(0, linux).guest(0, sweeper);
-    plan.hosts[1].on_reset = OnReset::Restart;
+    plan.hosts[0].on_reset = OnReset::Restart;
     plan
 }
 
 const CHECKS: &[Check] = &[
     Check {
         name: "a guest that rewrites memory moves before its memory and loses nothing",
-        run: |c| sweeper_moves(c, 0, "postcopy"),
+        run: sweeper_moves,
     },
-    Check { name: "it comes back in hybrid mode", run: |c| sweeper_moves(c, 1, "hybrid") },
     Check { name: "Linux boots at the source", run: |cluster| start(&mut cluster.hosts[0]) },
-    Check { name: "two guests move in opposite directions at once", run: opposite },
+    Check { name: "it goes by post-copy while the other guest comes back by hybrid", run: opposite },
     Check { name: "busy Linux is switched by itself when rounds do not pay", run: auto_switches },
     Check { name: "a wire cut twice while memory is on its way loses nothing", run: cut_twice },
     Check {
@@ -62,48 +61,40 @@ fn name(index: usize) -> &'static str {
     ["a", "b"][index]
 }
 
-fn sweeper_moves(cluster: &mut Cluster, from: usize, mode: &str) -> Result<()> {
-    if mode == "postcopy" {
-        cluster.hosts[from].succeed(&format!("vm start {SWEEPER}"))?;
-        sweeps(&mut cluster.hosts[from])?;
-    }
-    let to = 1 - from;
-    let moved = moved(&mut cluster.hosts[from], SWEEPER, name(to), &format!("--mode {mode}"))?;
-    ensure!(moved.details.contains("after the switch: "), "{}", moved.details);
-    if mode == "postcopy" {
-        ensure!(moved.rounds == 0, "{}", moved.line);
-        ensure!(moved.details.contains("waits: p50"), "nobody waited for a page: {}", moved.details);
-    }
-    runs_only_at(cluster, SWEEPER, to)?;
-    sweeps(&mut cluster.hosts[to])
+fn sweeper_moves(cluster: &mut Cluster) -> Result<()> {
+    cluster.hosts[0].succeed(&format!("vm start {SWEEPER}"))?;
+    sweeps(&mut cluster.hosts[0])?;
+    let moved = moved(&mut cluster.hosts[0], SWEEPER, "b", "--mode postcopy")?;
+    ensure!(moved.rounds == 0 && moved.details.contains("after the switch: "), "{}", moved.details);
+    ensure!(moved.details.contains("waits: p50"), "nobody waited for a page: {}", moved.details);
+    runs_only_at(cluster, SWEEPER, 1)?;
+    sweeps(&mut cluster.hosts[1])
 }
 
-/// The sweeper goes to b while Linux, there for a moment, comes back.
 fn opposite(cluster: &mut Cluster) -> Result<()> {
     let before = uptime(&mut cluster.hosts[0])?;
-    moved(&mut cluster.hosts[0], LINUX, "b", "--mode postcopy")?;
-    is_whole(cluster, 1, before)?;
     let [a, b] = &mut cluster.hosts[..] else { bail!("two hosts") };
     let (there, back) = std::thread::scope(|scope| {
-        let there = scope.spawn(|| moved(a, SWEEPER, "b", "--mode postcopy"));
-        let back = moved(b, LINUX, "a", "--mode postcopy");
+        let there = scope.spawn(|| moved(a, LINUX, "b", "--mode postcopy"));
+        let back = moved(b, SWEEPER, "a", "--mode hybrid");
         (there.join(), back)
     });
-    back.context("Linux")?;
-    there.map_err(|_| anyhow::anyhow!("the thread that types has panicked"))?.context("the sweeper")?;
-    runs_only_at(cluster, SWEEPER, 1)?;
-    sweeps(&mut cluster.hosts[1])?;
-    cluster.hosts[1].succeed(&format!("vm stop {SWEEPER}"))?;
-    is_whole(cluster, 0, before)
+    let back = back.context("the sweeper")?;
+    ensure!(back.rounds > 0 && back.details.contains("after the switch: "), "{}", back.details);
+    there.map_err(|_| anyhow::anyhow!("the thread that types has panicked"))?.context("Linux")?;
+    runs_only_at(cluster, SWEEPER, 0)?;
+    sweeps(&mut cluster.hosts[0])?;
+    cluster.hosts[0].succeed(&format!("vm stop {SWEEPER}"))?;
+    is_whole(cluster, 1, before)
 }
 
 fn auto_switches(cluster: &mut Cluster) -> Result<()> {
-    let output = run(&mut cluster.hosts[0], "pattern start 16 2000", SWEEP_TIMEOUT)?;
+    let output = run(&mut cluster.hosts[1], "pattern start 8 2000", SWEEP_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
-    let moved = moved(&mut cluster.hosts[0], LINUX, "b", "--mode auto")?;
+    let moved = moved(&mut cluster.hosts[1], LINUX, "a", "--mode auto")?;
     ensure!(moved.details.contains("since rounds did not pay"), "{}", moved.details);
-    runs_only_at(cluster, LINUX, 1)?;
-    pattern_is_whole(&mut cluster.hosts[1])
+    runs_only_at(cluster, LINUX, 0)?;
+    pattern_is_whole(&mut cluster.hosts[0])
 }
 
 /// Begins to move Linux from host `from` slowly, and waits until it runs at the other one.
@@ -115,61 +106,61 @@ fn switch_slowly(cluster: &mut Cluster, from: usize) -> Result<()> {
 }
 
 fn cut_twice(cluster: &mut Cluster) -> Result<()> {
-    switch_slowly(cluster, 1)?;
-    let port = cluster.hosts[0].port.context("no port")?;
+    switch_slowly(cluster, 0)?;
+    let port = cluster.hosts[1].port.context("no port")?;
     for _ in 0..2 {
         cluster.switch.cut(port);
-        let lost = cluster.hosts[1].serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT);
+        let lost = cluster.hosts[0].serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT);
         cluster.switch.mend(port);
         println!("     {}", lost?);
-        cluster.hosts[1].serial().expect_line("is back, memory flows again", MOVE_TIMEOUT)?;
+        cluster.hosts[0].serial().expect_line("is back, memory flows again", MOVE_TIMEOUT)?;
     }
     // Too late for another end of it.
-    let b = &mut cluster.hosts[1];
-    b.serial().write(b"\x03")?;
-    b.wait_for_prompt(COMMAND_TIMEOUT)?;
-    b.succeed(&format!("migrate cancel {LINUX}"))?;
-    b.serial().expect_line("too late to cancel", COMMAND_TIMEOUT)?;
-    b.wait_for_prompt(COMMAND_TIMEOUT)?;
-    let status = b.succeed("migrate status")?;
-    ensure!(status.contains("linux to a: post-copy") && status.contains("after the switch"), "{status}");
-    b.succeed(&format!("migrate set {LINUX} bandwidth none"))?;
-    let Outcome::Moved(moved) = b.finish_migrate(LINUX, "a", MOVE_TIMEOUT)? else { bail!("it did not move") };
-    println!("     {}", moved.line);
-    ensure!(moved.details.contains("the connection was lost, times: 2"), "{}", moved.details);
-    runs_only_at(cluster, LINUX, 0)?;
-    pattern_is_whole(&mut cluster.hosts[0])
-}
-
-fn target_restarts(cluster: &mut Cluster) -> Result<()> {
-    let before = uptime(&mut cluster.hosts[0])?;
-    switch_slowly(cluster, 0)?;
-    cluster.hosts[1].enter("reboot force")?;
-    let lost = cluster.hosts[0].serial().expect_line("was restarted while it ran there", MOVE_TIMEOUT * 3)?;
-    println!("     {lost}");
     let a = &mut cluster.hosts[0];
     a.serial().write(b"\x03")?;
     a.wait_for_prompt(COMMAND_TIMEOUT)?;
-    a.succeed(&format!("migrate reclaim {LINUX}"))?;
-    eventually(COMMAND_TIMEOUT, || a.expect_state(LINUX, "running").map(|_| ()))?;
-    cluster.hosts[1].wait_for_prompt(COMMAND_TIMEOUT)?;
-    is_whole(cluster, 0, before)?;
-    pattern_is_whole(&mut cluster.hosts[0])
+    a.succeed(&format!("migrate cancel {LINUX}"))?;
+    a.serial().expect_line("too late to cancel", COMMAND_TIMEOUT)?;
+    a.wait_for_prompt(COMMAND_TIMEOUT)?;
+    let status = a.succeed("migrate status")?;
+    ensure!(status.contains("linux to b: post-copy") && status.contains("after the switch"), "{status}");
+    a.succeed(&format!("migrate set {LINUX} bandwidth none"))?;
+    let Outcome::Moved(moved) = a.finish_migrate(LINUX, "b", MOVE_TIMEOUT)? else { bail!("it did not move") };
+    println!("     {}", moved.line);
+    ensure!(moved.details.contains("the connection was lost, times: 2"), "{}", moved.details);
+    runs_only_at(cluster, LINUX, 1)?;
+    pattern_is_whole(&mut cluster.hosts[1])
+}
+
+fn target_restarts(cluster: &mut Cluster) -> Result<()> {
+    let before = uptime(&mut cluster.hosts[1])?;
+    switch_slowly(cluster, 1)?;
+    cluster.hosts[0].enter("reboot force")?;
+    let lost = cluster.hosts[1].serial().expect_line("was restarted while it ran there", MOVE_TIMEOUT * 3)?;
+    println!("     {lost}");
+    let b = &mut cluster.hosts[1];
+    b.serial().write(b"\x03")?;
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    b.succeed(&format!("migrate reclaim {LINUX}"))?;
+    eventually(COMMAND_TIMEOUT, || b.expect_state(LINUX, "running").map(|_| ()))?;
+    cluster.hosts[0].wait_for_prompt(BOOT_TIMEOUT)?;
+    is_whole(cluster, 1, before)?;
+    pattern_is_whole(&mut cluster.hosts[1])
 }
 
 fn source_dies(cluster: &mut Cluster) -> Result<()> {
-    switch_slowly(cluster, 0)?;
-    cluster.hosts[0].kill();
-    let b = &mut cluster.hosts[1];
-    b.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?;
-    b.wait_for_prompt(COMMAND_TIMEOUT)?;
-    let info = b.succeed(&format!("vm info {LINUX}"))?;
+    switch_slowly(cluster, 1)?;
+    cluster.hosts[1].kill();
+    let a = &mut cluster.hosts[0];
+    a.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?;
+    a.wait_for_prompt(COMMAND_TIMEOUT)?;
+    let info = a.succeed(&format!("vm info {LINUX}"))?;
     ensure!(info.contains("absent"), "{info}");
-    b.succeed(&format!("migrate takeover {LINUX}"))?;
-    let lost = b.serial().expect_line("pages were still at", COMMAND_TIMEOUT)?;
+    a.succeed(&format!("migrate takeover {LINUX}"))?;
+    let lost = a.serial().expect_line("pages were still at", COMMAND_TIMEOUT)?;
     println!("     {lost}");
-    let ended = b.serial().expect_line(&format!("{LINUX} ended: "), MOVE_TIMEOUT)?;
+    let ended = a.serial().expect_line(&format!("{LINUX} ended: "), MOVE_TIMEOUT)?;
     println!("     {ended}");
     ensure!(ended.contains("lost"), "{ended}");
-    b.wait_for_prompt(COMMAND_TIMEOUT).map(|_| ())
+    a.wait_for_prompt(COMMAND_TIMEOUT).map(|_| ())
 }
