@@ -58,6 +58,7 @@ pub(crate) struct Endpoint {
     greeting: Option<Greeting>,
     connect_is_due: bool,
     disconnect_is_due: bool,
+    hang_up_is_due: bool,
     phase: Phase,
     pub(crate) urgent: Urgent,
 }
@@ -74,6 +75,7 @@ impl Endpoint {
             greeting: None,
             connect_is_due: false,
             disconnect_is_due: false,
+            hang_up_is_due: false,
             phase,
             urgent: Urgent::default(),
         }
@@ -166,7 +168,8 @@ impl Endpoint {
         self.urgent.hang_up();
         if self.link.is_some() || self.connect_is_due {
             self.forget_link();
-            self.disconnect_is_due = true;
+            // Apart from a goodbye: it is to be done also if what follows treats the connection as lost.
+            self.hang_up_is_due = true;
         }
     }
 
@@ -196,8 +199,7 @@ impl Endpoint {
         if let Some(action) = self.action.take() {
             return Some(Output::Guest(action));
         }
-        if self.disconnect_is_due && self.link.is_none() {
-            self.disconnect_is_due = false;
+        if core::mem::take(&mut self.hang_up_is_due) {
             return Some(Output::HangUp(Channel::MAIN));
         }
         if self.urgent.take_hang_up() {
@@ -268,4 +270,20 @@ impl Endpoint {
 /// How often to give a sign of life to a peer that waits for `theirs` while we wait for `ours`.
 pub(crate) fn keepalive(ours: Duration, theirs: Duration) -> Duration {
     (ours.min(theirs) / 4).max(Duration::from_millis(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_given_up_is_dropped_also_when_it_counts_as_lost_then() {
+        let mut endpoint = Endpoint::new(Phase::Committing);
+        endpoint.link_up(Link::new(Assembler::for_source(), Instant::ORIGIN, Duration::MAX));
+        endpoint.hang_up();
+        endpoint.forget_link();
+        let output = endpoint.poll(Instant::ORIGIN, &mut []);
+        assert!(matches!(output, Some(Output::HangUp(Channel::MAIN))), "{output:?}");
+        assert!(endpoint.poll(Instant::ORIGIN, &mut []).is_none());
+    }
 }
