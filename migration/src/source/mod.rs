@@ -278,7 +278,7 @@ impl Source {
                 self.let_go();
             }
             Command::Reclaim | Command::Release if !matches!(self.state, State::Unknown(..)) => {}
-            Command::Reclaim => self.reclaim(now, AbortReason::LinkLost),
+            Command::Reclaim => self.reclaim_by_word(now),
             Command::Release => self.release(now),
             Command::Retry => self.retry(now),
             Command::TakeOver => {}
