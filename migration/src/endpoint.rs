@@ -170,6 +170,7 @@ impl Endpoint {
         self.urgent.hang_up();
         if self.link.is_some() || self.connect_is_due {
             self.forget_link();
+            // Apart from a goodbye: it is to be done also if what follows treats the connection as lost.
             self.hang_up_is_due = true;
         }
     }
@@ -271,4 +272,20 @@ impl Endpoint {
 /// How often to give a sign of life to a peer that waits for `theirs` while we wait for `ours`.
 pub(crate) fn keepalive(ours: Duration, theirs: Duration) -> Duration {
     (ours.min(theirs) / 4).max(Duration::from_millis(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_given_up_is_dropped_also_when_it_counts_as_lost_then() {
+        let mut endpoint = Endpoint::new(Phase::Committing);
+        endpoint.link_up(Link::new(Assembler::for_source(), Instant::ORIGIN, Duration::MAX));
+        endpoint.hang_up();
+        endpoint.forget_link();
+        let output = endpoint.poll(Instant::ORIGIN, &mut []);
+        assert!(matches!(output, Some(Output::HangUp(Channel::MAIN))), "{output:?}");
+        assert!(endpoint.poll(Instant::ORIGIN, &mut []).is_none());
+    }
 }

@@ -92,9 +92,9 @@ pub enum Command {
     /// Change the limits of a source from now on.
     Tune(Policy),
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target does not and will not run the
-    /// guest (it was rebooted, or is broken): the source takes the guest back. In [`Phase::Recovering`], once the target
-    /// has said that it does not know the guest any more ([`Event::TargetLost`]): what the guest did there is lost, and it
-    /// goes on here from where it was switched. Ignored in every other phase.
+    /// guest (it was rebooted, or is broken): the source takes the guest back. In [`Phase::Recovering`] the same, with
+    /// or without the target having said so ([`Event::TargetLost`]): what the guest did there is lost, and it goes on here
+    /// from where it was switched. Ignored in every other phase.
     Reclaim,
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
     /// lets go of it. In [`Phase::Recovering`]: nobody needs the memory any more that is here. Ignored in every other

@@ -186,7 +186,12 @@ fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fm
                 out,
                 "{guest}: the connection with {peer} is lost before all memory was there; it goes on"
             )?;
-            writeln!(out, "  with what has come, and {peer} is tried again ('migrate recover {guest}': now)")
+            writeln!(
+                out,
+                "  with what has come, and {peer} is tried again ('migrate recover {guest}': now)"
+            )?;
+            writeln!(out, "  if a host is gone for good: 'migrate takeover {guest}' where it runs, or")?;
+            writeln!(out, "  'migrate reclaim {guest}' where it was, to go on from the switch")
         }
         Remark::Reconnected => writeln!(out, "{guest}: {peer} is back, memory flows again"),
         Remark::DigestDiffers => {

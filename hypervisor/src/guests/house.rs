@@ -147,7 +147,13 @@ impl GuestHouse for Guests {
             GuestAction::Throttle(percent) => Command::Throttle(percent),
             GuestAction::Pause => Command::Stun,
             GuestAction::SaveState => Command::Save,
-            GuestAction::Run(permit) => Command::Run(Some(permit)),
+            GuestAction::Run(permit) => {
+                if let Some(record) = self.record_mut(key) {
+                    // Above the one it left in, if a person had it go on here after its new host was lost.
+                    record.generation = permit.generation();
+                }
+                Command::Run(Some(permit))
+            }
             GuestAction::Discard => Command::Stop(StopReason::Migrated),
             GuestAction::Settle => Command::Settle,
             GuestAction::Forsake => Command::Forsake,

@@ -8,6 +8,7 @@ use core::time::Duration;
 use super::Source;
 use super::state::{Asking, State};
 use crate::io::Event;
+use crate::permit::RunPermit;
 use crate::reason::AbortReason;
 use crate::status::{Phase, Stage};
 use crate::time::Instant;
@@ -81,6 +82,16 @@ impl Source {
     pub(super) fn reclaim(&mut self, now: Instant, reason: AbortReason) {
         self.endpoint.hang_up();
         self.unwind_with(now, reason);
+    }
+
+    /// A person says that the target does not run the guest and never will. It may have run it before it died: the guest
+    /// goes on above the generation in which it did, so that what it owns is never open to two.
+    pub(super) fn reclaim_by_word(&mut self, now: Instant) {
+        if let State::Unknown(_, permit) = &mut self.state {
+            let above = RunPermit::after_loss(self.guest.id, self.guest.generation.next().next());
+            core::mem::replace(permit, above).revoke();
+            self.reclaim(now, AbortReason::LinkLost);
+        }
     }
 
     /// The connection is lost.

@@ -261,7 +261,7 @@ impl Source {
                 }
                 _ => self.abort(now, AbortReason::Cancelled),
             },
-            Command::Reclaim if matches!(self.state, State::Serving(Some(Asking::Forgotten))) => {
+            Command::Reclaim if matches!(self.state, State::Serving(Some(_))) => {
                 self.resurrect(now);
             }
             Command::Release if matches!(self.state, State::Serving(Some(_))) => {
@@ -269,7 +269,7 @@ impl Source {
                 self.let_go();
             }
             Command::Reclaim | Command::Release if !matches!(self.state, State::Unknown(..)) => {}
-            Command::Reclaim => self.reclaim(now, AbortReason::LinkLost),
+            Command::Reclaim => self.reclaim_by_word(now),
             Command::Release => self.release(now),
             Command::Retry => self.retry(now),
             Command::TakeOver => {}

@@ -174,6 +174,7 @@ impl House {
             }
             GuestAction::Run(permit) => {
                 let guest = self.of(key);
+                guest.generation = permit.generation();
                 guest.permit = Some(permit);
                 let started = guest.content();
                 self.started.push(started);
