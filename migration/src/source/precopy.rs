@@ -309,6 +309,7 @@ impl Source {
             self.bandwidth.saw_round_trip(now.since(said.at), said.queued_bytes);
         }
         self.bandwidth.took(progress.bytes, sent, now);
+        self.serving.window.took(progress.bytes, now);
         if matches!(self.state, State::Draining) && progress.rounds >= self.round.ends {
             self.state = State::Harvesting;
             self.harvest(now);

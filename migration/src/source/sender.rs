@@ -17,6 +17,8 @@ use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES};
 
 /// Most pages looked at for one frame, so that a call stays short where pages need no bytes.
 const EXAMINED_MAX: u32 = 2048;
+/// The same while somebody may wait for a page.
+const EXAMINED_MAX_PUSHED: u32 = 256;
 /// A page whose differences from another are longer than this is compressed instead.
 const PATCH_BYTES_WORTH: usize = 384;
 /// Most packs in a row that go uncompressed after one that did not pay.
@@ -193,7 +195,7 @@ impl Sender {
 
     /// Fills a frame.
     pub(crate) fn fill(&mut self, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<Filled, RamFailure> {
-        for _ in 0..EXAMINED_MAX {
+        for _ in 0..if self.is_push { EXAMINED_MAX_PUSHED } else { EXAMINED_MAX } {
             let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
             if batch.room() < (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES) {
                 // A small buffer: what is staged must go while it fits.
