@@ -409,7 +409,8 @@ fn sections_of_any_number_of_recalled_stops_are_dropped_and_a_half_one_too() {
 fn the_word_that_all_was_sent_may_come_before_the_last_page() {
     let (mut host, mut sequence) = receiving_target();
     let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
-    let (mut absent, mut identities) = (PageBitmap::empty(PAGES), Identities::new(PAGES, Identity::ZERO).unwrap());
+    let (mut absent, mut identities) =
+        (PageBitmap::empty(PAGES), Identities::new(PAGES, Identity::ZERO).unwrap());
     absent.insert(Page(5));
     identities.set(Page(5), Identity::UNKNOWN);
     let mut buffer = vec![0; 64 * 1024];

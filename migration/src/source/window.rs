@@ -139,7 +139,9 @@ mod tests {
 
     #[test]
     fn a_link_is_filled_and_its_queue_is_not() {
-        for (rate, round_trip_us) in [(100_000_000, 2_000), (1_000_000_000, 2_000), (100_000_000, 200), (50_000_000, 20_000)] {
+        for (rate, round_trip_us) in
+            [(100_000_000, 2_000), (1_000_000_000, 2_000), (100_000_000, 200), (50_000_000, 20_000)]
+        {
             let (carried, queue) = push(rate, round_trip_us);
             assert!(carried * 10 > rate * 2 * 8, "{carried} bytes over {rate} B/s, {round_trip_us} us");
             let least = Duration::from_nanos(MIN * 1_000_000_000 / rate);
