@@ -354,6 +354,9 @@ impl Source {
         };
         let longest = self.bucket.frame_bytes(buffer.len(), OUTPUT_BYTES_MIN);
         let mut batch = Batch::new(&mut buffer[..longest]);
+        if self.bucket.is_out_of_reach() {
+            sender.hurry();
+        }
         let filled = match sender.fill(ram, &mut batch) {
             Ok(filled) => filled,
             Err(failure) => {
