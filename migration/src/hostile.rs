@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use crate::bitmap::PageBitmap;
 use crate::device::Section;
 use crate::guest::{GuestDescription, HostCapabilities, TscScaling};
 use crate::identity::{Identities, Identity};
@@ -15,6 +16,7 @@ use crate::ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLa
 use crate::source::{Source, SourceConfig};
 use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
+use crate::wire::absent::Walk;
 use crate::wire::control::{
     Commit, Committed, Complete, Control, Fate, Outcome, Progress, Pushed, RoundEnd, Seal, SectionPart,
     Verified, Want, frame, guest_digest, section_digest,
@@ -323,7 +325,7 @@ fn target() -> Host<Target> {
         memory_free_bytes: 1 << 20,
         vcpus_max: 1,
         is_busy: false,
-        post_copy: false,
+        post_copy: true,
     };
     let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     Host { engine, ram: None, permit: None, now: 0, runs: 0 }
@@ -401,6 +403,32 @@ fn sections_of_any_number_of_recalled_stops_are_dropped_and_a_half_one_too() {
         say(&mut host, Control::Recall, &mut sequence);
     }
     assert!(host.ram.is_some() && host.runs == 0);
+}
+
+#[test]
+fn the_word_that_all_was_sent_may_come_before_the_last_page() {
+    let (mut host, mut sequence) = receiving_target();
+    let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
+    let (mut absent, mut identities) =
+        (PageBitmap::empty(PAGES), Identities::new(PAGES, Identity::ZERO).unwrap());
+    absent.insert(Page(5));
+    identities.set(Page(5), Identity::UNKNOWN);
+    let mut buffer = vec![0; 64 * 1024];
+    let length = Walk::default().next(&absent, sequence, &mut buffer).unwrap();
+    sequence += 1;
+    host.give(Input::Bytes(Channel::MAIN, &buffer[..length]));
+    let digest = guest_digest(identities.sum(), PAGES, section_digest(&[]));
+    say(&mut host, Control::Seal(Seal { digest, sections: 0, stop: 0, absent: 1 }), &mut sequence);
+    say(&mut host, Control::Commit(Commit { generation: 2 }), &mut sequence);
+    host.give(Input::LinkUp(Channel::URGENT));
+    let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
+    let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
+    host.give(Input::Bytes(Channel::URGENT, &greeting));
+    say(&mut host, Control::Pushed(Pushed { digest: 0 }), &mut sequence);
+    assert_eq!(phase(&host), crate::Phase::PostCopy, "the connections are whole");
+    let page = Said::Pages(vec![(Record::Zero { first: Page(5), count: 1 }, 0, true)]);
+    host.give(Input::Bytes(Channel::URGENT, &encode(&page, &mut 0)));
+    assert_eq!(phase(&host), crate::Phase::Completed);
 }
 
 fn phase(host: &Host<Source>) -> crate::Phase {

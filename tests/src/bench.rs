@@ -10,6 +10,7 @@ pub mod boot;
 pub mod engine;
 pub mod exits;
 pub mod image;
+pub mod live;
 pub mod modes;
 pub mod moves;
 

@@ -7,34 +7,15 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant as Clock};
 
 use godwit_migration::{
-    Channel, Command, Compression, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestId,
-    GuestRam, HostCapabilities, Input, Instant, MigrationId, Output, Policy, Purpose, RamLayout, RamRange,
-    Report, RunPermit, Source, SourceConfig, Target, TargetConfig, TargetPolicy, TscScaling,
+    Channel, Command, Compression, Event, GuestAction, GuestEvent, GuestRam, Input, MigrationId, Output,
+    Policy, Purpose, Report, RunPermit, Source, SourceConfig, Target, TargetConfig, TargetPolicy,
 };
-use socket2::SockRef;
 
-use super::Failure;
+use super::common::Failure;
+use super::common::host::{self, GUEST, RECEIVE_BYTES, SEND_BYTES, instant, tune};
 use super::measure::{self, Run};
 use super::ram::Ram;
 use super::window::Window;
-
-const GUEST: GuestId = GuestId([1; 16]);
-const SEND_BYTES: usize = 128 * 1024;
-const RECEIVE_BYTES: usize = 64 * 1024;
-/// What the kernel holds for each direction: enough that neither end waits, and little enough that what one end
-/// wrote is still in the processors' cache when the other reads it.
-const SOCKET_BYTES: usize = 512 * 1024;
-
-fn instant(origin: Clock) -> Instant {
-    Instant::from_nanos(origin.elapsed().as_nanos() as u64)
-}
-
-fn tune(stream: &TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_send_buffer_size(SOCKET_BYTES)?;
-    socket.set_recv_buffer_size(SOCKET_BYTES)
-}
 
 /// What the life cycle of a guest that does nothing answers.
 fn answer(action: GuestAction, permit: &mut Option<RunPermit>) -> GuestEvent {
@@ -91,17 +72,7 @@ pub(crate) fn source(mut ram: Ram, mode: Compression) -> Result<(Run, Ram), Fail
 }
 
 fn drive_source(ram: &mut Ram, stream: &TcpStream, mode: Compression) -> Result<Report, Failure> {
-    let frames = ram.page_count().into();
-    let guest = GuestDescription {
-        id: GUEST,
-        generation: Generation::FIRST,
-        name: "image".into(),
-        layout: RamLayout::new(&[RamRange { first_frame: 0, frames }])?,
-        vcpus: 1,
-        features: Vec::new(),
-        tsc_hz: 1_000_000_000,
-        configuration: Vec::new(),
-    };
+    let guest = host::guest(ram.page_count())?;
     let policy = Policy { compression: mode, ..Policy::default() };
     let mut engine =
         Source::new(SourceConfig { migration: MigrationId([2; 16]), guest, policy, purpose: Purpose::Move });
@@ -163,18 +134,7 @@ pub(crate) fn target(port: u16, bytes: usize) -> Result<(), Failure> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     tune(&stream)?;
     let cpu = measure::cpu_seconds();
-    let host = HostCapabilities {
-        name: "target".into(),
-        incarnation: 1,
-        features: Vec::new(),
-        tsc_hz: 1_000_000_000,
-        tsc_scaling: TscScaling::Unavailable,
-        tsc_tolerance_ppm: 0,
-        memory_free_bytes: bytes as u64,
-        vcpus_max: 1,
-        is_busy: false,
-        post_copy: false,
-    };
+    let host = host::capabilities(bytes as u64, false);
     let mut engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     let mut permit = None;
     let origin = Clock::now();

@@ -10,6 +10,8 @@
 //! the engine; `lo_mib` is the loopback's own counter, headers and acknowledgements included, exact where
 //! nothing else uses it (`unshare -n`). memcpy and zero scan of the same image are measured in the same run.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod ends;
 mod measure;
 mod ram;
@@ -18,9 +20,8 @@ mod window;
 use std::io::Write;
 use std::path::PathBuf;
 
+use common::Failure;
 use godwit_migration::Compression;
-
-type Failure = Box<dyn std::error::Error>;
 
 /// What was asked for.
 struct Arguments {

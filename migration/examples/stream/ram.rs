@@ -1,42 +1,24 @@
 //! Guest RAM as one piece of ordinary memory.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use godwit_migration::{GuestRam, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, is_zero};
-use memmap2::{Advice, MmapMut};
+use memmap2::MmapMut;
 use xxhash_rust::xxh64::xxh64;
 
-use super::Failure;
+use super::common::{Failure, memory};
 
-/// Anonymous memory in huge pages where the kernel has them, as hypervisors map guests' RAM.
 pub(crate) struct Ram(MmapMut);
 
 impl Ram {
     /// The content of an image file.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Failure> {
-        let mut file = File::open(path)?;
-        let bytes = usize::try_from(file.metadata()?.len())? / PAGE_BYTES * PAGE_BYTES;
-        let mut ram = Self::map(bytes)?;
-        file.read_exact(&mut ram.0)?;
-        Ok(ram)
+        memory::load(path).map(Self)
     }
 
     /// So many zero bytes that have been touched.
     pub(crate) fn zero(bytes: usize) -> Result<Self, Failure> {
-        let mut ram = Self::map(bytes)?;
-        for pass in [1, 0] {
-            ram.0.chunks_mut(PAGE_BYTES).for_each(|page| page[0] = std::hint::black_box(pass));
-        }
-        Ok(ram)
-    }
-
-    fn map(bytes: usize) -> Result<Self, Failure> {
-        let map = MmapMut::map_anon(bytes)?;
-        // Kernels without huge pages do without.
-        let _ = map.advise(Advice::HugePage);
-        Ok(Self(map))
+        memory::touched(bytes).map(Self)
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -17,6 +17,7 @@ mod sender;
 mod serving;
 mod state;
 mod unwind;
+mod window;
 
 use core::cmp::Ordering;
 use core::time::Duration;

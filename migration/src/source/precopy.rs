@@ -309,6 +309,7 @@ impl Source {
             self.bandwidth.saw_round_trip(now.since(said.at), said.queued_bytes);
         }
         self.bandwidth.took(progress.bytes, sent, now);
+        self.serving.window.took(progress.bytes, now);
         if matches!(self.state, State::Draining) && progress.rounds >= self.round.ends {
             self.state = State::Harvesting;
             self.harvest(now);
@@ -353,6 +354,9 @@ impl Source {
         };
         let longest = self.bucket.frame_bytes(buffer.len(), OUTPUT_BYTES_MIN);
         let mut batch = Batch::new(&mut buffer[..longest]);
+        if self.bucket.is_out_of_reach() {
+            sender.hurry();
+        }
         let filled = match sender.fill(ram, &mut batch) {
             Ok(filled) => filled,
             Err(failure) => {

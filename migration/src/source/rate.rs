@@ -24,23 +24,33 @@ pub(crate) fn time_for(amount: u64, rate: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// Time of sending over which is judged whether a cap is out of reach.
+const JUDGED: Duration = Duration::from_millis(4);
+/// The most that one frame says of time in which nothing was sent: the rest was not spent on making it.
+const IDLE_MAX: Duration = Duration::from_millis(1);
+/// Shorter frames say nothing: they are of pages that needed no bytes, or end a round.
+const JUDGED_BYTES: usize = 8 * 1024;
+
 /// Keeps the bytes sent under a cap: a token bucket that may go into debt by one frame.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     rate: Option<u64>,
     /// When the debt is paid.
     free_at: Instant,
+    /// Of late: time in which the cap was idle, and time that frames take at the cap.
+    idle: Duration,
+    busy: Duration,
 }
 
 impl TokenBucket {
     pub(crate) const fn new(rate: Option<u64>) -> Self {
-        Self { rate, free_at: Instant::ORIGIN }
+        Self { rate, free_at: Instant::ORIGIN, idle: Duration::ZERO, busy: Duration::ZERO }
     }
 
     /// Changes the cap.
     pub(crate) fn set(&mut self, rate: Option<u64>, now: Instant) {
         if self.rate != rate {
-            *self = Self { rate, free_at: now };
+            *self = Self { rate, free_at: now, idle: Duration::ZERO, busy: Duration::ZERO };
         }
     }
 
@@ -57,9 +67,21 @@ impl TokenBucket {
         smooth.clamp(shortest, longest)
     }
 
+    /// Whether frames come more slowly than the cap would let them go: they take longer to be made than to be sent.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.idle + self.busy >= JUDGED && self.idle > self.busy
+    }
+
     /// Accounts for a frame.
     pub(crate) fn spend(&mut self, bytes: usize, now: Instant) {
         if let Some(rate) = self.rate {
+            if bytes >= JUDGED_BYTES {
+                if self.idle + self.busy >= JUDGED * 2 {
+                    (self.idle, self.busy) = (self.idle / 2, self.busy / 2);
+                }
+                self.idle += now.since(self.free_at).min(IDLE_MAX);
+                self.busy += time_for(bytes as u64, rate);
+            }
             let from = self.free_at.max(now);
             self.free_at = from.after(time_for(bytes as u64, rate));
         }
@@ -221,6 +243,18 @@ mod tests {
             sent += 16_384;
         }
         assert!((1_980_000..2_080_000).contains(&sent), "{sent} bytes in 2 s");
+    }
+
+    #[test]
+    fn a_cap_is_out_of_reach_for_who_makes_frames_more_slowly() {
+        // At the cap a frame takes 131 us.
+        for (frame_us, is_out_of_reach) in [(400, true), (180, false), (100, false)] {
+            let mut bucket = TokenBucket::new(Some(1_000_000_000));
+            for step in 1..200u64 {
+                bucket.spend(131_072, Instant::from_nanos(step * frame_us * 1000));
+            }
+            assert_eq!(bucket.is_out_of_reach(), is_out_of_reach, "{frame_us} us a frame");
+        }
     }
 
     #[test]

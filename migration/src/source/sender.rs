@@ -17,10 +17,14 @@ use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES};
 
 /// Most pages looked at for one frame, so that a call stays short where pages need no bytes.
 const EXAMINED_MAX: u32 = 2048;
+/// The same while somebody may wait for a page.
+const EXAMINED_MAX_PUSHED: u32 = 256;
 /// A page whose differences from another are longer than this is compressed instead.
 const PATCH_BYTES_WORTH: usize = 384;
 /// Most packs in a row that go uncompressed after one that did not pay.
 const BACK_OFF_MAX: u32 = 64;
+/// Pages that go as they are once compressing was found to be slower than the link.
+const HURRIED_PAGES: u32 = 8192;
 /// Bytes that a page needs at most, besides its content.
 const OVERHEAD_BYTES: usize = RECORD_BYTES + PACK_NUMBER_BYTES;
 
@@ -58,6 +62,8 @@ pub(crate) struct Sender {
     identities: Identities,
     codec: Option<Codec>,
     counts: PageCounts,
+    /// Pages that are to go as they are.
+    hurried: u32,
     /// The guest runs at the target: pages go once, in any order, and none by reference to another, which the guest may
     /// have changed there.
     is_push: bool,
@@ -83,7 +89,7 @@ impl Sender {
         let pending = PageBitmap::full(page_count);
         let harvest = PageBitmap::empty(page_count);
         let (cursor, counts) = (Page(0), PageCounts::default());
-        Ok(Self { pending, harvest, cursor, identities, codec, counts, is_push: false })
+        Ok(Self { pending, harvest, cursor, identities, codec, counts, hurried: 0, is_push: false })
     }
 
     /// What is left of it when the attempt is over: the counts.
@@ -97,6 +103,7 @@ impl Sender {
             identities,
             codec: None,
             counts: self.counts,
+            hurried: 0,
             is_push: false,
         }
     }
@@ -191,9 +198,16 @@ impl Sender {
         Ok(())
     }
 
+    /// Compressing takes longer than sending as it is would: for a while nothing is compressed.
+    pub(crate) const fn hurry(&mut self) {
+        if self.hurried == 0 {
+            self.hurried = HURRIED_PAGES;
+        }
+    }
+
     /// Fills a frame.
     pub(crate) fn fill(&mut self, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<Filled, RamFailure> {
-        for _ in 0..EXAMINED_MAX {
+        for _ in 0..if self.is_push { EXAMINED_MAX_PUSHED } else { EXAMINED_MAX } {
             let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
             if batch.room() < (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES) {
                 // A small buffer: what is staged must go while it fits.
@@ -241,7 +255,9 @@ impl Sender {
             return Ok(());
         }
         let mut features = Features::default();
-        if let Some(codec) = &mut self.codec {
+        let is_hurried = self.hurried > 0;
+        self.hurried = self.hurried.saturating_sub(1);
+        if let Some(codec) = self.codec.as_mut().filter(|_| !is_hurried) {
             if !self.is_push {
                 features = Features::of(content);
                 let mut patch = [0; PATCH_BYTES_WORTH];

@@ -10,6 +10,7 @@ use core::time::Duration;
 use super::batch::Batch;
 use super::sender::Filled;
 use super::state::{Asking, State, Stopped};
+use super::window::Window;
 use super::{Source, Streamed};
 use crate::bitmap::PageBitmap;
 use crate::endpoint::{Link, keepalive};
@@ -29,9 +30,6 @@ use crate::wire::{VERSION_MAX, VERSION_MIN};
 
 /// Most pages in waiting; no guest has so many processors and devices.
 const WANTED_MAX: usize = 4096;
-/// Least and most bytes pushed and not taken in yet: what is under way delays what somebody waits for.
-const WINDOW_MIN: u64 = 64 * 1024;
-const WINDOW_MAX: u64 = 4 << 20;
 /// Longest frame that is pushed.
 const FRAME_BYTES: usize = 32 * 1024;
 
@@ -48,6 +46,8 @@ pub(super) struct Serving {
     pub(super) absent: u32,
     /// Pages that the guest waits for.
     wanted: VecDeque<Page>,
+    /// How much may be under way of what nobody waits for.
+    pub(super) window: Window,
     /// What the target says that it lacks, while it answers.
     lacks: Option<PageBitmap>,
     /// That all has been sent has been said.
@@ -233,6 +233,7 @@ impl Source {
     pub(super) fn on_serving_interrupted(&mut self, now: Instant) {
         self.serving.wanted.clear();
         self.serving.lacks = None;
+        self.serving.window.link_is_new();
         self.bandwidth.link_is_new();
         if let State::Serving(asking) = &mut self.state {
             match asking {
@@ -365,6 +366,7 @@ impl Source {
             return if left > 0 { Streamed::Wait(now) } else { self.say_pushed() };
         };
         let len = batch.finish(link.next_sequence());
+        self.serving.window.sent(link.sent + len as u64, now);
         self.bandwidth.sending(now);
         self.bucket.spend(len, now);
         Streamed::Transmit(len)
@@ -373,10 +375,7 @@ impl Source {
     /// Until when nothing is pushed: enough is under way, or the cap says so. `None`: now is fine.
     fn push_waits_until(&mut self, now: Instant) -> Option<Instant> {
         let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
-        let round_trip = self.bandwidth.round_trip_at_most().as_micros();
-        let window = self.bandwidth.rate().map_or(0, |rate| u128::from(rate) * round_trip * 2 / 1_000_000);
-        let window = u64::try_from(window).unwrap_or(u64::MAX).clamp(WINDOW_MIN, WINDOW_MAX);
-        if self.pages_left() > 0 && self.bandwidth.in_flight(sent) >= window {
+        if self.pages_left() > 0 && self.serving.window.is_full(self.bandwidth.in_flight(sent)) {
             return Some(Instant::NEVER);
         }
         let ready_at = self.bucket.ready_at(now);

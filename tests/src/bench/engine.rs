@@ -10,7 +10,7 @@ use super::Row;
 use crate::scratch;
 
 /// Where the comparison with QEMU is kept, beside the checkout.
-fn comparison() -> PathBuf {
+pub(super) fn comparison() -> PathBuf {
     scratch::workspace().join("../shared/bench")
 }
 
@@ -118,7 +118,7 @@ fn rows_of(way: &Way, report: &Report, qemu: &QemuRun) -> Result<Vec<Row>> {
 }
 
 /// A directory in memory if there is one: disks would be measured otherwise.
-fn memory_directory() -> Result<tempfile::TempDir> {
+pub(super) fn memory_directory() -> Result<tempfile::TempDir> {
     let shared = Path::new("/dev/shm");
     let parent = if shared.is_dir() { shared.to_path_buf() } else { scratch::target() };
     Ok(tempfile::tempdir_in(parent)?)
@@ -175,7 +175,7 @@ fn qemu(directory: &Path, mode: &str) -> Result<QemuRun> {
     QemuRun::parse(&output).with_context(|| format!("of QEMU: {output}"))
 }
 
-fn python(directory: &Path, work: &Path, arguments: &[&str]) -> Result<String> {
+pub(super) fn python(directory: &Path, work: &Path, arguments: &[&str]) -> Result<String> {
     let output = Command::new("python3")
         .args(arguments)
         .current_dir(directory)

@@ -15,7 +15,7 @@ struct Arguments {
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// Measure only these: image, exits, boot, moves, modes, engine (may be repeated)
+    /// Measure only these: image, exits, boot, moves, modes, engine, live (may be repeated)
     #[arg(long)]
     only: Vec<String>,
     /// The machine; the figures to reach are for bochs
@@ -25,13 +25,14 @@ struct Arguments {
 
 type Measure = fn(Kind) -> Result<Vec<Row>>;
 
-const SECTIONS: [(&str, Measure); 6] = [
+const SECTIONS: [(&str, Measure); 7] = [
     ("image", bench::image::measure),
     ("exits", bench::exits::measure),
     ("boot", bench::boot::measure),
     ("moves", bench::moves::measure),
     ("modes", bench::modes::measure),
     ("engine", |_| bench::engine::measure()),
+    ("live", |_| bench::live::measure()),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,164 @@
+//! How much of what is pushed may be under way. Enough to keep the link busy; and no more, since a page that somebody
+//! waits for comes over the same link, and waits behind it, on whichever connection.
+//!
+//! It is what the link carries in the shortest round trip, and a little more: by that it grows where the link carries more
+//! than was seen so far, quickly as long as each round trip shows that it does, and no more than that stands in a queue
+//! where it does not. Single answers come late on a busy host; so the best of the last rates counts.
+
+use core::time::Duration;
+
+use super::rate::per_second;
+use crate::time::Instant;
+
+/// Least and most bytes; at least twice what the target takes in before it says so.
+const MIN: u64 = 48 * 1024;
+const MAX: u64 = 4 << 20;
+/// With which it begins: nothing is known then.
+const FIRST: u64 = 64 * 1024;
+/// What frames and answers are coarse by.
+const GRAIN: u64 = 16 * 1024;
+/// Round trips whose rates count.
+const TRIPS: usize = 8;
+/// Of them, those after which it does not grow quickly any more. What a larger window brings shows a round trip later.
+const SAME_MAX: u32 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Window {
+    bytes: u64,
+    /// The shortest time that a frame took to be taken in.
+    shortest: Option<Duration>,
+    /// The frame that is timed.
+    timed: Option<Timed>,
+    /// Bytes per second in the last round trips in which there was something to wait for.
+    rates: [u64; TRIPS],
+    next_rate: usize,
+    /// How many of them in a row were not much better than those before.
+    same: u32,
+    acknowledged: u64,
+    /// Whether something had to wait for room since the frame was sent.
+    was_full: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timed {
+    /// With which byte of the connection it ends.
+    end: u64,
+    since: Instant,
+    /// What had been taken in by then.
+    acknowledged: u64,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            bytes: FIRST,
+            shortest: None,
+            timed: None,
+            rates: [0; TRIPS],
+            next_rate: 0,
+            same: 0,
+            acknowledged: 0,
+            was_full: false,
+        }
+    }
+}
+
+impl Window {
+    /// Whether there is no room with so many bytes under way.
+    pub(super) const fn is_full(&mut self, in_flight: u64) -> bool {
+        let is_full = in_flight >= self.bytes;
+        self.was_full |= is_full;
+        is_full
+    }
+
+    /// A frame ends with byte `end` of the connection.
+    pub(super) fn sent(&mut self, end: u64, now: Instant) {
+        self.timed.get_or_insert(Timed { end, since: now, acknowledged: self.acknowledged });
+    }
+
+    /// The target has taken in so many bytes of the connection.
+    pub(super) fn took(&mut self, acknowledged: u64, now: Instant) {
+        self.acknowledged = acknowledged;
+        let Some(timed) = self.timed.filter(|timed| timed.end <= acknowledged) else { return };
+        self.timed = None;
+        let time = now.since(timed.since).max(Duration::from_nanos(1));
+        let shortest = self.shortest.map_or(time, |shortest| shortest.min(time));
+        self.shortest = Some(shortest);
+        // What was not used says nothing about more.
+        if core::mem::take(&mut self.was_full) {
+            let best_before = self.rates.iter().max().copied().unwrap_or(0);
+            let rate = per_second(acknowledged.saturating_sub(timed.acknowledged), time);
+            self.rates[self.next_rate] = rate;
+            self.next_rate = (self.next_rate + 1) % TRIPS;
+            let best = self.rates.iter().max().copied().unwrap_or(0);
+            let carried = u128::from(best) * shortest.as_nanos() / 1_000_000_000;
+            let carried = u64::try_from(carried).unwrap_or(MAX).min(MAX);
+            self.same = if rate / 8 > best_before / 7 { 0 } else { self.same.saturating_add(1) };
+            let more = if self.same < SAME_MAX { carried / 2 } else { carried / 16 };
+            self.bytes = (carried + more.max(GRAIN)).clamp(MIN, MAX);
+        }
+    }
+
+    /// Bytes are counted from 0 again: the connection is another.
+    pub(super) const fn link_is_new(&mut self) {
+        self.timed = None;
+        self.was_full = false;
+        self.acknowledged = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Pushes for two seconds over a link of this rate and round trip; bytes carried, and the mean time in the queue.
+    fn push(rate: u64, round_trip_us: u64) -> (u64, Duration) {
+        let mut window = Window::default();
+        let (mut sent, mut taken, mut free_at) = (0u64, 0u64, 0u64);
+        let (mut queued, mut frames) = (0u64, 0u64);
+        let mut answers: VecDeque<(u64, u64)> = VecDeque::new();
+        for now in (0..2_000_000_000u64).step_by(10_000) {
+            let at = Instant::from_nanos(now);
+            while let Some((_, bytes)) = answers.pop_front_if(|(when, _)| *when <= now) {
+                taken = bytes;
+                window.took(taken, at);
+            }
+            while !window.is_full(sent - taken) {
+                sent += 16_384;
+                window.sent(sent, at);
+                queued += free_at.saturating_sub(now);
+                frames += 1;
+                free_at = free_at.max(now) + 16_384 * 1_000_000_000 / rate;
+                answers.push_back((free_at + round_trip_us * 1000, sent));
+            }
+        }
+        (taken, Duration::from_nanos(queued / frames.max(1)))
+    }
+
+    #[test]
+    fn a_link_is_filled_and_its_queue_is_not() {
+        for (rate, round_trip_us) in
+            [(100_000_000, 2_000), (1_000_000_000, 2_000), (100_000_000, 200), (50_000_000, 20_000)]
+        {
+            let (carried, queue) = push(rate, round_trip_us);
+            assert!(carried * 10 > rate * 2 * 8, "{carried} bytes over {rate} B/s, {round_trip_us} us");
+            let least = Duration::from_nanos(MIN * 1_000_000_000 / rate);
+            let most = least.max(Duration::from_micros(round_trip_us) / 4);
+            assert!(queue <= most, "{queue:?} in the queue over {rate} B/s, {round_trip_us} us");
+        }
+    }
+
+    #[test]
+    fn a_window_that_something_else_keeps_empty_does_not_grow() {
+        let mut window = Window::default();
+        for step in 0..1000u64 {
+            let at = Instant::from_nanos(step * 1_000_000);
+            window.sent(step, at);
+            assert!(!window.is_full(20_000));
+            window.took(step, at.after(Duration::from_micros(300)));
+        }
+        assert_eq!(window.bytes, FIRST);
+    }
+}
