@@ -392,7 +392,8 @@ mod tests {
             ("migrate set bandwidth fast", "'fast' is not a bandwidth: 100mbit, 12MiB/s or none"),
             (
                 "migrate set",
-                "usage: migrate set [GUEST] mode MODE\n       migrate set [GUEST] bandwidth VALUE\n       migrate set [GUEST] downtime VALUE",
+                "usage: migrate set [GUEST] mode MODE\n       migrate set [GUEST] bandwidth VALUE\n       \
+                 migrate set [GUEST] downtime VALUE",
             ),
             ("vm start 'x", "the ' in column 10 is not closed"),
         ] {

@@ -98,7 +98,8 @@ fn rows_of(measured: &Measured, round_trip: Duration) -> Vec<Row> {
     let mut rows = vec![Row::reference(
         &figure,
         format!(
-            "downtime {:.0} ms, total {:.1} s, bytes on the wire / bytes written {ratio:.2}, longest gap in the guest {gap_ms:.0} ms; waits: {}",
+            "downtime {:.0} ms, total {:.1} s, bytes on the wire / bytes written {ratio:.2}, longest gap in the \
+             guest {gap_ms:.0} ms; waits: {}",
             milliseconds(moved.downtime),
             moved.total.as_secs_f64(),
             waits.unwrap_or("none")
