@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::linux::{LINUX, quiet_kernel, run, start, uptime};
+use super::postcopy::source_dies;
 use super::{LAB_ADDRESS, LAB_NAME, lab_peer, version};
 use crate::cluster::{Cluster, Plan};
 use crate::config::GuestConfig;
@@ -58,6 +59,10 @@ const CHECKS: &[Check] = &[
     Check { name: "a target without memory refuses, by name, before anything is sent", run: no_memory },
     Check { name: "a target of another version is refused", run: other_version },
     Check { name: "a target that is not there is reported", run: nobody_there },
+    Check {
+        name: "a source that dies after the switch leaves a guest that knows what it lost",
+        run: source_dies,
+    },
 ];
 
 fn other(index: usize) -> usize {
