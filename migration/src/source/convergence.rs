@@ -139,7 +139,9 @@ impl Convergence {
             };
         }
         let is_over = rounds >= policy.rounds_max || elapsed >= policy.duration_max;
-        if measured.can_switch && policy.mode != Mode::PreCopy && (is_over || !shrinks) {
+        // A round of next to nothing says nothing about the next.
+        let is_stalled = !shrinks && u64::from(pages_of_round) * 4 >= u64::from(pages_left);
+        if measured.can_switch && policy.mode != Mode::PreCopy && (is_over || is_stalled) {
             let why = if is_over {
                 Why::RoundsOver(rounds)
             } else {
@@ -355,6 +357,8 @@ mod tests {
         );
         let why = Why::Stalled { left: 18_000, sent: 20_000 };
         assert_eq!(convergence.decide(&stalled, &policy), Decision::Switch(why));
+        // What was dirtied after a round of next to nothing is worth a round.
+        assert_eq!(Convergence::default().decide(&can(2_049, 3, 900), &policy), Decision::Round);
         // And what fits goes before it.
         assert_eq!(Convergence::default().decide(&can(10, 10, 5), &policy), Decision::Stop);
     }

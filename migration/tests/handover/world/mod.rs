@@ -260,7 +260,7 @@ impl<C: Cast> World<C> {
                 self.connects = false;
                 self.give_source(Input::LinkDown, None);
             }
-            Action::ToTarget(index) => self.to_target(index),
+            Action::ToTarget(index) => self.reach_target(index),
             Action::ToSource(index) => {
                 let (message, bytes) = self.connections[index].to_source.remove(0);
                 self.give_source(Input::Message(message), Some(bytes));
@@ -341,7 +341,7 @@ impl<C: Cast> World<C> {
         !waits
     }
 
-    fn to_target(&mut self, index: usize) {
+    fn reach_target(&mut self, index: usize) {
         let message = self.connections[index].to_target[0].0;
         let attempt = match (self.connections[index].target, message) {
             (End::Of(attempt), _) => attempt,
