@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::linux::{LINUX, quiet_kernel, run, start, uptime};
+use super::linux::{LINUX, run, start, uptime};
 use super::moves::{SWEEP_TIMEOUT, SWEEPER, is_whole, pattern_is_whole, runs_only_at, sweeps};
 use crate::cluster::{Cluster, Plan};
 use crate::config::GuestConfig;
@@ -144,7 +144,7 @@ fn target_dies(cluster: &mut Cluster) -> Result<()> {
     ensure!(after >= before && after < before + 600.0, "uptime was {before} and is {after}");
     let output = run(b, "verify", SWEEP_TIMEOUT)?;
     ensure!(output.contains("verify: ok"), "{output}");
-    quiet_kernel(b)?;
+    // Its kernel has complained by now, and rightly: it has waited for a page while the wire was cut, and time goes on.
     pattern_is_whole(b)
 }
 
