@@ -81,7 +81,7 @@ fn demo(arguments: &Arguments, start: Instant) -> Result<String> {
     say(start, "moving it: its memory first, then the guest (pre-copy)");
     let (moved, after) = move_and_compare([a, b], "--mode precopy", &before, start)?;
     say(start, "and back: the guest first, then its memory (post-copy)");
-    let (back, after) = move_and_compare([b, a], "--mode postcopy", &after, start)?;
+    let (back, after) = move_and_compare([b, a], "--mode postcopy --downtime-limit 1s", &after, start)?;
     ensure!(back.details.contains("after the switch: "), "nothing came after the switch: {}", back.details);
     let waits = back.details.lines().find_map(|line| line.trim().strip_prefix("waits: "));
     say(start, &format!("post-copy: {}; waits for pages: {}", back.line, waits.unwrap_or("none")));
