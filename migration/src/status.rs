@@ -163,6 +163,9 @@ pub struct PostCopy {
     pub waits: Waits,
     /// How often the connection was lost.
     pub interruptions: u32,
+    /// Everything has come, and at the target its digest is what it should be. If not so at the end, the guest had ended, or
+    /// a person gave up what was missing.
+    pub is_whole: bool,
 }
 
 /// The guest's downtime by cause, as the source measured it. Causes follow one another and

@@ -51,7 +51,11 @@ fn in_order(world: &World) {
         world.check_guest(false);
     }
     match world.verdict() {
-        Some(Event::Completed(_)) => {
+        Some(Event::Completed(report)) => {
+            let is_said_whole =
+                report.post_copy.is_none_or(|post_copy| post_copy.is_whole || post_copy.pages == 0);
+            let is_whole = !world.guest_ended && !world.target.has_lost_memory;
+            assert!(is_said_whole || !is_whole, "it is whole, and not said to be: {}", world.state());
             assert!(
                 !runs_here && (here.is_none() || step_failed(world)),
                 "completed, but still here: {}",

@@ -35,7 +35,7 @@ pub(super) struct AfterSwitch<'a>(pub(super) &'a PostCopy);
 
 impl fmt::Display for AfterSwitch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PostCopy { why, pages, filling, waits, interruptions } = *self.0;
+        let PostCopy { why, pages, filling, waits, interruptions, is_whole: _ } = *self.0;
         if let Some(why) = why {
             writeln!(f, "after the switch: {pages} pages, {why}")?;
         } else {
@@ -75,7 +75,7 @@ fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
         write!(out, "stops {}, ", stops.count)?;
     }
     write!(out, "rounds {rounds}, ")?;
-    writeln!(out, "sent {}, verified", Bytes(report.bytes_sent))
+    writeln!(out, "sent {}, {}", Bytes(report.bytes_sent), verdict(report))
 }
 
 /// The stops of which some were called back: how many, how long, and at what.
@@ -112,6 +112,12 @@ impl fmt::Display for Causes<'_> {
     }
 }
 
+/// What is known of the guest's memory at the end: a move that began without all of it may have ended so.
+fn verdict(report: &Report) -> &'static str {
+    let is_whole = report.post_copy.is_none_or(|post_copy| post_copy.is_whole || post_copy.pages == 0);
+    if is_whole { "verified" } else { "not whole" }
+}
+
 fn estimated(estimate: &MigrationEstimate, out: &mut impl Write) -> fmt::Result {
     let MigrationEstimate { guest, peer, prediction } = estimate;
     let Prediction { ends, total, downtime, bytes, rounds, after_switch, why } = *prediction;
@@ -145,7 +151,13 @@ fn arrived(arrived: &MigrationReport, out: &mut impl Write) -> fmt::Result {
         write!(out, "{}", AfterSwitch(post_copy))?;
     }
     write!(out, "{guest} arrived from {peer}: total {}, ", Span(report.total))?;
-    writeln!(out, "received {}, digest {:016x}, verified", Bytes(report.bytes_received), report.digest)
+    writeln!(
+        out,
+        "received {}, digest {:016x}, {}",
+        Bytes(report.bytes_received),
+        report.digest,
+        verdict(report)
+    )
 }
 
 fn failed(failure: &MigrationFailure, out: &mut impl Write) -> fmt::Result {

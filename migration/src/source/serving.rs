@@ -55,6 +55,8 @@ pub(super) struct Serving {
     interruptions: u32,
     filling: Duration,
     waits: Waits,
+    /// The target has everything.
+    is_whole: bool,
 }
 
 impl Serving {
@@ -199,6 +201,7 @@ impl Source {
             return Err(AbortReason::Stream(StreamFault::Unexpected));
         }
         let nanos = Duration::from_nanos;
+        self.serving.is_whole = !complete.is_ended;
         self.serving.filling = nanos(complete.filling_ns);
         self.serving.waits = Waits {
             count: complete.waits,
@@ -389,6 +392,8 @@ impl Source {
         self.serving.is_pushed = true;
         let ram = self.sender.as_ref().map_or(0, super::sender::Sender::digest);
         let digest = guest_digest(ram, self.guest.layout.page_count(), 0);
+        // That of the seal left out what was absent.
+        self.digest = digest;
         self.endpoint.say(Control::Pushed(Pushed { digest }));
         Streamed::Changed
     }
@@ -403,10 +408,10 @@ impl Source {
     /// The part after the switch, for people.
     pub(super) fn post_copy(&self, now: Instant) -> Option<PostCopy> {
         let why = self.serving.why?;
-        let Serving { absent, interruptions, filling, waits, .. } = self.serving;
+        let Serving { absent, interruptions, filling, waits, is_whole, .. } = self.serving;
         let is_over = matches!(self.state, State::Releasing | State::Finished);
         let since = self.marks.ended.map_or(Duration::ZERO, |ended| now.since(ended));
         let filling = if is_over { filling } else { since };
-        Some(PostCopy { why: Some(why), pages: absent, filling, waits, interruptions })
+        Some(PostCopy { why: Some(why), pages: absent, filling, waits, interruptions, is_whole })
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Filling {
     answer: Option<Walk>,
     /// The guest has ended meanwhile.
     is_ended: bool,
+    /// Everything has come, and is what it should be.
+    is_whole: bool,
     /// The source has sent everything, and this is the digest of it. The last page may still be on the other connection.
     pushed: Option<u64>,
 }
@@ -133,6 +135,8 @@ impl Target {
             return;
         }
         let digest = guest_digest(receiver.ram_digest(), receiver.page_count(), 0);
+        self.digest = digest;
+        self.filling.is_whole = digest == pushed;
         if digest != pushed {
             // Each page was checked when it came. Asking again would end as this did.
             self.endpoint.tell(Event::DigestDiffers);
@@ -352,6 +356,7 @@ impl Target {
             filling: self.filling.took.unwrap_or_else(|| now.since(began_at)),
             waits: self.filling.latency.waits(),
             interruptions: self.filling.interruptions,
+            is_whole: self.filling.is_whole,
         })
     }
 }

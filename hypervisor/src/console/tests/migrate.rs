@@ -63,9 +63,16 @@ fn what_went_after_the_switch_is_told_with_its_waits() {
         filling: ms(1200),
         waits: Waits { count: 14, median: ms(2), p99: ms(4), longest: ms(5), total: ms(30) },
         interruptions: 1,
+        is_whole: true,
     });
     let mut text = String::new();
     super::super::report::notice(&notice, &mut text).unwrap();
+    assert!(text.ends_with("sent 38.2 MiB, verified\n"), "{text}");
+    let Notice::Moved(report) = &mut notice else { panic!("it moved") };
+    report.report.post_copy.as_mut().unwrap().is_whole = false;
+    let mut not_whole = String::new();
+    super::super::report::notice(&notice, &mut not_whole).unwrap();
+    assert!(not_whole.ends_with("sent 38.2 MiB, not whole\n"), "{not_whole}");
     let told = "after the switch: 900 pages, since rounds did not pay: 1000 sent, 900 dirty again\n  \
                 last page after 1.2 s; the guest waited 14 times\n  \
                 waits: p50 2.0 ms, p99 4.0 ms, max 5.0 ms, 30 ms in all\n  \
