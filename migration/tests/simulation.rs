@@ -362,6 +362,32 @@ fn every_fault_around_and_after_a_switch_is_survived() {
     assert!(recovered.lost > 20 && recovered.resurrected > 20, "{recovered:?}");
 }
 
+/// A person at the target gives up what a source has that is only out of reach. When it is back it hears that it is not
+/// needed; it must not take the guest for lost, or its person would have it go on a second time.
+#[test]
+fn a_source_that_was_given_up_and_comes_back_lets_go() {
+    let mut given_up = 0;
+    for seed in 0..40 {
+        let mut plan = Plan::calm(seed);
+        plan.policy.mode = Mode::PostCopy;
+        plan.offers_post_copy = true;
+        plan.gives_up_early = true;
+        plan.write_period = std::time::Duration::from_millis(20);
+        let messages = World::new(plan.clone()).messages_of(1);
+        let faults = vec![(messages / 2, Fault::Partition(std::time::Duration::from_secs(100)))];
+        let mut world = World::new(Plan { faults, ..plan });
+        world.migrate(1);
+        in_order(&world);
+        assert!(!world.source.target_forgot, "{}", world.state());
+        if world.target.has_lost_memory {
+            let Some(Event::Completed(report)) = world.verdict() else { panic!("{}", world.state()) };
+            assert!(report.post_copy.is_some_and(|post_copy| !post_copy.is_whole), "{}", world.state());
+            given_up += 1;
+        }
+    }
+    assert!(given_up > 10, "{given_up}");
+}
+
 /// An estimate changes nothing, and what it foretells is about what then happens.
 #[test]
 fn an_estimate_is_undone_and_is_about_right() {

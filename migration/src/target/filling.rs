@@ -44,6 +44,8 @@ pub(super) struct Filling {
     answer: Option<Walk>,
     /// The guest has ended meanwhile.
     is_ended: bool,
+    /// A person has given up what had not come.
+    is_forsaken: bool,
     /// Everything has come, and is what it should be.
     is_whole: bool,
     /// The source has sent everything, and this is the digest of it. The last page may still be on the other connection.
@@ -164,9 +166,21 @@ impl Target {
 
     /// The guest stopped by itself: it needs no memory any more.
     pub(super) fn on_ended(&mut self, now: Instant) {
+        if matches!(self.state, State::Owner) && self.filling.is_forsaken && self.endpoint.link.is_none() {
+            // Nobody runs it now: what a source may still have is the best there is.
+            return self.released(now);
+        }
         if !matches!(self.state, State::Filling) {
             return;
         }
+        self.need_nothing(now);
+        if self.filling.answer.is_none() {
+            self.say_complete();
+        }
+    }
+
+    /// What has not come is not waited for any more.
+    fn need_nothing(&mut self, now: Instant) {
         self.filling.is_ended = true;
         self.filling.wanted.clear();
         self.filling.to_ask.clear();
@@ -176,9 +190,6 @@ impl Target {
         self.state = State::Owner;
         self.ended_at = Some(now);
         self.endpoint.enter(Phase::Completed);
-        if self.filling.answer.is_none() {
-            self.say_complete();
-        }
     }
 
     /// Whether this is a migration whose memory went after the switch.
@@ -342,9 +353,10 @@ impl Target {
             next = lost.next(Page(page.0 + 1));
         }
         self.endpoint.tell(Event::MemoryLost { pages: lost.len(), ranges });
-        self.ended_at = Some(now);
-        self.endpoint.enter(Phase::Completed);
-        self.released(now);
+        // Should the source live after all, it is to hear that the guest is ours and needs nothing, and not to take it for
+        // lost with a host that has forgotten it.
+        self.filling.is_forsaken = true;
+        self.need_nothing(now);
     }
 
     /// The part after the switch, for people.

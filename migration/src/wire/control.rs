@@ -152,7 +152,7 @@ pub(crate) struct Pushed {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Complete {
-    /// The guest has ended before it was whole.
+    /// The guest has ended before it was whole, or a person gave up what was missing.
     #[n(0)]
     pub(crate) is_ended: bool,
     /// From the commit until the last page had come, in nanoseconds.

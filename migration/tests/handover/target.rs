@@ -52,6 +52,8 @@ pub(crate) struct Target {
     /// Pages are absent.
     pub(crate) lacks: bool,
     is_filled_later: bool,
+    /// A person has given up what had not come.
+    pub(crate) is_forsaken: bool,
 }
 
 type Outs = Outputs<()>;
@@ -69,6 +71,7 @@ impl Target {
             stop: 0,
             lacks: false,
             is_filled_later: false,
+            is_forsaken: false,
         }
     }
 
@@ -265,6 +268,10 @@ impl Target {
             _ => return self.hang_up(out),
         };
         self.say(out, Message::Outcome(outcome));
+        if self.is_forsaken && self.state == State::Owner {
+            // It needs nothing, which is all that the source has to know.
+            self.say(out, Message::Complete);
+        }
     }
 
     fn on_message(&mut self, out: &mut Outs, message: Message) {
@@ -340,7 +347,9 @@ impl Target {
             (State::Starting { .. }, Step::Run(_)) => self.on_running(out),
             (State::Forsaking, Step::Forsake) => {
                 out.tells.push(Told::MemoryLost);
-                self.released(out);
+                self.is_forsaken = true;
+                self.lacks = false;
+                self.state = State::Owner;
             }
             // Of a stop that was called back; or nothing that decides.
             (State::Receiving, Step::Restore) | (_, Step::Settle) => {}

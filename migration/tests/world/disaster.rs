@@ -58,7 +58,7 @@ impl World {
             }
             self.give_source(Input::Command(command));
         }
-        if self.source.engine.is_none() {
+        if self.source.engine.is_none() || self.plan.gives_up_early {
             for index in 0..self.target.slots.len() {
                 if self.target.slots[index].phase() == Some(Phase::Recovering) {
                     self.give_target(index, Input::Command(Command::TakeOver));

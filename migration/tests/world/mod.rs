@@ -172,6 +172,12 @@ impl World {
         }
     }
 
+    /// How many messages an attempt takes.
+    pub(crate) fn messages_of(mut self, attempt: u8) -> u64 {
+        self.migrate(attempt);
+        self.messages
+    }
+
     pub(crate) fn state(&self) -> String {
         let source = self.source.engine.as_ref().map(|engine| engine.status(self.now));
         let targets: Vec<_> = self.target.slots.iter().map(|slot| slot.phase()).collect();

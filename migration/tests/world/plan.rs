@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) target_pages: u32,
     /// Whether the target can run a guest whose memory is not all there.
     pub(crate) offers_post_copy: bool,
+    /// A person at the target takes a source that is only out of reach for dead.
+    pub(crate) gives_up_early: bool,
 }
 
 impl Plan {
@@ -91,6 +93,7 @@ impl Plan {
             step_latency_us: random.between(1, 20_000),
             target_pages: u32::MAX,
             offers_post_copy: true,
+            gives_up_early: false,
         };
         // Drawn apart, so that a seed's other properties are what they were before there was a ceiling.
         let mut random = Random::new(seed ^ 0xce11);
