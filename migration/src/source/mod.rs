@@ -212,7 +212,8 @@ impl Source {
                 return output;
             }
             if buffer.is_empty() {
-                return Output::Timeout(self.deadline());
+                let last_word = self.last_word.take().map(Output::Event);
+                return last_word.unwrap_or_else(|| Output::Timeout(self.deadline()));
             }
             match self.stream(now, buffer, ram) {
                 Streamed::Transmit(len) => return self.endpoint.transmitted(now, len),

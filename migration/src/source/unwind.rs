@@ -100,3 +100,38 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::GuestDescription;
+    use crate::io::{Command, Input, Output};
+    use crate::permit::{Generation, GuestId, MigrationId};
+    use crate::policy::{Policy, Purpose};
+    use crate::ram::{NoRam, RamLayout, RamRange};
+    use crate::source::SourceConfig;
+
+    #[test]
+    fn the_last_word_comes_also_while_the_network_takes_nothing() {
+        let guest = GuestDescription {
+            id: GuestId([1; 16]),
+            generation: Generation::FIRST,
+            name: "g".into(),
+            layout: RamLayout::new(&[RamRange { first_frame: 0, frames: 1 }]).unwrap(),
+            vcpus: 1,
+            features: std::vec![],
+            tsc_hz: 1,
+            configuration: std::vec![],
+        };
+        let (migration, policy) = (MigrationId([2; 16]), Policy::default());
+        let mut source = Source::new(SourceConfig { migration, guest, policy, purpose: Purpose::Move });
+        source.handle_input(Instant::ORIGIN, Input::Command(Command::Cancel), &mut NoRam);
+        loop {
+            match source.poll_output(Instant::ORIGIN, &mut [], &mut NoRam) {
+                Output::Event(Event::Aborted(AbortReason::Cancelled, _)) => return,
+                Output::Timeout(_) => panic!("it never says how it ended"),
+                _ => {}
+            }
+        }
+    }
+}
