@@ -56,6 +56,13 @@ fn in_order(world: &World) {
                 report.post_copy.is_none_or(|post_copy| post_copy.is_whole || post_copy.pages == 0);
             let is_whole = !world.guest_ended && !world.target.has_lost_memory;
             assert!(is_said_whole || !is_whole, "it is whole, and not said to be: {}", world.state());
+            // Also when stops were called back.
+            let is_hybrid = world.plan.policy.mode == Mode::Hybrid && report.post_copy.is_some();
+            assert!(
+                !is_hybrid || report.rounds <= 1,
+                "hybrid sends each page once before: {}",
+                world.state()
+            );
             assert!(
                 !runs_here && (here.is_none() || step_failed(world)),
                 "completed, but still here: {}",

@@ -138,8 +138,8 @@ impl Source {
             return self.abort(now, reason);
         }
         self.endpoint.enter(Phase::PreCopy);
-        if self.policy.mode == Mode::PostCopy && self.can_switch() {
-            // No rounds: the next stop, once the guest has run for a while.
+        if matches!(self.policy.mode, Mode::PostCopy | Mode::Hybrid) && self.can_switch() {
+            // No more rounds: the next stop, once the guest has run for a while.
             self.state = State::Resting;
         } else {
             self.begin_round(now);
