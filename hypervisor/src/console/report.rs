@@ -69,6 +69,9 @@ fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     if let Some(post_copy) = &report.post_copy {
         write!(out, "{}", AfterSwitch(post_copy))?;
     }
+    if let Some(estimate) = &moved.estimate {
+        expected(estimate, out)?;
+    }
     let (total, downtime) = (Span(*total), Span(downtime.total));
     write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, ")?;
     if stops.count > 1 {
@@ -129,6 +132,16 @@ fn estimated(estimate: &MigrationEstimate, out: &mut impl Write) -> fmt::Result 
         writeln!(out, "after the switch: {after_switch} pages, {why}")?;
     }
     write!(out, "{guest} to {peer} would take: total {}, downtime {}, ", Span(total), Span(downtime))?;
+    writeln!(out, "rounds {rounds}, sent {}", Bytes(bytes))
+}
+
+/// What had been estimated, as a line above what came of it.
+fn expected(prediction: &Prediction, out: &mut impl Write) -> fmt::Result {
+    let Prediction { ends, total, downtime, bytes, rounds, .. } = *prediction;
+    if !ends {
+        return writeln!(out, "estimated: no end ({rounds} rounds were looked at)");
+    }
+    write!(out, "estimated: total {}, downtime {}, ", Span(total), Span(downtime))?;
     writeln!(out, "rounds {rounds}, sent {}", Bytes(bytes))
 }
 

@@ -80,7 +80,7 @@ pub(super) fn all(
 
 /// What a person is told of an occurrence; `None` for what the progress line shows anyway.
 pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> Option<Notice> {
-    let Occurrence { guest, peer, side: end, what } = occurrence;
+    let Occurrence { guest, peer, side: end, what, estimate } = occurrence;
     let peer = peer_name(configuration, &peer);
     let remark = |remark| Some(Notice::Migration { guest: guest.clone(), peer: peer.clone(), remark });
     let event = match what {
@@ -93,7 +93,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
     match event {
         Event::Completed(report) => {
             let report = *report;
-            Some(Notice::Moved(Box::new(MigrationReport { guest, peer, side: side(end), report })))
+            Some(Notice::Moved(Box::new(MigrationReport { guest, peer, side: side(end), report, estimate })))
         }
         // It has been told.
         Event::Aborted(AbortReason::OnlyEstimated, _) => None,

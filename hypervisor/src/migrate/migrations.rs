@@ -9,12 +9,13 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Channel, Command, Event, HostCapabilities, Instant, Phase, Policy, Purpose, Source, SourceConfig, Status,
-    Target, TargetConfig, TargetPolicy,
+    Channel, Command, Event, HostCapabilities, Instant, Phase, Policy, Prediction, Purpose, Source,
+    SourceConfig, Status, Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
 use super::engine::Engine;
+use super::estimates::Estimates;
 use super::guest::{GuestHouse, NotMovable};
 use super::occurrence::{Occurrence, Side, What};
 use super::session::{Session, Wakeup};
@@ -97,6 +98,8 @@ struct Outgoing<K> {
     session: Session<Source, K>,
     guest: String,
     policy: Policy,
+    /// What it was expected to take, if that was asked for.
+    estimate: Option<Prediction>,
 }
 
 /// See the module.
@@ -109,6 +112,7 @@ pub struct Migrations<K> {
     /// Arrivals whose guest is still being discarded here from an earlier attempt.
     deferred: Vec<Arrival>,
     occurrences: VecDeque<Occurrence>,
+    estimates: Estimates,
 }
 
 impl<K: Copy> Migrations<K> {
@@ -122,6 +126,7 @@ impl<K: Copy> Migrations<K> {
             arrivals: Arrivals::default(),
             deferred: Vec::new(),
             occurrences: VecDeque::new(),
+            estimates: Estimates::default(),
         }
     }
 
@@ -160,7 +165,9 @@ impl<K: Copy> Migrations<K> {
         let engine = Source::new(SourceConfig { migration: id, guest: description, policy, purpose });
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
         session.command(now, house, Command::Start);
-        self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });
+        let is_move = purpose == Purpose::Move;
+        let estimate = is_move.then(|| self.estimates.take(guest, peer, &policy)).flatten();
+        self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy, estimate });
         Ok(())
     }
 
@@ -266,6 +273,7 @@ impl<K: Copy> Migrations<K> {
                     peer: peer.to_string(),
                     side: Side::Target,
                     what: What::Stranger(why),
+                    estimate: None,
                 }),
             }
         }
@@ -335,14 +343,23 @@ impl<K: Copy> Migrations<K> {
         for outgoing in &mut self.outgoing {
             for event in outgoing.session.take_events() {
                 let peer = outgoing.session.peer().to_string();
-                if matches!(event, Event::Completed(_)) {
-                    house.departed(outgoing.session.guest(), &peer);
+                let mut estimate = None;
+                match &event {
+                    Event::Completed(_) => {
+                        house.departed(outgoing.session.guest(), &peer);
+                        estimate = outgoing.estimate;
+                    }
+                    Event::Estimated(prediction) => {
+                        self.estimates.keep(&outgoing.guest, &peer, outgoing.policy, *prediction);
+                    }
+                    _ => {}
                 }
                 told.push(Occurrence {
                     guest: outgoing.guest.clone(),
                     peer,
                     side: Side::Source,
                     what: What::Event(Box::new(event)),
+                    estimate,
                 });
             }
         }
@@ -350,7 +367,13 @@ impl<K: Copy> Migrations<K> {
             for event in session.take_events() {
                 let guest = house.name(session.guest()).to_string();
                 let peer = session.peer().to_string();
-                told.push(Occurrence { guest, peer, side: Side::Target, what: What::Event(Box::new(event)) });
+                told.push(Occurrence {
+                    guest,
+                    peer,
+                    side: Side::Target,
+                    what: What::Event(Box::new(event)),
+                    estimate: None,
+                });
             }
         }
         told.into_iter().for_each(|occurrence| self.tell(occurrence));

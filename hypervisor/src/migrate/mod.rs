@@ -12,6 +12,7 @@
 
 pub mod arrivals;
 pub mod engine;
+mod estimates;
 pub mod guest;
 pub mod migrations;
 pub mod occurrence;

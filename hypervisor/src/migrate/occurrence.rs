@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
-use godwit_migration::Event;
+use godwit_migration::{Event, Prediction};
 
 /// Which end of a migration this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Occurrence {
     pub side: Side,
     /// What happened.
     pub what: What,
+    /// With the completion of a move that was estimated before: what it was expected to take.
+    pub estimate: Option<Prediction>,
 }
 
 /// What happened in a migration.

@@ -3,7 +3,9 @@
 use core::time::Duration;
 use std::string::String;
 
-use godwit_migration::{Downtime, PageCounts, Phase, PostCopy, Recall, Report, Stage, Stops, Waits, Why};
+use godwit_migration::{
+    Downtime, PageCounts, Phase, PostCopy, Prediction, Recall, Report, Stage, Stops, Waits, Why,
+};
 
 use super::fake::migration;
 use super::person::Person;
@@ -41,7 +43,7 @@ fn moved(side: Side) -> Notice {
         digest: 0x0123_4567_89ab_cdef,
     };
     let (guest, peer) = ("linux".into(), "b".into());
-    Notice::Moved(std::boxed::Box::new(MigrationReport { guest, peer, side, report }))
+    Notice::Moved(std::boxed::Box::new(MigrationReport { guest, peer, side, report, estimate: None }))
 }
 
 fn failure(aftermath: Aftermath) -> Notice {
@@ -78,6 +80,26 @@ fn what_went_after_the_switch_is_told_with_its_waits() {
                 waits: p50 2.0 ms, p99 4.0 ms, max 5.0 ms, 30 ms in all\n  \
                 the connection was lost, times: 1\n";
     assert!(text.contains(told), "{text}");
+}
+
+#[test]
+fn what_was_expected_stands_above_what_came_of_it() {
+    let mut notice = moved(Side::Source);
+    let Notice::Moved(report) = &mut notice else { panic!("it moved") };
+    report.estimate = Some(Prediction {
+        ends: true,
+        total: ms(11_000),
+        downtime: ms(50),
+        bytes: 38 << 20,
+        rounds: 3,
+        after_switch: 0,
+        why: None,
+    });
+    let mut text = String::new();
+    super::super::report::notice(&notice, &mut text).unwrap();
+    let told = "estimated: total 11.0 s, downtime 50 ms, rounds 3, sent 38.0 MiB\n\
+                linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified\n";
+    assert!(text.ends_with(told), "{text}");
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct MigrationReport {
     pub side: Side,
     /// The engine's figures. That there is a report means that the target verified the digest.
     pub report: Report,
+    /// What it was expected to take, if that was asked for before.
+    pub estimate: Option<Prediction>,
 }
 
 /// What became of the guest when its migration failed.

@@ -22,7 +22,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-use godwit_migration::{AbortReason, Command, Event, Instant, Phase, Policy, TargetPolicy};
+use godwit_migration::{AbortReason, Command, Event, Instant, Phase, Policy, Purpose, TargetPolicy};
 
 use self::fake_guest::Key;
 use self::fake_house::House;
@@ -125,15 +125,13 @@ impl World {
     }
 
     fn start(&mut self, guest: &str) -> Result<(), StartError> {
+        self.start_for(guest, Purpose::Move)
+    }
+
+    fn start_for(&mut self, guest: &str, purpose: Purpose) -> Result<(), StartError> {
         let to = ("b", SocketAddrV4::new(TARGET, PORT));
         let policy = self.source.migrations.settings().policy;
-        self.source.migrations.start(
-            self.now,
-            &mut self.source.house,
-            guest,
-            to,
-            (policy, godwit_migration::Purpose::Move),
-        )
+        self.source.migrations.start(self.now, &mut self.source.house, guest, to, (policy, purpose))
     }
 
     /// Begins to move `linux` and goes on until the source is in `phase`.

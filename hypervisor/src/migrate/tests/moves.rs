@@ -5,7 +5,7 @@ use alloc::format;
 use godwit_migration::{Command, Event, Generation, GuestFailure, Phase, Policy, Purpose, Step};
 
 use super::super::migrations::SESSIONS_MAX;
-use super::super::{NotMovable, Side, StartError, What};
+use super::super::{NotMovable, Occurrence, Side, StartError, What};
 use super::World;
 
 #[test]
@@ -19,6 +19,25 @@ fn a_guest_moves_and_both_hosts_say_so() {
     assert!(world.source.told.iter().all(|it| it.side == Side::Source && it.peer == "b"));
     assert!(world.target.told.iter().all(|it| it.side == Side::Target && it.peer == "10.0.0.1"));
     assert_eq!(world.net.made(super::SOURCE), 2, "one connection for bulk, one for what somebody waits for");
+}
+
+#[test]
+fn a_move_that_was_estimated_ends_with_what_was_expected() {
+    let mut world = World::new();
+    world.start_for("linux", Purpose::Estimate).unwrap();
+    world.until_quiet();
+    let expected = world.source.events("linux").find_map(|event| match event {
+        Event::Estimated(prediction) => Some(*prediction),
+        _ => None,
+    });
+    assert!(expected.is_some(), "{}", world.state());
+    world.start("linux").unwrap();
+    world.until_quiet();
+    world.assert_moved("linux");
+    let is_completion =
+        |it: &&Occurrence| matches!(&it.what, What::Event(event) if matches!(**event, Event::Completed(_)));
+    let told = world.source.told.iter().find(is_completion).expect("it has moved");
+    assert_eq!(told.estimate, expected);
 }
 
 #[test]
