@@ -30,7 +30,7 @@ pub(crate) fn run(call: &Call) {
     line!("pattern: {pages} pages, one every {ticks} ticks");
     hw::start_timer();
     let (mut due, mut since_line, mut lines) = (hw::tsc(), 0, 0);
-    let mut gap = Gap::default();
+    let mut gap = Gap::paced(ticks);
     loop {
         for _ in 0..pages {
             if let Err(violation) = pattern.step() {
@@ -50,11 +50,12 @@ pub(crate) fn run(call: &Call) {
             }
             let counts = pattern.counts();
             line!(
-                "pattern: sweep {} over {pages} pages, {} errors, recent gap {} ticks, longest {}",
+                "pattern: sweep {} over {pages} pages, {} errors, recent gap {} ticks, longest {}, lost {}",
                 counts.sweeps,
                 counts.violations,
                 gap.take_recent(),
-                gap.longest()
+                gap.longest(),
+                gap.lost()
             );
         }
     }
