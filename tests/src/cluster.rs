@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::config::{GuestConfig, HostConfig, MigrationConfig};
 use crate::host::Host;
@@ -89,7 +89,7 @@ impl Plan {
         let hosts = hosts.map(|(index, ((plan, port), machine))| {
             Host::new(&plan.config.name, address(index), port, machine)
         });
-        Ok(Cluster { hosts: hosts.collect(), switch })
+        Ok(Cluster { hosts: hosts.collect(), switch, kind: self.kind, specs })
     }
 
     /// What the machine of one host is made of, its disk written, and its port on the switch.
@@ -170,9 +170,24 @@ pub struct Cluster {
     pub hosts: Vec<Host>,
     /// The wire.
     pub switch: Switch,
+    kind: Kind,
+    specs: Vec<Spec>,
 }
 
 impl Cluster {
+    /// Turns the machine of host `index` on again after [`Host::kill`]; does not wait for its prompt. It is as it was when it
+    /// was first turned on: nothing is ever written to its disk.
+    ///
+    /// # Errors
+    /// The machine did not start, or cannot be started without the others.
+    pub fn turn_on_again(&mut self, index: usize) -> Result<()> {
+        anyhow::ensure!(self.kind != Kind::KvmInBochs, "these machines are only turned on together");
+        let spec = &self.specs[index];
+        let machine = self.kind.start_all(&spec.name, std::slice::from_ref(spec))?.pop();
+        self.hosts[index].replace_machine(machine.context("no machine was started")?);
+        Ok(())
+    }
+
     /// Waits until every host shows its prompt.
     ///
     /// # Errors

@@ -63,9 +63,16 @@ pub struct Host {
 
 impl Host {
     /// A host that has just been turned on.
-    pub fn new(name: &str, address: Ipv4Addr, port: Option<PortId>, mut machine: Box<dyn Machine>) -> Self {
-        machine.serial().fail_on("PANIC");
-        Self { name: name.to_owned(), address, port, machine }
+    pub fn new(name: &str, address: Ipv4Addr, port: Option<PortId>, machine: Box<dyn Machine>) -> Self {
+        let mut host = Self { name: name.to_owned(), address, port, machine };
+        host.serial().fail_on("PANIC");
+        host
+    }
+
+    /// From now on the host is on `machine`, which has just been turned on.
+    pub(crate) fn replace_machine(&mut self, machine: Box<dyn Machine>) {
+        self.machine = machine;
+        self.serial().fail_on("PANIC");
     }
 
     /// Its serial console.

@@ -13,6 +13,7 @@ use crate::peer::Peer;
 use crate::suite::Group;
 use crate::switch::mac;
 
+mod deaths;
 mod faults;
 mod host;
 mod linux;
@@ -31,7 +32,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn groups() -> Vec<Group> {
     let guest_machines = [Kind::Bochs, Kind::QemuKvm];
     let mut groups: Vec<Group> = guest_machines.into_iter().map(moves::group).collect();
-    groups.extend(guest_machines.into_iter().map(postcopy::group));
+    groups.extend(guest_machines.into_iter().map(deaths::group));
     groups.push(nested::group(Kind::kvm()));
     groups.extend(guest_machines.into_iter().map(linux::group));
     groups.extend(guest_machines.into_iter().map(faults::group));
