@@ -4,7 +4,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use godwit_migration::{AbortReason, Event, Mode, Purpose, Step};
+use godwit_migration::{AbortReason, Compression, Event, Impatience, Mode, Overrun, Purpose, Step};
 use world::World;
 use world::plan::{Fault, Plan};
 
@@ -367,6 +367,32 @@ fn every_fault_around_and_after_a_switch_is_survived() {
     println!("{recovered:?}");
     assert!(recovered.recovered > 50 && recovered.recovered_twice > 5, "{recovered:?}");
     assert!(recovered.lost > 20 && recovered.resurrected > 20, "{recovered:?}");
+}
+
+/// The one round of a hybrid move ends behind a long queue, and only that tells how long an answer takes: far more than the
+/// limit, it seems, so that no stop could be over in time.
+#[test]
+fn a_hybrid_move_finds_out_how_quick_answers_are_without_a_queue() {
+    for seed in 0..40 {
+        let mut plan = Plan::calm(seed);
+        plan.policy.mode = Mode::Hybrid;
+        plan.policy.impatience = Impatience::GiveUp;
+        plan.policy.overrun = Overrun::Resume { stops_max: 6 };
+        plan.policy.downtime_limit = std::time::Duration::from_millis(160);
+        plan.policy.bandwidth_bytes_per_second = None;
+        plan.policy.compression = Compression::Off;
+        plan.offers_post_copy = true;
+        plan.pages = 120;
+        plan.working_set = 120;
+        plan.write_period = std::time::Duration::from_millis(2);
+        plan.buffer_bytes = 256 * 1024;
+        plan.step_latency_us = 500;
+        plan.wire.ns_per_byte = 4_000;
+        plan.wire.latency = std::time::Duration::from_millis(2);
+        plan.wire.noise = world::link::Noise::default();
+        let world = live(plan);
+        assert!(matches!(world.verdict(), Some(Event::Completed(_))), "{}", world.state());
+    }
 }
 
 /// A person at the target gives up what a source has that is only out of reach. When it is back it hears that it is not

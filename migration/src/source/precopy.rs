@@ -400,7 +400,7 @@ impl Source {
         }
     }
 
-    fn say_round_end(&mut self, now: Instant) {
+    pub(super) fn say_round_end(&mut self, now: Instant) {
         self.round.ends += 1;
         if self.round.end_said.is_none() {
             let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
