@@ -70,6 +70,12 @@ impl Plan {
         self
     }
 
+    /// All hosts take a peer for lost that has been silent for so many seconds of their own clocks.
+    pub fn set_link_timeout(&mut self, seconds: u64) {
+        let settings = self.hosts.iter_mut().filter_map(|host| host.config.migration.as_mut());
+        settings.for_each(|migration| migration.link_timeout_s = seconds);
+    }
+
     /// Builds what is to be built, writes the disks and turns the machines on; does not wait for their prompts.
     ///
     /// # Errors

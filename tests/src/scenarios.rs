@@ -26,6 +26,9 @@ mod without;
 /// The lab's own address on the wire, and its name in `godwit.toml`.
 const LAB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 200);
 const LAB_NAME: &str = "lab";
+/// Where hosts die and wires are cut, so that silence is noticed soon; an idle clock of Bochs takes 8 s for it, which is how long
+/// a machine may get no processor without being taken for dead.
+const LINK_TIMEOUT_S: u64 = 20;
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All groups, the longest first.

@@ -3,31 +3,33 @@
 
 use anyhow::{Result, bail, ensure};
 
+use super::LINK_TIMEOUT_S;
 use super::moves::{SWEEPER, sweeper, sweeps};
 use crate::cluster::{BOOT_TIMEOUT, Cluster, Plan};
 use crate::host::{COMMAND_TIMEOUT, MOVE_TIMEOUT, Outcome};
 use crate::machine::Kind;
 use crate::suite::{Check, Group, eventually};
 
-/// So slow that there is time to interfere before the switch.
-const BEFORE: (&str, &str) = ("--mode precopy --bandwidth 1mbit", "pre-copy 1:");
+/// A move so slow that there is time to interfere, and what its progress line says at the moment that is wanted.
+pub(super) type Moment = (&'static str, &'static str);
+pub(super) const BEFORE: Moment = ("--mode precopy --bandwidth 1mbit", "pre-copy 1:");
 /// All that is dirty after the first round fits this limit, and takes long.
-const IN: (&str, &str) = ("--mode precopy --bandwidth 2mbit --downtime-limit 120s", "stop-and-copy");
-const AFTER: (&str, &str) = ("--mode postcopy --bandwidth 1mbit", "post-copy:");
+const IN: Moment = ("--mode precopy --bandwidth 2mbit --downtime-limit 120s", "stop-and-copy");
+const AFTER: Moment = ("--mode postcopy --bandwidth 1mbit", "post-copy:");
 
 pub(super) fn group(kind: Kind) -> Group {
     Group { name: "deaths", kind, weight: 2, plan, checks: CHECKS }
 }
 
 fn plan(kind: Kind) -> Plan {
-    Plan::new("deaths", kind, 2).guest(0, sweeper())
+    let mut plan = Plan::new("deaths", kind, 2).guest(0, sweeper());
+    plan.set_link_timeout(LINK_TIMEOUT_S);
+    plan
 }
 
 const CHECKS: &[Check] = &[
-    Check { name: "a target that dies before the switch leaves the guest where it is", run: target_before },
     Check { name: "a target that dies in the switch leaves the guest where it is", run: target_in },
     Check { name: "a target that dies after the switch comes back, and a person decides", run: target_after },
-    Check { name: "a source that dies before the switch takes the guest along", run: source_before },
     Check { name: "a source that dies in the switch takes the guest along", run: source_in },
     Check { name: "two hosts that die after the switch begin anew", run: both_after },
     Check {
@@ -36,11 +38,11 @@ const CHECKS: &[Check] = &[
     },
 ];
 
-/// Begins to move the sweeper from a to b and waits until the move is at the moment that is wanted.
-fn begin(cluster: &mut Cluster, (options, moment): (&str, &str)) -> Result<()> {
-    let a = &mut cluster.hosts[0];
-    a.enter(&format!("migrate {SWEEPER} b {options}"))?;
-    a.serial().expect_line(moment, MOVE_TIMEOUT)?;
+/// Begins to move the sweeper from host `from` to `to` and waits until the move is at the moment that is wanted.
+pub(super) fn begin(cluster: &mut Cluster, from: usize, to: &str, (options, moment): Moment) -> Result<()> {
+    let host = &mut cluster.hosts[from];
+    host.enter(&format!("migrate {SWEEPER} {to} {options}"))?;
+    host.serial().expect_line(moment, MOVE_TIMEOUT)?;
     Ok(())
 }
 
@@ -49,67 +51,62 @@ fn start(cluster: &mut Cluster) -> Result<()> {
     sweeps(&mut cluster.hosts[0])
 }
 
-/// Turns hosts on again that were killed, and waits for their prompts.
-fn come_back(cluster: &mut Cluster, indexes: &[usize]) -> Result<()> {
-    indexes.iter().try_for_each(|&index| cluster.turn_on_again(index))?;
-    indexes.iter().try_for_each(|&index| cluster.hosts[index].wait_for_prompt(BOOT_TIMEOUT).map(|_| ()))
+/// Takes the power of host `index` away and gives it back.
+fn reboot(cluster: &mut Cluster, index: usize) -> Result<()> {
+    cluster.hosts[index].kill();
+    cluster.turn_on_again(index)
 }
 
-fn target_before(cluster: &mut Cluster) -> Result<()> {
-    start(cluster)?;
-    target_dies(cluster, BEFORE)
+fn is_back(cluster: &mut Cluster, index: usize) -> Result<()> {
+    cluster.hosts[index].wait_for_prompt(BOOT_TIMEOUT).map(|_| ())
 }
 
-fn target_in(cluster: &mut Cluster) -> Result<()> {
-    target_dies(cluster, IN)
-}
-
-/// The target dies at a moment before the commit.
-fn target_dies(cluster: &mut Cluster, when: (&str, &str)) -> Result<()> {
-    begin(cluster, when)?;
-    cluster.hosts[1].kill();
-    let Outcome::Failed(line) = cluster.hosts[0].finish_migrate(SWEEPER, "b", MOVE_TIMEOUT)? else {
+/// The move of the sweeper from host `from` to `to` fails, and the sweeper goes on where it was.
+pub(super) fn goes_on(cluster: &mut Cluster, from: usize, to: &str) -> Result<()> {
+    let Outcome::Failed(line) = cluster.hosts[from].finish_migrate(SWEEPER, to, MOVE_TIMEOUT)? else {
         bail!("it did not fail");
     };
     println!("     {line}");
     ensure!(line.contains("the guest goes on here"), "{line}");
-    sweeps(&mut cluster.hosts[0])?;
-    come_back(cluster, &[1])
+    sweeps(&mut cluster.hosts[from])
+}
+
+fn target_in(cluster: &mut Cluster) -> Result<()> {
+    start(cluster)?;
+    begin(cluster, 0, "b", IN)?;
+    reboot(cluster, 1)?;
+    goes_on(cluster, 0, "b")?;
+    is_back(cluster, 1)
 }
 
 fn target_after(cluster: &mut Cluster) -> Result<()> {
-    begin(cluster, AFTER)?;
-    cluster.hosts[1].kill();
+    begin(cluster, 0, "b", AFTER)?;
+    reboot(cluster, 1)?;
     let a = &mut cluster.hosts[0];
     println!("     {}", a.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?);
-    come_back(cluster, &[1])?;
-    let a = &mut cluster.hosts[0];
     println!("     {}", a.serial().expect_line("was restarted while it ran there", MOVE_TIMEOUT)?);
     a.serial().write(b"\x03")?;
     a.wait_for_prompt(COMMAND_TIMEOUT)?;
     a.succeed(&format!("migrate reclaim {SWEEPER}"))?;
     eventually(COMMAND_TIMEOUT, || a.expect_state(SWEEPER, "running"))?;
-    sweeps(a)
-}
-
-fn source_before(cluster: &mut Cluster) -> Result<()> {
-    source_dies(cluster, BEFORE)
+    sweeps(a)?;
+    is_back(cluster, 1)
 }
 
 fn source_in(cluster: &mut Cluster) -> Result<()> {
-    source_dies(cluster, IN)
+    begin(cluster, 0, "b", IN)?;
+    reboot(cluster, 0)?;
+    is_discarded(cluster, 1)?;
+    is_back(cluster, 0)?;
+    start(cluster)
 }
 
-/// The source dies at a moment before the commit.
-fn source_dies(cluster: &mut Cluster, when: (&str, &str)) -> Result<()> {
-    begin(cluster, when)?;
-    cluster.hosts[0].kill();
-    let b = &mut cluster.hosts[1];
-    println!("     {}", b.serial().expect_line("what had arrived is discarded", MOVE_TIMEOUT)?);
-    b.wait_for_prompt(COMMAND_TIMEOUT)?;
-    is_nowhere(cluster, 1)?;
-    come_back(cluster, &[0])?;
-    start(cluster)
+/// Host `index` gives up what it has of the sweeper, since the source has died.
+pub(super) fn is_discarded(cluster: &mut Cluster, index: usize) -> Result<()> {
+    let host = &mut cluster.hosts[index];
+    println!("     {}", host.serial().expect_line("what had arrived is discarded", MOVE_TIMEOUT)?);
+    host.wait_for_prompt(COMMAND_TIMEOUT)?;
+    is_nowhere(cluster, index)
 }
 
 /// Host `index` has no guest.
@@ -121,11 +118,10 @@ fn is_nowhere(cluster: &mut Cluster, index: usize) -> Result<()> {
 }
 
 fn both_after(cluster: &mut Cluster) -> Result<()> {
-    begin(cluster, AFTER)?;
-    cluster.hosts.iter_mut().for_each(|host| host.kill());
-    come_back(cluster, &[0, 1])?;
-    is_nowhere(cluster, 0)?;
-    is_nowhere(cluster, 1)?;
+    begin(cluster, 0, "b", AFTER)?;
+    [0, 1].into_iter().try_for_each(|index| reboot(cluster, index))?;
+    [0, 1].into_iter().try_for_each(|index| is_back(cluster, index))?;
+    [0, 1].into_iter().try_for_each(|index| is_nowhere(cluster, index))?;
     for host in &mut cluster.hosts {
         let status = host.succeed("migrate status")?;
         ensure!(status.contains("no guest is being moved"), "{status}");
@@ -134,7 +130,7 @@ fn both_after(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn source_after(cluster: &mut Cluster) -> Result<()> {
-    begin(cluster, AFTER)?;
+    begin(cluster, 0, "b", AFTER)?;
     cluster.hosts[0].kill();
     let b = &mut cluster.hosts[1];
     b.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?;

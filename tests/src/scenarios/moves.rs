@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::linux::{LINUX, quiet_kernel, run, start, uptime};
-use super::{LAB_ADDRESS, LAB_NAME, lab_peer, postcopy, version};
+use super::{LAB_ADDRESS, LAB_NAME, LINK_TIMEOUT_S, deaths, lab_peer, postcopy, version};
 use crate::cluster::{Cluster, Plan};
 use crate::config::GuestConfig;
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
@@ -35,6 +35,7 @@ fn plan(kind: Kind) -> Plan {
     // Less of what only fills the wire: it moves many times.
     linux.command_line.push_str(" godwit.data_mib=8");
     let mut plan = Plan::new("moves", kind, 2).guest(0, linux).guest(0, sweeper()).guest(0, big);
+    plan.set_link_timeout(LINK_TIMEOUT_S);
     plan.hosts[0].memory_mib = 1_024;
     plan.hosts[1].memory_mib = B_MEMORY_MIB;
     plan.hosts[0].config.peers.push((LAB_NAME.to_owned(), LAB_ADDRESS.to_string()));
@@ -72,6 +73,7 @@ const CHECKS: &[Check] = &[
     Check { name: "a target without memory refuses, by name, before anything is sent", run: no_memory },
     Check { name: "a target of another version is refused", run: other_version },
     Check { name: "a target that is not there is reported", run: nobody_there },
+    Check { name: "a target that dies before the switch leaves the guest where it is", run: target_dies },
 ];
 
 fn other(index: usize) -> usize {
@@ -265,4 +267,13 @@ fn nobody_there(cluster: &mut Cluster) -> Result<()> {
     println!("     {line}");
     a.expect_state(BIG, "running")?;
     a.succeed(&format!("vm stop {BIG}")).map(|_| ())
+}
+
+/// The last of what the two hosts do.
+fn target_dies(cluster: &mut Cluster) -> Result<()> {
+    cluster.hosts[0].succeed(&format!("vm start {SWEEPER}"))?;
+    sweeps(&mut cluster.hosts[0])?;
+    deaths::begin(cluster, 0, "b", deaths::BEFORE)?;
+    cluster.hosts[1].kill();
+    deaths::goes_on(cluster, 0, "b")
 }
