@@ -14,9 +14,9 @@ const TICKS_DEFAULT: u64 = 20_000;
 /// After a pause no more time than this is made good.
 const BEHIND_TICKS_MAX: u64 = 2_000_000;
 /// At least this many pages between two lines.
-const PAGES_PER_LINE: u64 = 2048;
+const PAGES_PER_LINE: u64 = 1024;
 /// Every so many lines each byte is verified, not only the stamps.
-const LINES_PER_CHECK: u64 = 8;
+const LINES_PER_CHECK: u64 = 16;
 /// A broken migration can damage every page: the count says how many, these lines say how.
 const PRINTED_MAX: u64 = 20;
 
