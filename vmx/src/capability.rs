@@ -4,7 +4,7 @@ use core::fmt;
 
 use bitflags::bitflags;
 
-use crate::controls::{Allowed, PrimaryControls, SecondaryControls};
+use crate::controls::{Allowed, PinControls, PrimaryControls, SecondaryControls};
 use crate::msr;
 
 bitflags! {
@@ -204,6 +204,16 @@ impl Capabilities {
         self.secondary.offers(SecondaryControls::ENABLE_PML) && self.has_ept_dirty()
     }
 
+    /// Whether the processor can end interrupts for a guest in x2APIC mode, by the virtual-APIC page (SDM 30.1.4, 30.5).
+    #[must_use]
+    pub fn has_virtual_eoi(&self) -> bool {
+        self.pin.offers(PinControls::EXTERNAL_INTERRUPT_EXITING)
+            && self.primary.offers(PrimaryControls::USE_TPR_SHADOW)
+            && self.secondary.offers(
+                SecondaryControls::VIRTUALIZE_X2APIC_MODE | SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY,
+            )
+    }
+
     /// Whether EPT keeps accessed and dirty flags.
     #[must_use]
     pub const fn has_ept_dirty(&self) -> bool {
@@ -286,6 +296,22 @@ mod tests {
         ] {
             assert!(!asked.borrow().contains(&absent));
         }
+    }
+
+    #[test]
+    fn interrupts_are_ended_by_the_processor_only_where_it_offers_all_that_this_takes() {
+        let found = Capabilities::probe(kvm).unwrap();
+        assert!(found.has_virtual_eoi());
+        for missing in
+            [SecondaryControls::VIRTUALIZE_X2APIC_MODE, SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY]
+        {
+            let mut without = found;
+            without.secondary.may_be_1 &= !missing.bits();
+            assert!(!without.has_virtual_eoi(), "{missing:?}");
+        }
+        let mut without = found;
+        without.primary.may_be_1 &= !PrimaryControls::USE_TPR_SHADOW.bits();
+        assert!(!without.has_virtual_eoi());
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub const VMX_TRUE_ENTRY_CTLS: u32 = 0x490;
 pub const TSC_DEADLINE: u32 = 0x6e0;
 /// First x2APIC register.
 pub const X2APIC_FIRST: u32 = 0x800;
+/// x2APIC end of interrupt.
+pub const X2APIC_EOI: u32 = 0x80b;
 /// Last x2APIC register.
 pub const X2APIC_LAST: u32 = 0x8ff;
 /// IA32_XSS.

@@ -93,6 +93,9 @@ impl VectorSet {
     /// No vector.
     pub const EMPTY: Self = Self([0; 4]);
 
+    /// Every vector.
+    pub const ALL: Self = Self([u64::MAX; 4]);
+
     /// Adds `vector`.
     #[inline]
     pub const fn insert(&mut self, vector: u8) {
@@ -124,6 +127,31 @@ impl VectorSet {
             }
         }
         None
+    }
+
+    /// Removes every vector above `highest`.
+    pub const fn cut_above(&mut self, highest: u8) {
+        let last = (highest >> 6) as usize;
+        self.0[last] &= u64::MAX >> (63 - (highest & 63));
+        let mut word = last + 1;
+        while word < self.0.len() {
+            self.0[word] = 0;
+            word += 1;
+        }
+    }
+
+    /// Whether no vector is in the set.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
+    }
+
+    /// The set, 64 vectors to a word, the lowest first.
+    #[inline]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 4] {
+        self.0
     }
 
     /// 32 vectors from `32 * index` on, as the register file shows them.
@@ -175,6 +203,7 @@ mod tests {
                 prop_assert!(set.contains(*vector));
             }
             prop_assert_eq!(set.highest(), vectors.iter().copied().max());
+            prop_assert_eq!(set.is_empty(), vectors.is_empty());
             for vector in &vectors {
                 let bit = set.register(usize::from(*vector / 32)) >> (vector % 32) & 1;
                 prop_assert_eq!(bit, 1);
@@ -183,6 +212,19 @@ mod tests {
                 set.remove(vector);
             }
             prop_assert_eq!(set, VectorSet::EMPTY);
+        }
+
+        #[test]
+        fn what_is_cut_is_all_that_is_above(vectors in prop::collection::vec(any::<u8>(), 0..20), highest: u8) {
+            let (mut cut, mut expected) = (VectorSet::EMPTY, VectorSet::EMPTY);
+            for vector in vectors {
+                cut.insert(vector);
+                if vector <= highest {
+                    expected.insert(vector);
+                }
+            }
+            cut.cut_above(highest);
+            prop_assert_eq!(cut, expected);
         }
     }
 }

@@ -69,6 +69,11 @@ pub fn handle<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, ex
             context.cpu.attention = true;
             Outcome::Resume
         }
+        Exit::VirtualizedEoi(vector) => {
+            context.cpu.attention = true;
+            context.board.interrupt_ended(context.cpu.index, vector);
+            Outcome::Resume
+        }
         Exit::ControlRegister(access) => control_register::handle(context, access),
         Exit::ExceptionOrNmi(event) => exception(context, event),
         Exit::PmlFull => Outcome::LogFull,
@@ -91,7 +96,6 @@ pub fn handle<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, ex
         | Exit::MonitorTrapFlag
         | Exit::TprBelowThreshold
         | Exit::ApicAccess(_)
-        | Exit::VirtualizedEoi(_)
         | Exit::ApicWrite(_)
         | Exit::DescriptorTable(_)
         | Exit::EptMisconfiguration(_)
@@ -192,6 +196,17 @@ mod tests {
         for reason in [0, 12, 30, 32, 48, 1 << 31 | 10, u32::MAX] {
             assert_eq!(handle_at_once(&mut fixture.context(), reason), None);
         }
+    }
+
+    #[test]
+    fn an_end_of_interrupt_of_which_the_processor_tells_has_the_board_looked_at() {
+        let mut fixture = Fixture::new();
+        fixture.vmcs.set(field::EXIT_QUALIFICATION, 0x39);
+        let exit = Exit::decode(45, &fixture.vmcs);
+        assert_eq!(exit, Exit::VirtualizedEoi(0x39));
+        assert!(!exit.may_interrupt_delivery(), "it comes behind an instruction");
+        assert_eq!(handle(&mut fixture.context(), exit), Outcome::Resume, "which is done");
+        assert!(fixture.cpu.attention);
     }
 
     #[test]

@@ -179,6 +179,11 @@ pub fn fill_bitmap(bitmap: &mut MsrBitmap, policy: &Policy) {
     }
 }
 
+/// Lets the ends of interrupts through, for a guest in x2APIC mode for which the processor carries them out.
+pub fn pass_end_of_interrupt(bitmap: &mut MsrBitmap) {
+    bitmap.pass_through(msr::X2APIC_EOI, Access::Write);
+}
+
 /// RDMSR of a register that is not let through.
 #[inline]
 pub fn read<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> Outcome {
@@ -375,5 +380,11 @@ mod tests {
         fill_bitmap(&mut bitmap, &fixture.policy);
         assert!(!bitmap.intercepts(msr::SPEC_CTRL, Access::Read));
         assert!(bitmap.intercepts(msr::PRED_CMD, Access::Read));
+        let before = bitmap.clone();
+        pass_end_of_interrupt(&mut bitmap);
+        for number in msr::X2APIC_FIRST..=msr::X2APIC_LAST {
+            assert!(before.intercepts(number, Access::Write) && bitmap.intercepts(number, Access::Read));
+            assert_eq!(bitmap.intercepts(number, Access::Write), number != msr::X2APIC_EOI);
+        }
     }
 }

@@ -77,8 +77,11 @@ pub(super) fn vmx() -> VmxView {
         Err(error) => VmxView::Unavailable(error.to_string()),
         Ok(_) => {
             let mut features = alloc::vec!["EPT", "unrestricted guest", "preemption timer"];
-            let optional =
-                [(capabilities.has_ept_dirty(), "EPT dirty flags"), (capabilities.has_pml(), "PML")];
+            let optional = [
+                (capabilities.has_ept_dirty(), "EPT dirty flags"),
+                (capabilities.has_pml(), "PML"),
+                (capabilities.has_virtual_eoi(), "EOI virtualization"),
+            ];
             features.extend(optional.iter().filter(|(has, _)| *has).map(|(_, name)| *name));
             VmxView::Ready(features)
         }

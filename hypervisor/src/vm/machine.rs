@@ -24,6 +24,7 @@ use super::state::{InvalidState, VcpuState};
 use super::tables::Tables;
 use super::throttle::{Share, Throttle};
 use super::vcpu::{Structures, Vcpu};
+use super::virtual_eoi::{MsrBitmaps, VirtualEoi};
 use crate::devices::GuestTime;
 use crate::devices::board::{Board, BoardState};
 use crate::exits::{GuestClock, Policy, StopReason, msr};
@@ -107,13 +108,17 @@ pub(super) struct Timer {
 #[derive(Debug)]
 struct Bitmaps {
     msr: Frame,
+    /// The same with ends of interrupts let through, where the processor carries them out.
+    msr_passing_eoi: Option<Frame>,
     io: [Frame; 2],
 }
 
 impl Bitmaps {
-    fn new(policy: &Policy) -> Option<Self> {
+    fn new(policy: &Policy, platform: &Platform) -> Option<Self> {
         let mut msrs = MsrBitmap::intercept_all();
         msr::fill_bitmap(&mut msrs, policy);
+        let mut passing = msrs.clone();
+        msr::pass_end_of_interrupt(&mut passing);
         let mut ports = IoBitmaps::intercept_all();
         ports.pass_through(DELAY_PORT);
         let frame = |words: &[u64]| {
@@ -122,7 +127,15 @@ impl Bitmaps {
             Some(frame)
         };
         let [low, high] = ports.pages();
-        Some(Self { msr: frame(msrs.words())?, io: [frame(low)?, frame(high)?] })
+        let msr_passing_eoi = if platform.has_virtual_eoi() { Some(frame(passing.words())?) } else { None };
+        Some(Self { msr: frame(msrs.words())?, msr_passing_eoi, io: [frame(low)?, frame(high)?] })
+    }
+
+    /// The two between which a processor that carries out ends of interrupts is to choose.
+    fn msrs(&self) -> Option<MsrBitmaps> {
+        let address = |frame: &Frame| frame.address().as_u64();
+        let passing = address(self.msr_passing_eoi.as_ref()?);
+        Some(MsrBitmaps { exiting: address(&self.msr), passing })
     }
 }
 
@@ -147,7 +160,7 @@ impl Machine {
     fn assemble(blueprint: Blueprint, platform: &'static Platform) -> Result<Self, Refusal> {
         let Blueprint { handle, ram, board, policy, vcpus, state } = blueprint;
         let multiplier = multiplier(platform, policy.tsc_hz).map_err(Refusal::Processor)?;
-        let bitmaps = Bitmaps::new(&policy).ok_or(Refusal::Tables(EptError::OutOfFrames))?;
+        let bitmaps = Bitmaps::new(&policy, platform).ok_or(Refusal::Tables(EptError::OutOfFrames))?;
         let tables = Tables::new(Arc::clone(&ram), platform.accessed_dirty(), platform.dirty_source)
             .map_err(Refusal::Tables)?;
         let clock = GuestClock { mapping: TscMapping { multiplier, offset: 0 }, clock: board.clock() };
@@ -187,7 +200,12 @@ impl Machine {
             let parts = state.validate(&limits).map_err(Refusal::Processor)?;
             let slot =
                 VmcsSlot::new(self.platform.capabilities.revision).map_err(|_refused| Refusal::Vmcs)?;
-            self.vcpus.push(Vcpu::new(index, slot, self.platform, Box::new(state), parts));
+            let mut vcpu = Vcpu::new(index, slot, self.platform, Box::new(state), parts);
+            if let Some(bitmaps) = self.bitmaps.msrs() {
+                let page = Frame::allocate().ok_or(Refusal::Tables(EptError::OutOfFrames))?;
+                vcpu.virtual_eoi = Some(Box::new(VirtualEoi::new(page, bitmaps)));
+            }
+            self.vcpus.push(vcpu);
         }
         Ok(())
     }
@@ -246,6 +264,9 @@ impl Machine {
         if let Some(state) = vcpu.pending.take() {
             Vcpu::fill(vmcs, &state, self.platform, &self.policy, &structures, vcpu.vpid);
             vcpu.primary = self.platform.controls.primary.bits();
+            if let Some(eoi) = &mut vcpu.virtual_eoi {
+                eoi.forget();
+            }
         }
         host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
         self.loaded = Some(index);

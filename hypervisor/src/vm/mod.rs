@@ -23,3 +23,4 @@ pub mod state;
 pub mod tables;
 pub mod throttle;
 pub mod vcpu;
+pub mod virtual_eoi;

@@ -111,6 +111,12 @@ impl Platform {
         self.capabilities.secondary.offers(SecondaryControls::USE_TSC_SCALING)
     }
 
+    /// Whether the processor ends interrupts for guests in x2APIC mode.
+    #[must_use]
+    pub fn has_virtual_eoi(&self) -> bool {
+        self.capabilities.has_virtual_eoi()
+    }
+
     /// Whether 1 GiB pages can map guests' memory.
     #[must_use]
     pub const fn has_huge_pages(&self) -> bool {

@@ -23,6 +23,7 @@ use super::platform::Platform;
 use super::state::Activity;
 use super::tables::{Resolution, Tables};
 use super::vcpu::Vcpu;
+use super::virtual_eoi::VirtualEoi;
 use crate::devices::board::{Board, Request};
 use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield, debug};
 use crate::guest_memory::CpuMemory;
@@ -125,7 +126,8 @@ impl Machine {
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
         self.tables.flush();
         let Self { vcpus, board, ram, clock, policy, tables, timer, platform, handle, .. } = self;
-        let Vcpu { context: cpu, slot, event, activity, waits_for, primary, .. } = &mut vcpus[index];
+        let Vcpu { context: cpu, slot, event, activity, waits_for, primary, virtual_eoi, .. } =
+            &mut vcpus[index];
         let Some(vmcs) = slot.current() else { return Err(StopReason::OutOfMemory) };
         cpu.attention |= *activity == Activity::Halted;
         let ram = &**ram;
@@ -139,6 +141,7 @@ impl Machine {
             activity,
             waits_for,
             primary,
+            virtual_eoi: virtual_eoi.as_deref_mut(),
             timer,
             coast,
             tables,
@@ -182,6 +185,7 @@ struct Rounds<'a> {
     activity: &'a mut Activity,
     waits_for: &'a mut Option<PageWait>,
     primary: &'a mut u32,
+    virtual_eoi: Option<&'a mut VirtualEoi>,
     timer: &'a mut Timer,
     coast: Coast,
     tables: &'a mut Tables,
@@ -211,6 +215,11 @@ impl Rounds<'_> {
         }
         let reason = context.vmcs.read(field::EXIT_REASON);
         context.cpu.counts[(reason as usize & 0xffff).min(REASONS - 1)] += 1;
+        if let Some(eoi) = &mut self.virtual_eoi
+            && let Some(serving) = eoi.ended(context.vmcs)
+        {
+            context.board.local_apic(context.cpu.index).end_above(serving);
+        }
         Ok(reason)
     }
 
@@ -328,6 +337,10 @@ impl Rounds<'_> {
         }
         renew_timer(context.board, context.clock, self.timer);
         self.offer();
+        if let Some(eoi) = &mut self.virtual_eoi {
+            let Context { vmcs, cpu, board, .. } = &mut self.context;
+            eoi.show(*vmcs, self.primary, board.local_apic(cpu.index));
+        }
         if *self.activity == Activity::Halted { Attention::Blocked } else { Attention::GoOn }
     }
 

@@ -18,6 +18,7 @@ use super::page_wait::PageWait;
 use super::platform::Platform;
 use super::slot::VmcsSlot;
 use super::state::{Activity, ControlState, MsrState, SegmentState, SegmentsState, TableState, VcpuState};
+use super::virtual_eoi::VirtualEoi;
 use crate::exits::control_register::{CR0_HOST_OWNED, real_cr0, real_cr4};
 use crate::exits::{CpuContext, Policy};
 
@@ -51,6 +52,8 @@ pub struct Vcpu {
     pub primary: u32,
     /// Its virtual-processor identifier, if translations are tagged.
     pub vpid: Option<u16>,
+    /// Its ends of interrupts, if the processor carries them out.
+    pub virtual_eoi: Option<Box<VirtualEoi>>,
     /// A state that goes into the VMCS when that is next current.
     pub pending: Option<Box<VcpuState>>,
 }
@@ -121,6 +124,7 @@ impl Vcpu {
             waits_for: None,
             primary: platform.controls.primary.bits(),
             vpid,
+            virtual_eoi: None,
             pending: None,
         };
         vcpu.restore(state, parts);
@@ -169,6 +173,7 @@ impl Vcpu {
             waits_for: _,
             primary: _,
             vpid: _,
+            virtual_eoi: _,
             pending: _,
         } = self;
         let CpuContext {

@@ -60,6 +60,14 @@ pub const VIRTUAL_APIC_ADDRESS: Field<Bits64, ReadWrite> = Field::new(0x2012);
 pub const APIC_ACCESS_ADDRESS: Field<Bits64, ReadWrite> = Field::new(0x2014);
 /// EPT pointer.
 pub const EPT_POINTER: Field<Bits64, ReadWrite> = Field::new(0x201a);
+/// EOI-exit bitmap: vectors 0 to 63.
+pub const EOI_EXIT_BITMAP_0: Field<Bits64, ReadWrite> = Field::new(0x201c);
+/// EOI-exit bitmap: vectors 64 to 127.
+pub const EOI_EXIT_BITMAP_1: Field<Bits64, ReadWrite> = Field::new(0x201e);
+/// EOI-exit bitmap: vectors 128 to 191.
+pub const EOI_EXIT_BITMAP_2: Field<Bits64, ReadWrite> = Field::new(0x2020);
+/// EOI-exit bitmap: vectors 192 to 255.
+pub const EOI_EXIT_BITMAP_3: Field<Bits64, ReadWrite> = Field::new(0x2022);
 /// Which components make XSAVES and XRSTORS exit.
 pub const XSS_EXITING_BITMAP: Field<Bits64, ReadWrite> = Field::new(0x202c);
 /// TSC multiplier, 48 fraction bits.

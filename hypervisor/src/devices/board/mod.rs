@@ -280,6 +280,20 @@ impl Board {
         lapic.acknowledge()
     }
 
+    /// The local APIC of a processor, for what the processor does with it by itself.
+    #[inline]
+    #[must_use]
+    pub fn local_apic(&mut self, vcpu: usize) -> &mut Lapic {
+        &mut self.lapics[vcpu]
+    }
+
+    /// A processor has ended the interrupt with `vector` by itself, and its local APIC knows: does the rest.
+    pub fn interrupt_ended(&mut self, vcpu: usize, vector: u8) {
+        let lapic = &self.lapics[vcpu];
+        let (deadline, effect) = (lapic.deadline(), lapic.effect_of_end(vector));
+        self.after_lapic(vcpu, deadline, effect);
+    }
+
     /// Whether [`Self::take_request`] has something.
     #[inline]
     #[must_use]

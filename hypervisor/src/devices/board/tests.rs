@@ -148,6 +148,24 @@ fn the_power_button_is_level_triggered_until_handled() {
 }
 
 #[test]
+fn an_end_that_the_processor_carries_out_reaches_the_ioapic_too() {
+    let mut board = board(1);
+    symmetric(&mut board);
+    route(&mut board, 9, 0x8039);
+    board.port_write(at(0), 0x602, Width::Word, 0x100);
+    board.press_power_button();
+    assert_eq!(board.acknowledge(0), Some(0x39));
+    board.local_apic(0).end_above(0);
+    assert_eq!(board.pending_interrupt(0), None);
+    board.interrupt_ended(0, 0x39);
+    assert_eq!(board.acknowledge(0), Some(0x39), "still asserted");
+    board.port_write(at(0), 0x600, Width::Word, 0x100);
+    board.local_apic(0).end_above(0);
+    board.interrupt_ended(0, 0x39);
+    assert_eq!(board.pending_interrupt(0), None);
+}
+
+#[test]
 fn switching_off_and_resetting_become_requests() {
     let mut board = board(1);
     assert_eq!(board.take_request(), None);

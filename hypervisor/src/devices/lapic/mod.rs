@@ -343,7 +343,41 @@ impl Lapic {
         let Some(vector) = self.in_service.highest() else { return Effect::None };
         self.in_service.remove(vector);
         self.update_pending();
+        self.effect_of_end(vector)
+    }
+
+    /// What the end of an interrupt with `vector` asks of the rest of the board.
+    pub const fn effect_of_end(&self, vector: u8) -> Effect {
         if self.trigger_mode.contains(vector) { Effect::EndOfInterrupt(vector) } else { Effect::None }
+    }
+
+    /// Whether it is in x2APIC mode.
+    #[inline]
+    #[must_use]
+    pub const fn is_x2apic(&self) -> bool {
+        matches!(self.face, Face::X2Apic)
+    }
+
+    /// The interrupts that the processor has taken and not ended.
+    #[inline]
+    #[must_use]
+    pub const fn in_service(&self) -> VectorSet {
+        self.in_service
+    }
+
+    /// The processor has ended interrupts by itself, the highest first: those above `serving` are over. What their ends
+    /// ask of the rest of the board is for the caller to see to ([`Self::effect_of_end`]).
+    pub fn end_above(&mut self, serving: u8) {
+        self.in_service.cut_above(serving);
+        self.update_pending();
+    }
+
+    /// The interrupts whose end concerns more than their bit in service: level-triggered ones, of whose end the I/O APIC is
+    /// told; and all, while others wait for it to be let through.
+    #[inline]
+    #[must_use]
+    pub const fn ends_to_hear_of(&self) -> VectorSet {
+        if self.requested.is_empty() { self.trigger_mode } else { VectorSet::ALL }
     }
 
     /// Records an error and raises the error interrupt if its entry is not masked.

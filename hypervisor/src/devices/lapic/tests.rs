@@ -108,6 +108,24 @@ fn the_end_of_a_level_interrupt_is_broadcast() {
 }
 
 #[test]
+fn interrupts_that_the_processor_ends_by_itself_are_over_as_if_the_guest_had_ended_them() {
+    let mut lapic = x2apic(0);
+    for vector in [0x41, 0x52, 0x63] {
+        lapic.accept(vector, if vector == 0x52 { Trigger::Level } else { Trigger::Edge });
+        lapic.acknowledge();
+    }
+    assert_eq!(lapic.ends_to_hear_of(), lapic.trigger_mode);
+    lapic.accept(0x55, Trigger::Edge);
+    assert_eq!(lapic.ends_to_hear_of(), VectorSet::ALL, "0x55 waits for the end of two");
+    lapic.end_above(0x41);
+    assert_eq!(lapic.effect_of_end(0x63), Effect::None);
+    assert_eq!(lapic.effect_of_end(0x52), Effect::EndOfInterrupt(0x52));
+    assert_eq!(lapic.acknowledge(), Some(0x55));
+    lapic.end_above(0);
+    assert_eq!(lapic.in_service(), VectorSet::EMPTY);
+}
+
+#[test]
 fn a_software_disabled_apic_accepts_nothing_and_masks_its_table() {
     let mut lapic = enabled(0);
     quiet(&mut lapic, NOW, reg::LVT_TIMER, 0x30);
