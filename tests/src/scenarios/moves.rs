@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::clone::sweeper_is_cloned;
 use super::linux::{LINUX, quiet_kernel, run, start, uptime};
 use super::postcopy::source_dies;
 use super::{LAB_ADDRESS, LAB_NAME, lab_peer, version};
@@ -47,6 +48,7 @@ fn plan(kind: Kind) -> Plan {
 const CHECKS: &[Check] = &[
     Check { name: "a bare-metal guest that rewrites memory moves and loses nothing", run: sweeper_moves },
     Check { name: "a paused guest moves and stays paused", run: paused_moves },
+    Check { name: "a guest that rewrites memory is cloned, and both go on", run: sweeper_is_cloned },
     Check { name: "Linux boots at the source", run: |cluster| start(&mut cluster.hosts[0]) },
     Check {
         name: "idle Linux moves, with its data, uptime and a quiet kernel",
@@ -86,13 +88,17 @@ fn paused_moves(cluster: &mut Cluster) -> Result<()> {
     let a = &mut cluster.hosts[0];
     a.expect_state(SWEEPER, "paused")?;
     a.succeed(&format!("vm resume {SWEEPER}"))?;
-    sweeps(a)?;
-    a.succeed(&format!("vm stop {SWEEPER}")).map(|_| ())
+    sweeps(a)
 }
 
 /// The sweeper has just completed two sweeps without finding a damaged page.
 pub(super) fn sweeps(host: &mut Host) -> Result<()> {
-    host.attach(SWEEPER, "", COMMAND_TIMEOUT)?;
+    guest_sweeps(host, SWEEPER)
+}
+
+/// The same of a guest of this name.
+pub(super) fn guest_sweeps(host: &mut Host, guest: &str) -> Result<()> {
+    host.attach(guest, "", COMMAND_TIMEOUT)?;
     host.serial().skip_pending();
     for _ in 0..2 {
         let line = host.serial().expect_line("pattern: sweep", SWEEP_TIMEOUT)?;
