@@ -21,6 +21,8 @@ pub use grammar::parse;
 
 /// Bytes in a host's or guest's name.
 pub const NAME_MAX: usize = 64;
+/// What a name is, for messages.
+pub const NAME_RULE: &str = "a name of 1 to 64 letters, digits, '-', '_' or '.'";
 /// Bytes in a path on the volume.
 pub const PATH_MAX: usize = 256;
 /// Bytes in a guest's command line; Linux itself takes 2047.
@@ -37,6 +39,13 @@ pub const DOWNTIME_LIMIT_MS: u32 = 300;
 pub const LINK_TIMEOUT_S: u8 = 8;
 /// How often a guest is stopped in vain before a migration ends, unless the configuration says otherwise.
 pub const STOPS_MAX: u8 = 6;
+
+/// Whether `text` can name a host or a guest: [`NAME_RULE`].
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=NAME_MAX).contains(&text.len()) && text.chars().all(fits)
+}
 
 /// Everything `godwit.toml` can say. [`Configuration::DEFAULT`] is that of an empty file.
 #[repr(C)]

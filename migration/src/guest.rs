@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::permit::{Generation, GuestId};
+use crate::policy::Identity;
 use crate::ram::RamLayout;
 
 /// Longest guest or host name, in bytes of UTF-8.
@@ -62,6 +63,20 @@ pub struct GuestDescription {
     /// What the hypervisor needs to build it again, opaque to the engine; at most
     /// [`CONFIGURATION_BYTES_MAX`] bytes.
     pub configuration: Vec<u8>,
+}
+
+impl GuestDescription {
+    /// Whether this is a copy that has run nowhere yet. The guest that it was made of has another identity and goes on at the
+    /// source.
+    #[must_use]
+    pub fn is_copy(&self) -> bool {
+        self.generation == Generation::NONE
+    }
+
+    /// A copy of this guest under an identity of its own.
+    pub(crate) fn copied_as(self, copy: &Identity) -> Self {
+        Self { id: copy.id, generation: Generation::NONE, name: copy.name.clone(), ..self }
+    }
 }
 
 /// Whether a host can present another TSC frequency than its own.

@@ -26,6 +26,8 @@ use crate::wire::hello::{Hello, Reply};
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::record::{Fold, Record};
 
+mod clone;
+
 const PAGES: u32 = 40;
 const GUEST: GuestId = GuestId([3; 16]);
 const MIGRATION: MigrationId = MigrationId([4; 16]);
@@ -332,8 +334,11 @@ fn target() -> Host<Target> {
 }
 
 fn source(policy: Policy) -> Host<Source> {
-    let engine =
-        Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy, purpose: Purpose::Move });
+    source_for(policy, Purpose::Move)
+}
+
+fn source_for(policy: Policy, purpose: Purpose) -> Host<Source> {
+    let engine = Source::new(SourceConfig { migration: MIGRATION, guest: guest(), policy, purpose });
     let ram = Some(Ram(vec![[0; PAGE_BYTES]; PAGES as usize]));
     Host { engine, ram, permit: Some(RunPermit::for_new_guest(GUEST)), now: 0, runs: 0 }
 }
@@ -452,8 +457,15 @@ fn until_sealed(host: &mut Host<Source>, sequence: &mut u32) {
 
 /// A source that has sealed its first stop, and the number of the next frame to it.
 fn sealed_source(mode: crate::Mode) -> (Host<Source>, u32) {
+    let (mut host, mut sequence) = accepted_source(mode, Purpose::Move);
+    until_sealed(&mut host, &mut sequence);
+    (host, sequence)
+}
+
+/// A source whose target has accepted and taken a part of a round, and the number of the next frame to it.
+fn accepted_source(mode: crate::Mode, purpose: Purpose) -> (Host<Source>, u32) {
     let policy = Policy { mode, compression: crate::Compression::Off, ..Policy::default() };
-    let (mut host, mut sequence) = (source(policy), 0);
+    let (mut host, mut sequence) = (source_for(policy, purpose), 0);
     host.ram = Some(Ram(vec![[7; PAGE_BYTES]; PAGES as usize]));
     host.give(Input::Command(Command::Start));
     let reply =
@@ -461,7 +473,6 @@ fn sealed_source(mode: crate::Mode) -> (Host<Source>, u32) {
     say(&mut host, Control::Reply(reply), &mut sequence);
     // Without an answer to a part of a round it knows no rate, and stops nothing.
     say(&mut host, Control::Progress(Progress { bytes: 100_000, rounds: 0 }), &mut sequence);
-    until_sealed(&mut host, &mut sequence);
     (host, sequence)
 }
 

@@ -87,7 +87,8 @@ pub enum Output {
 pub enum Command {
     /// Begin (source).
     Start,
-    /// Stop and undo. Refused with [`Event::CancelTooLate`] once the commit has been sent.
+    /// Stop and undo. Refused with [`Event::CancelTooLate`] once the commit has been sent, unless that is of a clone: then the
+    /// attempt ends, and the copy may run at the target ([`AbortReason::CopyMayRun`]).
     Cancel,
     /// Change the limits of a source from now on.
     Tune(Policy),
@@ -292,7 +293,8 @@ pub enum Event {
         /// Which.
         ranges: Vec<(Page, u32)>,
     },
-    /// The commit was sent and its reply lost: the guest is held at the source until the target has been asked.
+    /// The commit was sent and its reply lost: the guest is held at the source until the target has been asked. Of a clone
+    /// nothing is held: the guest runs at the source, and whether the copy runs is asked.
     CommitUnknown,
     /// The target has been restarted since and does not know: a person has to decide with
     /// [`Command::Reclaim`] or [`Command::Release`].
@@ -306,9 +308,9 @@ pub enum Event {
     Held(GuestFailure),
     /// Cleaning up after an abort failed at this step; the rest was done.
     CleanupFailed(Step, GuestFailure),
-    /// The guest has moved.
+    /// The guest has moved, or its copy runs.
     Completed(Box<Report>),
-    /// The guest has not moved.
+    /// The guest has not moved; it was not copied, unless the reason says otherwise.
     Aborted(AbortReason, Box<Report>),
     /// Target: the guest runs here now, in this generation.
     Arrived(Generation),

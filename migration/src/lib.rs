@@ -42,7 +42,7 @@ pub use device::{DeviceState, Necessity, Section};
 pub use guest::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
 pub use io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 pub use permit::{Generation, GuestId, MigrationId, RunPermit};
-pub use policy::{Compression, Impatience, Mode, Overrun, Policy, Purpose, TargetPolicy};
+pub use policy::{Compression, Identity, Impatience, Mode, Overrun, Policy, Purpose, TargetPolicy};
 pub use ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
 pub use reason::{AbortReason, Blame, GuestFailure, Refusal, StreamFault};
 pub use source::{Source, SourceConfig};

@@ -32,6 +32,9 @@ impl fmt::Display for MigrationId {
 pub struct Generation(pub u64);
 
 impl Generation {
+    /// Of a guest that has run nowhere: a copy on its way to its first host ([`crate::Purpose::Clone`]).
+    pub const NONE: Self = Self(0);
+
     /// The generation of a guest that was started here and has never moved.
     pub const FIRST: Self = Self(1);
 

@@ -1,14 +1,40 @@
 //! How hard a migration tries: limits that a person can choose before and change during it.
 
+use alloc::string::String;
 use core::time::Duration;
 
+use crate::permit::GuestId;
+
 /// What a source engine is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Move the guest.
     Move,
     /// Find out what moving it would take ([`crate::Event::Estimated`]); nothing of the guest changes.
     Estimate,
+    /// Make a copy of the guest, which runs at the target as a guest of its own; the guest itself goes on at the source.
+    Clone(Identity),
+}
+
+/// Who a copy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Chosen at random, never used before.
+    pub id: GuestId,
+    /// Its name, 1 to [`crate::guest::NAME_BYTES_MAX`] bytes.
+    pub name: String,
+}
+
+impl Purpose {
+    /// `policy` as far as it goes with this purpose. A copy is complete before it runs, whatever the mode: after the switch
+    /// the pages that it lacked would go on changing under the guest that it was made of.
+    #[must_use]
+    pub const fn bound(&self, policy: Policy) -> Policy {
+        match self {
+            Self::Clone(_) => Policy { mode: Mode::PreCopy, ..policy },
+            Self::Move | Self::Estimate => policy,
+        }
+    }
 }
 
 /// How a guest's memory moves.
@@ -122,7 +148,8 @@ impl Default for Policy {
 pub struct TargetPolicy {
     /// Longest silence of the source, before the guest is complete here, before it counts as lost.
     pub peer_timeout: Duration,
-    /// How long a complete guest whose source was lost is held, paused, for the source to come back and decide.
+    /// How long a complete guest whose source was lost is held, paused, for the source to come back and decide. So long a copy
+    /// that runs is kept account of for a source that cannot be heard.
     pub hold: Duration,
 }
 

@@ -254,6 +254,11 @@ pub enum AbortReason {
     /// The target died after the switch, and the guest with it; a person had it go on at the source from where it was
     /// switched.
     TargetLost,
+    /// A person ended a clone after the target had been told to run the copy: it may run there.
+    CopyMayRun,
+    /// The target was told to run a copy, and does not know of that any more: it was restarted, or out of reach for longer than
+    /// it waits.
+    CopyUnknown,
     /// The hypervisor broke the engine's contract (answered a step that was not asked for, or gave a permit of
     /// another guest).
     Contract,
@@ -264,10 +269,13 @@ impl AbortReason {
     #[must_use]
     pub const fn blame(&self) -> Blame {
         match self {
-            Self::Cancelled | Self::OnlyEstimated | Self::LimitTooShort { .. } => Blame::Operator,
+            Self::Cancelled | Self::OnlyEstimated | Self::LimitTooShort { .. } | Self::CopyMayRun => {
+                Blame::Operator
+            }
             Self::LinkLost => Blame::Link,
             Self::Refused(_)
             | Self::TargetLost
+            | Self::CopyUnknown
             | Self::Version { .. }
             | Self::PeerSilent(_)
             | Self::PeerAborted(_)
@@ -310,6 +318,12 @@ impl AbortReason {
             Self::DigestMismatch => "migrate again; if it comes back, test memory and network of both hosts",
             Self::StateTooLarge => "report it: the guest has more device state than the protocol allows",
             Self::GuestEnded => "start the guest, then migrate it",
+            Self::CopyMayRun => {
+                "look at the other host whether the copy runs there, and stop it if nobody wants it"
+            }
+            Self::CopyUnknown => {
+                "look at the other host whether the copy runs there; if it does not, clone again"
+            }
             Self::TargetLost => "what the guest did at the target is lost: look after what depends on it",
         }
     }
@@ -358,6 +372,13 @@ impl fmt::Display for AbortReason {
             Self::DigestMismatch => f.write_str("what arrived is not what was sent"),
             Self::StateTooLarge => f.write_str("the saved device state is too large"),
             Self::GuestEnded => f.write_str("the guest stopped meanwhile"),
+            Self::CopyMayRun => {
+                f.write_str("cancelled after the other host had been told to run the copy: it may run there")
+            }
+            Self::CopyUnknown => f.write_str(
+                "the other host was told to run the copy and knows nothing of it any more (restarted, or out of reach for \
+                 long): it may run there",
+            ),
             Self::TargetLost => f.write_str("the target was lost after the switch"),
             Self::Contract => f.write_str("internal error: the engine's contract was broken"),
         }

@@ -23,12 +23,7 @@ fn live(plan: Plan) -> World {
     let is_here =
         world.source.guest.as_ref().is_some_and(|guest| guest.permit.is_some()) && !world.guest_ended;
     if is_here && world.source.is_alive && world.target.guest.is_none() && pages < 64 {
-        world.plan.faults.clear();
-        world.is_peaceful = true;
-        world.plan.policy.impatience = godwit_migration::Impatience::StopAnyway;
-        world.target.is_alive = true;
-        world.frozen_until = world.now;
-        world.partitioned_until = world.now;
+        world.make_peace();
         world.migrate(2);
         in_order(&world);
         assert!(matches!(world.verdict(), Some(Event::Completed(_))), "the retry: {}", world.state());

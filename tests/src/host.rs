@@ -235,8 +235,31 @@ impl Host {
     /// # Errors
     /// It did not end in time, or its report cannot be read.
     pub fn finish_migrate(&mut self, guest: &str, peer: &str, timeout: Duration) -> Result<Outcome> {
-        let moved = format!("{guest} moved to {peer}: ");
-        let failed = format!("migration of {guest} to {peer} failed: ");
+        let ends = (format!("{guest} moved to {peer}: "), format!("migration of {guest} to {peer} failed: "));
+        self.finish(ends, &format!("migrate {guest} {peer}"), timeout)
+    }
+
+    /// Clones `guest` to `peer` under the name `copy` and waits for the end: the guest itself goes on here.
+    ///
+    /// # Errors
+    /// It did not end in time, or its report cannot be read.
+    pub fn clone_guest(&mut self, guest: &str, peer: &str, copy: &str, timeout: Duration) -> Result<Outcome> {
+        let command = format!("clone {guest} {peer} --name {copy}");
+        self.enter(&command)?;
+        let ends = (
+            format!("{guest} cloned to {peer} as {copy}: "),
+            format!("clone of {guest} to {peer} as {copy} failed: "),
+        );
+        self.finish(ends, &command, timeout)
+    }
+
+    /// Waits for a line that begins with one of the two ends of what `command` began, and for the prompt.
+    fn finish(
+        &mut self,
+        (moved, failed): (String, String),
+        command: &str,
+        timeout: Duration,
+    ) -> Result<Outcome> {
         let find = |text: &str| {
             let mut start = 0;
             for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -254,7 +277,7 @@ impl Host {
             None
         };
         let outcome = self.serial().expect_with("end of the migration", timeout, find);
-        let outcome = self.explained(outcome, &format!("migrate {guest} {peer}"))?;
+        let outcome = self.explained(outcome, command)?;
         self.wait_for_prompt(COMMAND_TIMEOUT)?;
         match outcome {
             Ok((before, line)) => match Moved::parse(&before, &line) {

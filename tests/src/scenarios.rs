@@ -13,6 +13,7 @@ use crate::peer::Peer;
 use crate::suite::Group;
 use crate::switch::mac;
 
+mod clone;
 mod deaths;
 mod faults;
 mod host;

@@ -10,13 +10,13 @@ use toml::de::DeTable;
 
 use super::{
     COMMAND_LINE_MAX, Configuration, GUESTS_MAX, Guest, MIGRATION_PORT, MemoryMode, Migration, NAME_MAX,
-    Network, PATH_MAX, PEERS_MAX, Peer,
+    NAME_RULE, Network, PATH_MAX, PEERS_MAX, Peer,
     error::{ConfigError, Problem},
+    is_name,
     section::{Section, Source},
 };
 use crate::fixed::Text;
 
-const NAME: &str = "a name of 1 to 64 letters, digits, '-', '_' or '.'";
 const PATH: &str = "a file's path on the volume, relative to godwit.toml, of 1 to 256 bytes";
 const COMMAND_LINE: &str = "a command line of at most 2047 bytes";
 const ADDRESS: &str = "\"dhcp\", or an IPv4 address and prefix length like \"10.0.0.1/24\"";
@@ -91,10 +91,9 @@ fn refuse_duplicate(section: &Section<'_>, name: &Text<NAME_MAX>, taken: bool) -
 }
 
 fn name(section: &Section<'_>) -> Result<Text<NAME_MAX>, ConfigError> {
-    let missing = || section.error("name", Problem::Missing { expected: NAME });
-    let name = section.text::<NAME_MAX>("name", NAME)?.ok_or_else(missing)?;
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.as_str().chars().all(fits) { Ok(name) } else { Err(section.wrong("name", NAME)) }
+    let missing = || section.error("name", Problem::Missing { expected: NAME_RULE });
+    let name = section.text::<NAME_MAX>("name", NAME_RULE)?.ok_or_else(missing)?;
+    if is_name(name.as_str()) { Ok(name) } else { Err(section.wrong("name", NAME_RULE)) }
 }
 
 fn network(section: &Section<'_>) -> Result<Network, ConfigError> {

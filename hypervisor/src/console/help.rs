@@ -56,7 +56,7 @@ const fn form(usage: &'static str, words: &'static [Word], summary: &'static str
 use Word::{Address, Command, Guest, Level, Literal, Mode, Peer, Value};
 
 /// Every command, in the order of `help`.
-pub(super) static COMMANDS: [Entry; 12] = [
+pub(super) static COMMANDS: [Entry; 13] = [
     Entry {
         name: "vm",
         summary: "guests: list, start, stop, attach to their consoles",
@@ -122,6 +122,17 @@ pub(super) static COMMANDS: [Entry; 12] = [
                 MODE: precopy sends all before the switch, postcopy all after it, hybrid each\n\
                 page once before it; auto sends before it what rounds make smaller.\n\
                 Without GUEST, 'set' is for the one move under way, or else for all later ones.",
+    },
+    Entry {
+        name: "clone",
+        summary: "make a copy of a running guest at another host",
+        forms: &[form(
+            "GUEST HOST [OPTIONS]",
+            &[Guest, Peer, Literal("--name"), Value("NAME")],
+            "copy it; GUEST itself goes on",
+        )],
+        notes: "OPTIONS: --name NAME (GUEST-clone), --downtime-limit 1s, --bandwidth 8MiB/s.\n\
+                'migrate status', 'migrate set' and 'migrate cancel' are for clones too.",
     },
     Entry {
         name: "net",

@@ -73,7 +73,7 @@ impl fmt::Display for ActionError {
             Self::NoSuchPeer(name) => write!(f, "no host named '{name}'"),
             Self::WrongState { guest, state, action } => write!(f, "cannot {action} {guest}: it is {state}"),
             Self::AlreadyMigrating(guest) => {
-                write!(f, "{guest} is already being moved; 'migrate status' shows it")
+                write!(f, "{guest} is already being moved or cloned; 'migrate status' shows it")
             }
             Self::NotMigrating(guest) => write!(f, "{guest} is not being moved"),
             Self::Unavailable { capability, why } => write!(f, "{capability}: {why}"),
@@ -205,6 +205,18 @@ pub trait Host {
         peer: &str,
         tunings: &[Tuning],
         purpose: Purpose,
+    ) -> Result<(), ActionError>;
+    /// Begins to make a copy of a guest, called `copy`, at another host, with these changes to the limits for this once. As
+    /// [`Self::migrate`] otherwise.
+    ///
+    /// # Errors
+    /// Why it cannot even begin.
+    fn clone_guest(
+        &mut self,
+        guest: &str,
+        peer: &str,
+        copy: &str,
+        tunings: &[Tuning],
     ) -> Result<(), ActionError>;
     /// Asks the lost target of a move again now, with a name at that host's address.
     ///

@@ -42,6 +42,7 @@ mod tokens;
 mod values;
 pub mod view;
 
+pub use commands::clone::CLONE_MODE;
 pub use format::{Bytes, Rate, Span};
 pub use host::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
 pub use output::ByteSink;

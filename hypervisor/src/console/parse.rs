@@ -13,13 +13,15 @@ use super::tokens::{Unclosed, tokens};
 use super::view::Decision;
 use super::{suggest, values};
 
+mod clone;
+
 /// The lines that `log` shows if it is not told.
 pub(super) const LOG_LINES: usize = 20;
 /// The most lines that `log` shows.
 pub(super) const LOG_LINES_MAX: usize = 500;
 
-/// Words of the longest command: `migrate estimate GUEST HOST` with three options, and one too many.
-const WORDS_MAX: usize = 11;
+/// Words of the longest command, one with all of its options (`clone GUEST HOST` has four), and one too many.
+const WORDS_MAX: usize = 12;
 
 /// What a person asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(super) enum Command {
     Vm(VmAction, String),
     /// Move a guest to a host.
     Migrate { guest: String, peer: String, tunings: Vec<Tuning>, purpose: Purpose },
+    /// Make a copy of a guest, of this name, at a host.
+    Clone { guest: String, peer: String, name: Option<String>, tunings: Vec<Tuning> },
     /// Moves under way, or one of them.
     MigrateStatus(Option<String>),
     /// End a move.
@@ -167,6 +171,7 @@ fn command(entry: &'static Entry, arguments: &[&str]) -> Result<Command, ParseEr
         },
         ("vm", _) => return vm(entry, arguments),
         ("migrate", _) => return migrate(entry, arguments),
+        ("clone", _) => return clone::clone(entry, arguments),
         ("log", _) => return log(entry, arguments),
         ("ping", [word]) => Command::Ping(match word.parse() {
             Ok(address) => PingTarget::Address(address),

@@ -13,10 +13,13 @@ use super::format::{Bytes, Span, printable};
 use super::host::Notice;
 use super::view::{Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, Remark, Side};
 
+mod clone;
+
 /// Prints what happened, as lines.
 pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
     match notice {
         Notice::Moved(report) => match report.side {
+            Side::Source if report.copy.is_some() => clone::cloned(report, out),
             Side::Source => moved(report, out),
             Side::Target => arrived(report, out),
         },
@@ -55,12 +58,18 @@ impl fmt::Display for AfterSwitch<'_> {
     }
 }
 
-fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
-    let MigrationReport { guest, peer, report, .. } = moved;
-    let Report { total, downtime, stops, rounds, pages, .. } = report;
+/// What travelled.
+fn travelled(report: &Report, out: &mut impl Write) -> fmt::Result {
+    let pages = &report.pages;
     write!(out, "pages: {} zero, {} whole, {} compressed, ", pages.zero, pages.raw, pages.compressed)?;
     write!(out, "{} known, {} unchanged; ", pages.referenced, pages.unchanged)?;
-    writeln!(out, "{} while stopped", report.pages_in_downtime)?;
+    writeln!(out, "{} while stopped", report.pages_in_downtime)
+}
+
+fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
+    let MigrationReport { guest, peer, report, .. } = moved;
+    let Report { downtime, stops, .. } = report;
+    travelled(report, out)?;
     write!(out, "{}", Causes(downtime))?;
     writeln!(out, "digest: {:016x} at both ends", report.digest)?;
     if stops.recalls() > 0 {
@@ -72,8 +81,14 @@ fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     if let Some(estimate) = &moved.estimate {
         expected(estimate, out)?;
     }
-    let (total, downtime) = (Span(*total), Span(downtime.total));
-    write!(out, "{guest} moved to {peer}: total {total}, downtime {downtime}, ")?;
+    write!(out, "{guest} moved to {peer}: ")?;
+    figures(report, out)
+}
+
+/// All in one: what a script looks for.
+fn figures(report: &Report, out: &mut impl Write) -> fmt::Result {
+    let Report { total, downtime, stops, rounds, .. } = report;
+    write!(out, "total {}, downtime {}, ", Span(*total), Span(downtime.total))?;
     if stops.count > 1 {
         write!(out, "stops {}, ", stops.count)?;
     }
@@ -174,8 +189,11 @@ fn arrived(arrived: &MigrationReport, out: &mut impl Write) -> fmt::Result {
 }
 
 fn failed(failure: &MigrationFailure, out: &mut impl Write) -> fmt::Result {
-    let MigrationFailure { guest, peer, reason, aftermath } = failure;
+    let MigrationFailure { guest, copy, peer, reason, aftermath } = failure;
     let reason = printable(reason).collect::<String>();
+    if let Some(copy) = copy {
+        return clone::failed((guest, copy, peer), &reason, *aftermath, out);
+    }
     match aftermath {
         Aftermath::GoesOn => {
             writeln!(out, "migration of {guest} to {peer} failed: {reason}; the guest goes on here")
@@ -194,7 +212,7 @@ fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fm
         Remark::CancelTooLate => writeln!(out, "{guest}: too late to cancel, {peer} may run it already"),
         Remark::Recalled(Recall { stage, stood_still, recalls }) => {
             write!(out, "{guest}: stop {recalls} was called back after {}, {stage}; ", Span(stood_still))?;
-            writeln!(out, "it runs here, the move goes on")
+            writeln!(out, "it runs here, the migration goes on")
         }
         Remark::LimitOverruled => {
             writeln!(out, "{guest}: stopped although the rest will take longer than the downtime limit")
@@ -203,6 +221,7 @@ fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fm
             writeln!(out, "{guest}: {peer} was told to run it and did not answer; it is held here until")?;
             writeln!(out, "  {peer} has been asked, so that it never runs twice")
         }
+        Remark::CopyUnknown => clone::unknown(guest, peer, out),
         Remark::Switching(why) => {
             writeln!(out, "{guest}: switching to {peer} before all memory is there, {why}")
         }

@@ -8,7 +8,7 @@ use core::fmt::Write as _;
 use core::time::Duration;
 
 use super::commands::inspect::log_line;
-use super::commands::{self, Next};
+use super::commands::{self, Errand, Next};
 use super::complete::{Completion, complete};
 use super::editor::{Edit, Editor};
 use super::format::printable;
@@ -65,11 +65,12 @@ enum Mode {
     Reboot,
 }
 
-/// A move that is watched.
+/// A move or a clone that is watched.
 #[derive(Debug)]
 struct Watch {
     guest: String,
     peer: String,
+    errand: Errand,
     progress: Progress,
     seen_at: Duration,
 }
@@ -293,9 +294,9 @@ impl Console {
                     let _infallible = writeln!(self.out, "error: {error}");
                 }
             },
-            Ok(Next::Watch { guest, peer }) => {
+            Ok(Next::Watch { guest, peer, errand }) => {
                 let progress = Progress::default();
-                self.mode = Mode::Watch(Box::new(Watch { guest, peer, progress, seen_at: now }));
+                self.mode = Mode::Watch(Box::new(Watch { guest, peer, errand, progress, seen_at: now }));
             }
             Err(error) => {
                 let _infallible = writeln!(self.out, "error: {error}");
@@ -332,10 +333,10 @@ impl Console {
         match core::mem::replace(&mut self.mode, Mode::Prompt) {
             Mode::Watch(mut watch) => {
                 watch.progress.finish(&mut self.row, &mut self.out);
-                let (guest, peer) = (watch.guest, watch.peer);
+                let (guest, peer, errand) = (watch.guest, watch.peer, watch.errand);
                 let _infallible = writeln!(
                     self.out,
-                    "the move of {guest} to {peer} goes on: 'migrate status' shows it, 'migrate cancel {guest}' ends it"
+                    "the {errand} of {guest} to {peer} goes on: 'migrate status' shows it, 'migrate cancel {guest}' ends it"
                 );
             }
             Mode::Ping(ping) => ping.stop(host, &mut self.out),
@@ -421,7 +422,7 @@ impl Watch {
         }
         self.progress.finish(row, out);
         let _infallible =
-            writeln!(out, "the move of {} is over, and nothing says how: see 'log'", self.guest);
+            writeln!(out, "the {} of {} is over, and nothing says how: see 'log'", self.errand, self.guest);
         false
     }
 }
@@ -429,7 +430,7 @@ impl Watch {
 /// The guest that is no longer here, if the notice says so.
 fn gone(notice: &Notice) -> Option<&str> {
     match notice {
-        Notice::Moved(report) if report.side == Side::Source => Some(&report.guest),
+        Notice::Moved(report) if report.side == Side::Source && report.copy.is_none() => Some(&report.guest),
         _ => None,
     }
 }
@@ -442,13 +443,14 @@ fn ended_here(notice: &Notice) -> Option<&str> {
     }
 }
 
-/// Whether the notice ends a move of this guest from here.
+/// Whether the notice ends a move or a clone of this guest from here.
 fn is_end_of(notice: &Notice, guest: &str) -> bool {
     match notice {
         Notice::MigrationFailed(failure) => {
             failure.aftermath != Aftermath::Discarded && failure.guest == guest
         }
         Notice::Estimated(estimate) => estimate.guest == guest,
+        Notice::Moved(report) => report.side == Side::Source && report.guest == guest,
         _ => gone(notice) == Some(guest),
     }
 }

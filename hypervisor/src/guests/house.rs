@@ -4,11 +4,11 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 
 use godwit_migration::{
-    DeviceState, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam, HostCapabilities,
-    MigrationId, Refusal, RunPermit, Step,
+    DeviceState, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, GuestRam,
+    HostCapabilities, MigrationId, Purpose, Refusal, RunPermit, Step,
 };
 
-use super::record::{Record, Standing};
+use super::record::{Errand, Record, Standing};
 use super::saved::{self, SavedError};
 use super::{Guests, Key, description, start};
 use crate::arch::random;
@@ -28,9 +28,10 @@ impl Guests {
     /// Builds the machine of an arriving guest.
     fn build(&mut self, key: Key, wanted: &GuestDescription) -> Result<(), GuestFailure> {
         let machines = self.machines.clone().map_err(GuestFailure::Host)?;
+        // A guest that is configured here and stopped is to people the one that comes, unless that is a copy.
+        let is_taken = |record: &Record| record.standing().is_alive() || wanted.is_copy();
         let there = |record: &&Record| {
-            record.key() != key
-                && (record.is(wanted.id) || record.name() == wanted.name && record.standing().is_alive())
+            record.key() != key && (record.is(wanted.id) || record.name() == wanted.name && is_taken(record))
         };
         if self.records.iter().any(|record| there(&record)) {
             return Err(GuestFailure::Refused([Refusal::AlreadyThere].into()));
@@ -78,7 +79,7 @@ fn unsaved(error: SavedError) -> GuestFailure {
 impl GuestHouse for Guests {
     type Key = Key;
 
-    fn leaving(&mut self, name: &str) -> Result<(Key, GuestDescription), NotMovable> {
+    fn leaving(&mut self, name: &str, purpose: &Purpose) -> Result<(Key, GuestDescription), NotMovable> {
         if let Err(why) = &self.machines {
             return Err(NotMovable::NoGuests(why.clone()));
         }
@@ -97,7 +98,10 @@ impl GuestHouse for Guests {
             return Err(NotMovable::WrongState(name.to_string(), "on its way already"));
         }
         let description = description::of_guest(record).ok_or(stopped)?;
-        record.set_migrating(true);
+        record.set_errand(Some(match purpose {
+            Purpose::Move | Purpose::Estimate => Errand::Leaving,
+            Purpose::Clone(_) => Errand::Copied,
+        }));
         record.events.clear();
         Ok((record.key(), description))
     }
@@ -110,7 +114,7 @@ impl GuestHouse for Guests {
 
     fn done(&mut self, key: Key) {
         if let Some(record) = self.record_mut(key) {
-            record.set_migrating(false);
+            record.set_errand(None);
         }
     }
 
@@ -121,6 +125,10 @@ impl GuestHouse for Guests {
 
     fn new_migration(&mut self) -> MigrationId {
         MigrationId(random::bytes())
+    }
+
+    fn new_guest(&mut self) -> GuestId {
+        GuestId(random::bytes())
     }
 
     fn name(&self, key: Key) -> &str {

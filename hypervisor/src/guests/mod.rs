@@ -27,7 +27,7 @@ use crate::vm;
 use crate::vm::handle::Command;
 use crate::vm::lifecycle::State;
 
-use record::{Record, Standing};
+use record::{Errand, Record, Standing};
 
 /// Guests that a host knows at one time: configured, arrived and arriving.
 pub const GUESTS_MAX: usize = 64;
@@ -56,6 +56,8 @@ pub enum GuestError {
     },
     /// It is being moved, which decides over it.
     Migrating(String),
+    /// A copy of it is being made.
+    Cloned(String),
     /// No guest can run here; why.
     NoGuests(String),
     /// It cannot be built.
@@ -70,6 +72,9 @@ impl fmt::Display for GuestError {
                 write!(f, "cannot {action} {guest}: it is {standing}")
             }
             Self::Migrating(guest) => write!(f, "{guest} is being moved: 'migrate cancel {guest}' ends that"),
+            Self::Cloned(guest) => {
+                write!(f, "a copy of {guest} is being made: 'migrate cancel {guest}' ends that")
+            }
             Self::NoGuests(why) => write!(f, "no guest can run here: {why}"),
             Self::Build(error) => error.fmt(f),
         }
@@ -259,9 +264,11 @@ impl Guests {
         command: Command,
     ) -> Result<(), GuestError> {
         let record = self.find(name)?;
-        // A guest that runs here already is its people's, though its memory is still arriving.
-        if record.is_migrating() && !record.is_filling() {
-            return Err(GuestError::Migrating(name.to_string()));
+        if record.is_withheld() {
+            return Err(match record.errand() {
+                Some(Errand::Copied) => GuestError::Cloned(name.to_string()),
+                _ => GuestError::Migrating(name.to_string()),
+            });
         }
         if !possible(record.standing()) {
             let standing = record.standing();

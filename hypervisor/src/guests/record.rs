@@ -22,6 +22,17 @@ use crate::vm::memory::GuestRam;
 /// Commands that wait for a machine.
 const JOBS_MAX: usize = 8;
 
+/// Why a migration decides over a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// It is on its way to another host, or it is looked at what that would take.
+    Leaving,
+    /// A copy of it is on its way to another host; the guest itself stays.
+    Copied,
+    /// It comes from another host, or has come and the other host has not yet let go of it.
+    Arriving,
+}
+
 /// Where a guest is, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -117,7 +128,7 @@ pub struct Record {
     jobs: VecDeque<(Purpose, Command)>,
     current: Option<(Ticket, Purpose)>,
     pub(super) events: VecDeque<GuestEvent>,
-    migrating: bool,
+    errand: Option<Errand>,
     pub(super) ram: MachineRam,
     figures: Option<Figures>,
 }
@@ -139,7 +150,7 @@ impl Record {
     /// A place for a guest that comes from `peer`.
     pub(super) fn arriving(key: Key, peer: &str) -> Self {
         let origin = Origin { arrived_from: Some(peer.to_string()), ..Origin::default() };
-        Self { migrating: true, ..Self::empty(key, origin) }
+        Self { errand: Some(Errand::Arriving), ..Self::empty(key, origin) }
     }
 
     fn empty(key: Key, origin: Origin) -> Self {
@@ -158,7 +169,7 @@ impl Record {
             jobs: VecDeque::new(),
             current: None,
             events: VecDeque::new(),
-            migrating: false,
+            errand: None,
             ram: MachineRam::default(),
             figures: None,
         }
@@ -203,7 +214,23 @@ impl Record {
     /// Whether a migration decides over it.
     #[must_use]
     pub const fn is_migrating(&self) -> bool {
-        self.migrating
+        self.errand.is_some()
+    }
+
+    /// Why a migration decides over it, if one does.
+    #[must_use]
+    pub const fn errand(&self) -> Option<Errand> {
+        self.errand
+    }
+
+    /// Whether its people have to leave it alone as long as its migration goes on. One that came from elsewhere and runs
+    /// here already is theirs, though its memory may still be arriving.
+    pub(super) fn is_withheld(&self) -> bool {
+        match self.errand {
+            Some(Errand::Arriving) => self.standing() == Standing::Arriving,
+            Some(Errand::Leaving | Errand::Copied) => true,
+            None => false,
+        }
     }
 
     /// Where it is.
@@ -268,8 +295,8 @@ impl Record {
         self.name = name.to_string();
     }
 
-    pub(super) fn set_migrating(&mut self, migrating: bool) {
-        self.migrating = migrating;
+    pub(super) const fn set_errand(&mut self, errand: Option<Errand>) {
+        self.errand = errand;
     }
 
     /// It has a machine from now on.
@@ -424,7 +451,7 @@ impl Record {
         self.ram = MachineRam::default();
         self.permit = None;
         self.last_end = Some(reason.clone());
-        if self.migrating && reason != StopReason::Migrated {
+        if self.is_migrating() && reason != StopReason::Migrated {
             self.events.push_back(GuestEvent::Ended);
         }
         if core::mem::replace(&mut self.end_was_told, true) { None } else { Some(reason) }
@@ -432,7 +459,7 @@ impl Record {
 
     /// Whether there is nothing left to know about it: it came from elsewhere and has ended or left.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.configured.is_none() && self.handle.is_none() && !self.migrating
+        self.configured.is_none() && self.handle.is_none() && !self.is_migrating()
     }
 
     /// The machine's RAM, for a migration.

@@ -1,6 +1,6 @@
 //! Guests for the console.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -8,7 +8,7 @@ use godwit_vmx::exit::Reason;
 
 use crate::console::ActionError;
 use crate::console::view::{GuestState, GuestView};
-use crate::guests::record::{Record, Standing};
+use crate::guests::record::{Errand, Record, Standing};
 use crate::guests::{GuestError, Guests};
 use crate::platform::Platform;
 use crate::platform::time::Instant;
@@ -34,7 +34,7 @@ fn one(record: &Record, platform: &Platform) -> GuestView {
     GuestView {
         name: record.name().to_string(),
         state: state(record),
-        reason: record.last_end().map(ToString::to_string),
+        reason: reason(record),
         memory_bytes: origin.memory_bytes,
         vcpus: origin.vcpus,
         cpu: record.handle().map(|handle| handle.owner() as u32),
@@ -56,6 +56,14 @@ fn one(record: &Record, platform: &Platform) -> GuestView {
             absent.waits().map(|(vcpu, page)| (vcpu, GuestRam::address_of(page).as_u64())).collect()
         }),
         arrived_from: origin.arrived_from.clone(),
+    }
+}
+
+/// What there is to say about its state: how it ended, or what is being done with it.
+fn reason(record: &Record) -> Option<String> {
+    match record.errand() {
+        Some(Errand::Copied) => Some("being cloned".into()),
+        _ => record.last_end().map(ToString::to_string),
     }
 }
 

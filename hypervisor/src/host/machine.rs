@@ -6,7 +6,7 @@ use core::net::Ipv4Addr;
 
 use log::LevelFilter;
 
-use godwit_migration::{Command, Purpose};
+use godwit_migration::{Command, Policy, Purpose};
 
 use super::inspect;
 use super::load::LoadMeter;
@@ -17,7 +17,7 @@ use crate::console::view::{
     Decision, GuestView, LogLine, MachineView, MemView, MigrationView, NetView, PciView, PeerView,
     VersionView, VmxView,
 };
-use crate::console::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
+use crate::console::{ActionError, CLONE_MODE, Capability, Host, Notice, PingEvent, Tuning};
 use crate::guests::{Guests, Key};
 use crate::migrate::{Migrations, StartError, Wakeup};
 use crate::net::PingEvent as Echo;
@@ -103,10 +103,24 @@ impl Machine {
         known.map(|known| known.address).ok_or_else(|| ActionError::NoSuchPeer(peer.to_string()))
     }
 
+    /// The limits of a migration that begins now with these changes.
+    fn policy_with(&self, tunings: &[Tuning]) -> Policy {
+        let policy = self.migrations.settings().policy;
+        tunings.iter().fold(policy, |policy, tuning| migration_view::tuned(policy, *tuning))
+    }
+
     fn connected(&mut self) -> Result<&mut Connected, ActionError> {
         self.network
             .as_mut()
             .map_err(|why| ActionError::Unavailable { capability: Capability::Network, why: why.clone() })
+    }
+}
+
+/// Why a migration cannot begin, for the console.
+fn not_started(error: StartError) -> ActionError {
+    match error {
+        StartError::AlreadyMigrating(guest) => ActionError::AlreadyMigrating(guest),
+        other => ActionError::Refused(other.to_string()),
     }
 }
 
@@ -186,14 +200,22 @@ impl Host for Machine {
         self.connected()?;
         let to = (peer, self.address_of(peer)?);
         let now = migration_time(Instant::now());
-        let policy = self.migrations.settings().policy;
-        let policy = tunings.iter().fold(policy, |policy, tuning| migration_view::tuned(policy, *tuning));
-        self.migrations.start(now, &mut self.guests, guest, to, (policy, purpose)).map_err(
-            |error| match error {
-                StartError::AlreadyMigrating(guest) => ActionError::AlreadyMigrating(guest),
-                other => ActionError::Refused(other.to_string()),
-            },
-        )
+        let policy = self.policy_with(tunings);
+        self.migrations.start(now, &mut self.guests, guest, to, (policy, purpose)).map_err(not_started)
+    }
+
+    fn clone_guest(
+        &mut self,
+        guest: &str,
+        peer: &str,
+        copy: &str,
+        tunings: &[Tuning],
+    ) -> Result<(), ActionError> {
+        self.connected()?;
+        let to = (peer, self.address_of(peer)?);
+        let now = migration_time(Instant::now());
+        let policy = self.policy_with(tunings);
+        self.migrations.start_clone(now, &mut self.guests, guest, to, (policy, copy)).map_err(not_started)
     }
 
     fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError> {
@@ -216,6 +238,9 @@ impl Host for Machine {
     }
 
     fn decide(&mut self, guest: &str, decision: Decision) -> Result<(), ActionError> {
+        if let Some(copy) = self.migrations.copy_of(guest) {
+            return Err(ActionError::Refused(migration_view::undecidable(guest, copy)));
+        }
         self.command(
             guest,
             match decision {
@@ -234,6 +259,9 @@ impl Host for Machine {
         };
         let policy = self.migrations.policy_of(guest);
         let policy = policy.ok_or_else(|| ActionError::NotMigrating(guest.to_string()))?;
+        if let (Tuning::Mode(_), Some(copy)) = (tuning, self.migrations.copy_of(guest)) {
+            return Err(ActionError::Refused(alloc::format!("{copy} is made {CLONE_MODE}")));
+        }
         self.command(guest, Command::Tune(migration_view::tuned(policy, tuning)))
     }
 

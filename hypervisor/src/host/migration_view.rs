@@ -1,12 +1,15 @@
 //! Migrations for the console.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use godwit_boot::config::{Configuration, MemoryMode};
-use godwit_migration::{AbortReason, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, TargetPolicy};
+use godwit_migration::{
+    AbortReason, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, Refusal, TargetPolicy,
+};
 
 use crate::console::view::{
     Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, MigrationView, Remark, Side,
@@ -67,6 +70,7 @@ pub(super) fn all(
             let policy = view.policy.unwrap_or_default();
             MigrationView {
                 guest: view.guest,
+                copy: view.copy,
                 peer: peer_name(configuration, &view.peer),
                 side: side(view.side),
                 status: view.status,
@@ -80,7 +84,7 @@ pub(super) fn all(
 
 /// What a person is told of an occurrence; `None` for what the progress line shows anyway.
 pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> Option<Notice> {
-    let Occurrence { guest, peer, side: end, what, estimate } = occurrence;
+    let Occurrence { guest, copy, peer, side: end, what, estimate } = occurrence;
     let peer = peer_name(configuration, &peer);
     let remark = |remark| Some(Notice::Migration { guest: guest.clone(), peer: peer.clone(), remark });
     let event = match what {
@@ -93,14 +97,16 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
     match event {
         Event::Completed(report) => {
             let report = *report;
-            Some(Notice::Moved(Box::new(MigrationReport { guest, peer, side: side(end), report, estimate })))
+            let side = side(end);
+            Some(Notice::Moved(Box::new(MigrationReport { guest, copy, peer, side, report, estimate })))
         }
         // It has been told.
         Event::Aborted(AbortReason::OnlyEstimated, _) => None,
         Event::Aborted(reason, _) => Some(Notice::MigrationFailed(MigrationFailure {
             guest: if guest.is_empty() { "a guest".into() } else { guest },
             peer,
-            reason: reason.to_string(),
+            reason: why_not(&reason, copy.as_deref()),
+            copy,
             aftermath: match end {
                 migrate::Side::Source => Aftermath::GoesOn,
                 migrate::Side::Target => Aftermath::Discarded,
@@ -108,6 +114,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         })),
         Event::Held(failure) => Some(Notice::MigrationFailed(MigrationFailure {
             guest,
+            copy,
             peer,
             reason: failure.to_string(),
             aftermath: Aftermath::Held,
@@ -115,6 +122,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::CancelTooLate => remark(Remark::CancelTooLate),
         Event::Recalled(recall) => remark(Remark::Recalled(recall)),
         Event::LimitOverruled => remark(Remark::LimitOverruled),
+        Event::CommitUnknown if copy.is_some() => remark(Remark::CopyUnknown),
         Event::CommitUnknown => remark(Remark::CommitUnknown),
         Event::TargetForgot => remark(Remark::TargetForgot),
         Event::TargetLost => remark(Remark::TargetLost),
@@ -136,6 +144,23 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         }
         Event::Phase(_) | Event::Round { .. } | Event::Throttle(_) | Event::Arrived(_) => None,
     }
+}
+
+/// Why an attempt ended, for a person.
+fn why_not(reason: &AbortReason, copy: Option<&str>) -> String {
+    match (reason, copy) {
+        (AbortReason::Refused(refusals), Some(copy)) if refusals.contains(&Refusal::AlreadyThere) => {
+            format!("there is a guest named {copy} already: choose another name with --name")
+        }
+        _ => reason.to_string(),
+    }
+}
+
+/// Why nobody has to decide over a guest of which a copy is made.
+pub(super) fn undecidable(guest: &str, copy: &str) -> String {
+    format!(
+        "{guest} runs here, whatever becomes of {copy}: there is nothing to decide; 'migrate cancel {guest}' ends it"
+    )
 }
 
 /// The name that the configuration gives to the host at `address`, or else the address.

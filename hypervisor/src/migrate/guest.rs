@@ -4,7 +4,8 @@ use alloc::string::String;
 use core::fmt;
 
 use godwit_migration::{
-    GuestAction, GuestDescription, GuestEvent, GuestRam, HostCapabilities, MigrationId, RunPermit,
+    GuestAction, GuestDescription, GuestEvent, GuestId, GuestRam, HostCapabilities, MigrationId, Purpose,
+    RunPermit,
 };
 
 /// Where guests live. Each guest that migrates has a key for as long as its session lasts.
@@ -12,11 +13,12 @@ pub trait GuestHouse {
     /// Names a guest for its session.
     type Key: Copy + fmt::Debug;
 
-    /// Hands a running or paused guest to a session.
+    /// Hands a running or paused guest to a session, which is for `purpose`.
     ///
     /// # Errors
     /// [`NotMovable`] says why it cannot be moved now.
-    fn leaving(&mut self, name: &str) -> Result<(Self::Key, GuestDescription), NotMovable>;
+    fn leaving(&mut self, name: &str, purpose: &Purpose)
+    -> Result<(Self::Key, GuestDescription), NotMovable>;
     /// A place for a guest that is about to come from `peer`; it takes memory only when it is built.
     fn arriving(&mut self, peer: &str) -> Self::Key;
     /// The session is over: what was not released or held by it goes on as it is.
@@ -25,6 +27,8 @@ pub trait GuestHouse {
     fn capabilities(&self) -> HostCapabilities;
     /// An identity that was never used before.
     fn new_migration(&mut self) -> MigrationId;
+    /// The same for a guest: a copy that is about to be made.
+    fn new_guest(&mut self) -> GuestId;
 
     /// The guest's name; empty while it is not known.
     fn name(&self, key: Self::Key) -> &str;
@@ -69,7 +73,7 @@ impl fmt::Display for NotMovable {
         match self {
             Self::NoSuchGuest(name) => write!(f, "no guest named '{name}'"),
             Self::WrongState(name, state) => {
-                write!(f, "{name} is {state}: only a guest that runs can be moved")
+                write!(f, "{name} is {state}: only a guest that runs can be moved or cloned")
             }
             Self::StillArriving { guest, from, pages } => {
                 write!(

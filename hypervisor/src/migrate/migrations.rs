@@ -9,7 +9,7 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Channel, Command, Event, HostCapabilities, Instant, Phase, Policy, Prediction, Purpose, Source,
+    Channel, Command, Event, HostCapabilities, Identity, Instant, Phase, Policy, Prediction, Purpose, Source,
     SourceConfig, Status, Target, TargetConfig, TargetPolicy,
 };
 
@@ -55,7 +55,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlreadyMigrating(guest) => write!(f, "{guest} is already being moved"),
+            Self::AlreadyMigrating(guest) => write!(f, "{guest} is already being moved or cloned"),
             Self::TooMany => {
                 write!(f, "{SESSIONS_MAX} guests are being moved already: wait for one to arrive")
             }
@@ -83,6 +83,8 @@ impl core::error::Error for NotMigrating {}
 pub struct View {
     /// The guest that moves; empty until an arriving one has said its name.
     pub guest: String,
+    /// The name of the copy, if the guest stays at the source and a copy of it is made; known to the source alone.
+    pub copy: Option<String>,
     /// The other host.
     pub peer: String,
     /// Which end this host is.
@@ -97,6 +99,8 @@ pub struct View {
 struct Outgoing<K> {
     session: Session<Source, K>,
     guest: String,
+    /// The copy's name, if the guest stays.
+    copy: Option<String>,
     policy: Policy,
     /// What it was expected to take, if that was asked for.
     estimate: Option<Prediction>,
@@ -159,16 +163,43 @@ impl<K: Copy> Migrations<K> {
         if self.outgoing.len() >= SESSIONS_MAX {
             return Err(StartError::TooMany);
         }
-        let (key, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
-        let id = house.new_migration();
-        let names = (id, description.id);
-        let engine = Source::new(SourceConfig { migration: id, guest: description, policy, purpose });
+        let (key, description) = house.leaving(guest, &purpose).map_err(StartError::NotMovable)?;
+        let migration = house.new_migration();
+        let policy = purpose.bound(policy);
+        let copy = match &purpose {
+            Purpose::Clone(copy) => Some(copy.name.clone()),
+            Purpose::Move | Purpose::Estimate => None,
+        };
+        let is_move = purpose == Purpose::Move;
+        let engine = Source::new(SourceConfig { migration, guest: description, policy, purpose });
+        let names = (migration, engine.guest().id);
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
         session.command(now, house, Command::Start);
-        let is_move = purpose == Purpose::Move;
         let estimate = is_move.then(|| self.estimates.take(guest, peer, &policy)).flatten();
-        self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy, estimate });
+        self.outgoing.push(Outgoing { session, guest: guest.to_string(), copy, policy, estimate });
         Ok(())
+    }
+
+    /// Begins to make a copy of `guest`, called `name`, at the host `peer` at `address`.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing has changed.
+    pub fn start_clone<H: GuestHouse<Key = K>>(
+        &mut self,
+        now: Instant,
+        house: &mut H,
+        guest: &str,
+        to: (&str, SocketAddrV4),
+        (policy, name): (Policy, &str),
+    ) -> Result<(), StartError> {
+        let copy = Identity { id: house.new_guest(), name: name.to_string() };
+        self.start(now, house, guest, to, (policy, Purpose::Clone(copy)))
+    }
+
+    /// The name of the copy that is being made of `guest`, if one is.
+    #[must_use]
+    pub fn copy_of(&self, guest: &str) -> Option<&str> {
+        self.outgoing.iter().find(|outgoing| outgoing.guest == guest)?.copy.as_deref()
     }
 
     /// From now on the outgoing migration of `guest` reaches its target at another address.
@@ -239,6 +270,7 @@ impl<K: Copy> Migrations<K> {
     pub fn views<H: GuestHouse<Key = K>>(&self, now: Instant, house: &H) -> Vec<View> {
         let out = self.outgoing.iter().map(|outgoing| View {
             guest: outgoing.guest.clone(),
+            copy: outgoing.copy.clone(),
             peer: outgoing.session.peer().to_string(),
             side: Side::Source,
             status: outgoing.session.status(now),
@@ -246,6 +278,7 @@ impl<K: Copy> Migrations<K> {
         });
         let arriving = self.incoming.iter().map(|session| View {
             guest: house.name(session.guest()).to_string(),
+            copy: None,
             peer: session.peer().to_string(),
             side: Side::Target,
             status: session.status(now),
@@ -270,6 +303,7 @@ impl<K: Copy> Migrations<K> {
                 Ok(arrival) => self.admit(now, streams, house, arrival),
                 Err(Stranger { peer, why }) => self.tell(Occurrence {
                     guest: String::new(),
+                    copy: None,
                     peer: peer.to_string(),
                     side: Side::Target,
                     what: What::Stranger(why),
@@ -346,7 +380,9 @@ impl<K: Copy> Migrations<K> {
                 let mut estimate = None;
                 match &event {
                     Event::Completed(_) => {
-                        house.departed(outgoing.session.guest(), &peer);
+                        if outgoing.copy.is_none() {
+                            house.departed(outgoing.session.guest(), &peer);
+                        }
                         estimate = outgoing.estimate;
                     }
                     Event::Estimated(prediction) => {
@@ -356,6 +392,7 @@ impl<K: Copy> Migrations<K> {
                 }
                 told.push(Occurrence {
                     guest: outgoing.guest.clone(),
+                    copy: outgoing.copy.clone(),
                     peer,
                     side: Side::Source,
                     what: What::Event(Box::new(event)),
@@ -367,13 +404,8 @@ impl<K: Copy> Migrations<K> {
             for event in session.take_events() {
                 let guest = house.name(session.guest()).to_string();
                 let peer = session.peer().to_string();
-                told.push(Occurrence {
-                    guest,
-                    peer,
-                    side: Side::Target,
-                    what: What::Event(Box::new(event)),
-                    estimate: None,
-                });
+                let (side, what) = (Side::Target, What::Event(Box::new(event)));
+                told.push(Occurrence { guest, copy: None, peer, side, what, estimate: None });
             }
         }
         told.into_iter().for_each(|occurrence| self.tell(occurrence));

@@ -19,6 +19,8 @@ pub enum Side {
 pub struct Occurrence {
     /// The guest that moves.
     pub guest: String,
+    /// The name of the copy, if the guest stays and a copy of it is made.
+    pub copy: Option<String>,
     /// The other host.
     pub peer: String,
     /// Which end this host is.

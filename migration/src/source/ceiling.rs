@@ -67,6 +67,8 @@ impl Source {
     pub(super) fn recall_at(&self) -> Instant {
         match self.ends_at() {
             Instant::NEVER => Instant::NEVER,
+            // It waits for nobody.
+            ends_at if self.is_clone() => ends_at,
             ends_at => ends_at.before(self.bandwidth.round_trip()),
         }
     }

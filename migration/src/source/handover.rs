@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use core::time::Duration;
 
 use super::Source;
-use super::state::{Asking, State};
+use super::state::{Asking, Stake, State};
 use crate::io::Event;
 use crate::permit::RunPermit;
 use crate::reason::AbortReason;
@@ -28,6 +28,9 @@ impl Source {
         if let Some(sealed) = self.marks.sealed {
             self.bandwidth.saw_answer(now.since(sealed).saturating_sub(self.marks.restore));
         }
+        if self.is_clone() {
+            return self.on_copy_verified(now);
+        }
         if now.after(self.bandwidth.round_trip_at_most()) <= self.ends_at() {
             return self.commit(now);
         }
@@ -47,24 +50,29 @@ impl Source {
     /// the target says that it never will there.
     pub(super) fn commit(&mut self, now: Instant) {
         self.marks.verified = self.marks.verified.or(Some(now));
-        match core::mem::replace(&mut self.state, State::Finished) {
-            State::Stopped(_, permit) | State::Unknown(_, permit) => {
-                self.endpoint.say(Control::Commit(Commit { generation: self.guest.generation.next().0 }));
-                self.state = State::Committing(permit);
-                self.endpoint.enter(Phase::Committing);
+        let stake = match core::mem::replace(&mut self.state, State::Finished) {
+            State::Stopped(_, permit) => Stake::Guest(permit),
+            State::Copied(_) => Stake::Copy,
+            State::Unknown(_, stake) => stake,
+            state => {
+                self.state = state;
+                return;
             }
-            state => self.state = state,
-        }
+        };
+        self.endpoint.say(Control::Commit(Commit { generation: self.guest.generation.next().0 }));
+        self.state = State::Committing(stake);
+        self.endpoint.enter(Phase::Committing);
     }
 
     /// The guest runs at the target.
     pub(super) fn release(&mut self, now: Instant) {
         match core::mem::replace(&mut self.state, State::Finished) {
-            State::Committing(permit) | State::Unknown(_, permit) => {
+            State::Committing(Stake::Guest(permit)) | State::Unknown(_, Stake::Guest(permit)) => {
                 permit.revoke();
                 self.marks.ended = Some(now);
                 self.let_go();
             }
+            State::Committing(Stake::Copy) | State::Unknown(_, Stake::Copy) => self.let_go_of_copy(now),
             state => self.state = state,
         }
     }
@@ -87,7 +95,7 @@ impl Source {
     /// A person says that the target does not run the guest and never will. It may have run it before it died: the guest
     /// goes on above the generation in which it did, so that what it owns is never open to two.
     pub(super) fn reclaim_by_word(&mut self, now: Instant) {
-        if let State::Unknown(_, permit) = &mut self.state {
+        if let State::Unknown(_, Stake::Guest(permit)) = &mut self.state {
             let above = RunPermit::after_loss(self.guest.id, self.guest.generation.next().next());
             core::mem::replace(permit, above).revoke();
             self.reclaim(now, AbortReason::LinkLost);
@@ -100,13 +108,13 @@ impl Source {
         // Without a migration to speak of nothing is urgent.
         self.endpoint.urgent.hang_up();
         match core::mem::replace(&mut self.state, State::Finished) {
-            State::Committing(permit) => {
-                self.state = State::Unknown(Asking::Waiting(now), permit);
+            State::Committing(stake) => {
+                self.state = State::Unknown(Asking::Waiting(now), stake);
                 self.endpoint.enter(Phase::CommitUnknown);
                 self.endpoint.tell(Event::CommitUnknown);
             }
-            State::Unknown(Asking::Connecting(_) | Asking::Asked, permit) => {
-                self.state = State::Unknown(Asking::Waiting(now.after(self.ask_again)), permit);
+            State::Unknown(Asking::Connecting(_) | Asking::Asked, stake) => {
+                self.state = State::Unknown(Asking::Waiting(now.after(self.ask_again)), stake);
                 self.ask_again = (self.ask_again * 2).min(ASK_AGAIN_MAX);
             }
             state @ State::Serving(_) => {
@@ -116,6 +124,7 @@ impl Source {
             state @ (State::Idle
             | State::Unknown(..)
             | State::Releasing
+            | State::Settling
             | State::Aborting(..)
             | State::Finished) => self.state = state,
             state => {
@@ -156,6 +165,7 @@ impl Source {
             Fate::Prepared => self.commit(now),
             Fate::Owned => self.on_owned(now),
             Fate::Starting => {}
+            Fate::Unknown if self.is_copied() => self.give_up_copy(now, AbortReason::CopyUnknown),
             Fate::Unknown => {
                 self.endpoint.hang_up();
                 let is_lost = self.is_serving();
@@ -170,7 +180,9 @@ impl Source {
     /// The target ends it. Whatever the state, it does not own the guest and never will by this migration.
     pub(super) fn on_peer_abort(&mut self, now: Instant, body: &AbortBody) {
         match self.state {
-            State::Releasing | State::Finished | State::Aborting(..) => self.endpoint.hang_up(),
+            State::Releasing | State::Settling | State::Finished | State::Aborting(..) => {
+                self.endpoint.hang_up();
+            }
             // It said that it runs the guest. What it says now cannot be.
             State::Serving(_) => {
                 self.endpoint.hang_up();

@@ -7,12 +7,14 @@
 pub(crate) mod batch;
 mod ceiling;
 mod convergence;
+mod copy;
 mod estimate;
 mod handover;
 mod precopy;
 mod predict;
 mod rate;
 mod report;
+mod round;
 mod sender;
 mod serving;
 mod state;
@@ -25,7 +27,7 @@ use core::time::Duration;
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::GuestDescription;
 use crate::io::{Channel, Command, Event, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
-use crate::permit::{MigrationId, RunPermit};
+use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
 use crate::policy::{Policy, Purpose};
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, GuestFailure, StreamFault};
@@ -39,9 +41,10 @@ use crate::wire::reasons::AbortBody;
 use ceiling::Ceiling;
 use convergence::Convergence;
 use rate::{BandwidthMeter, DirtyMeter, TokenBucket};
+use round::Round;
 use sender::Sender;
 use serving::Serving;
-use state::{Asking, Marks, State};
+use state::{Asking, Awaited, Marks, Stake, State};
 
 /// What a source engine is made from.
 #[derive(Clone, Debug)]
@@ -60,7 +63,10 @@ pub struct SourceConfig {
 #[derive(Debug)]
 pub struct Source {
     migration: MigrationId,
+    /// The guest as it will be at the target.
     guest: GuestDescription,
+    /// Whose permit is taken when the guest is paused.
+    paused_as: (GuestId, Generation),
     policy: Policy,
     purpose: Purpose,
     state: State,
@@ -89,37 +95,6 @@ pub struct Source {
     held: Option<RunPermit>,
 }
 
-/// The round of pre-copy that is under way.
-#[derive(Clone, Copy, Debug, Default)]
-struct Round {
-    /// From 1; 0 before the first.
-    number: u32,
-    /// Rounds whose ends have been said, that with the guest stopped included.
-    ends: u32,
-    /// Pages to send at its beginning.
-    pages: u32,
-    /// Bytes and non-zero pages sent before it.
-    bytes_before: u64,
-    pages_before: u64,
-    /// The earliest end that was said and not answered.
-    end_said: Option<EndSaid>,
-    /// The latest end that was answered.
-    ends_answered: u32,
-    /// When the last harvest was asked for, and how long it took.
-    harvest_asked_at: Instant,
-    harvest_time: Duration,
-    first_began_at: Option<Instant>,
-}
-
-/// The end of a round on its way to the target.
-#[derive(Clone, Copy, Debug)]
-struct EndSaid {
-    round: u32,
-    at: Instant,
-    /// What was on its way before it.
-    queued_bytes: u64,
-}
-
 /// What a target says.
 #[derive(Debug)]
 enum Message {
@@ -140,9 +115,15 @@ impl Source {
     #[must_use]
     pub fn new(config: SourceConfig) -> Self {
         let SourceConfig { migration, guest, policy, purpose } = config;
+        let (policy, paused_as) = (purpose.bound(policy), (guest.id, guest.generation));
+        let guest = match &purpose {
+            Purpose::Clone(copy) => guest.copied_as(copy),
+            Purpose::Move | Purpose::Estimate => guest,
+        };
         Self {
             migration,
             guest,
+            paused_as,
             policy,
             purpose,
             state: State::Idle,
@@ -170,7 +151,7 @@ impl Source {
         }
     }
 
-    /// The guest it moves.
+    /// The guest as it will be at the target: that which moves, or its copy.
     #[must_use]
     pub const fn guest(&self) -> &GuestDescription {
         &self.guest
@@ -250,14 +231,18 @@ impl Source {
         match command {
             Command::Start => self.start(now),
             Command::Tune(policy) => {
-                self.policy = policy;
+                self.policy = self.purpose.bound(policy);
                 self.bucket.set(policy.bandwidth_bytes_per_second, now);
             }
             Command::Cancel => match self.state {
+                State::Committing(Stake::Copy) | State::Unknown(_, Stake::Copy) => {
+                    self.give_up_copy(now, AbortReason::CopyMayRun);
+                }
                 State::Committing(_)
                 | State::Unknown(..)
                 | State::Serving(_)
                 | State::Releasing
+                | State::Settling
                 | State::Finished => {
                     self.endpoint.tell(Event::CancelTooLate);
                 }
@@ -270,7 +255,8 @@ impl Source {
                 self.endpoint.hang_up();
                 self.let_go();
             }
-            Command::Reclaim | Command::Release if !matches!(self.state, State::Unknown(..)) => {}
+            Command::Reclaim | Command::Release
+                if !matches!(self.state, State::Unknown(_, Stake::Guest(_))) => {}
             Command::Reclaim => self.reclaim_by_word(now),
             Command::Release => self.release(now),
             Command::Retry => self.retry(now),
@@ -352,7 +338,11 @@ impl Source {
                 self.on_progress(now, &progress);
                 Ok(())
             }
-            (Message::Verified(verified), State::Stopped(state::Stopped::Verifying, _)) => {
+            (
+                Message::Verified(verified),
+                State::Stopped(state::Stopped::Verifying, _)
+                | State::Copied(Awaited::Both | Awaited::Verified),
+            ) => {
                 match verified.stop.cmp(&self.ceiling.stops.recalls()) {
                     // Of a stop that was called back.
                     Ordering::Less => return Ok(()),
@@ -405,6 +395,7 @@ impl Source {
             | State::Unknown(..)
             | State::Serving(_)
             | State::Releasing
+            | State::Settling
             | State::Finished
             | State::Aborting(..) => {
                 self.endpoint.hang_up();
@@ -511,6 +502,7 @@ impl Source {
         }
         match (event, &self.state) {
             (event, State::Aborting(..)) => self.on_undone(now, event),
+            (event, _) if self.is_copied() => self.on_original(now, event),
             (GuestEvent::Discarded, State::Releasing) => self.complete(now),
             (GuestEvent::Failed(step, failure), State::Releasing) => {
                 self.endpoint.tell(Event::CleanupFailed(step, failure));
@@ -546,6 +538,7 @@ impl Source {
                 | State::Unknown(..)
                 | State::Serving(_)
                 | State::Releasing
+                | State::Settling
                 | State::Finished
                 | State::Aborting(..)
         )

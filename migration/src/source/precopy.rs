@@ -6,9 +6,10 @@ use core::time::Duration;
 use super::batch::Batch;
 use super::convergence::{Decision, Measured};
 use super::rate::time_for;
+use super::round::{EndSaid, Round};
 use super::sender::{Filled, Sender};
 use super::state::{Sections, State, Stopped};
-use super::{EndSaid, Round, Source, Streamed};
+use super::{Source, Streamed};
 use crate::device::{DeviceState, Necessity, is_bounded};
 use crate::endpoint::keepalive;
 use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
@@ -253,9 +254,10 @@ impl Source {
     }
 
     /// What a stop takes that has nothing to send: a pause and a harvest, and two round trips (verified,
-    /// committed).
+    /// committed). A clone's waits for neither.
     fn least_downtime(&self) -> Duration {
-        self.round.harvest_time.saturating_add(self.bandwidth.round_trip()).saturating_mul(2)
+        let round_trip = if self.is_clone() { Duration::ZERO } else { self.bandwidth.round_trip() };
+        self.round.harvest_time.saturating_add(round_trip).saturating_mul(2)
     }
 
     fn pause(&mut self, now: Instant) {
@@ -267,7 +269,7 @@ impl Source {
 
     pub(super) fn on_paused(&mut self, now: Instant, permit: RunPermit) {
         self.marks.paused = Some(now);
-        let is_ours = permit.guest() == self.guest.id && permit.generation() == self.guest.generation;
+        let is_ours = (permit.guest(), permit.generation()) == self.paused_as;
         self.state = State::Stopped(Stopped::Harvesting, permit);
         if !is_ours {
             self.abort(now, AbortReason::Contract);
@@ -446,6 +448,7 @@ impl Source {
         self.marks.sealed = Some(now);
         self.endpoint.say(Control::Seal(seal));
         self.endpoint.enter(Phase::Verifying);
+        self.part_from_copy();
         Streamed::Changed
     }
 

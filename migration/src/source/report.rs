@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::Source;
 use super::sender::Sender;
-use super::state::State;
+use super::state::{Awaited, Stake, State};
 use crate::status::{Report, Status};
 use crate::time::Instant;
 
@@ -17,7 +17,8 @@ impl Source {
             State::Pausing
             | State::Stopped(..)
             | State::Resuming(_)
-            | State::Committing(..)
+            | State::Copied(Awaited::Both | Awaited::Running)
+            | State::Committing(Stake::Guest(_))
             | State::Serving(None) => true,
             State::Idle
             | State::Connecting { .. }
@@ -29,8 +30,11 @@ impl Source {
             | State::Harvesting
             | State::Throttling
             | State::Resting
+            | State::Copied(Awaited::Verified)
+            | State::Committing(Stake::Copy)
             | State::Unknown(..)
             | State::Releasing
+            | State::Settling
             | State::Serving(Some(_))
             | State::Aborting(..)
             | State::Finished => false,

@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use super::batch::Batch;
 use super::sender::Filled;
-use super::state::{Asking, State, Stopped};
+use super::state::{Asking, Stake, State, Stopped};
 use super::window::Window;
 use super::{Source, Streamed};
 use crate::bitmap::PageBitmap;
@@ -145,7 +145,7 @@ impl Source {
     /// The guest runs at the target, and the target lacks memory.
     pub(super) fn serve(&mut self, now: Instant) {
         match core::mem::replace(&mut self.state, State::Finished) {
-            State::Committing(permit) | State::Unknown(_, permit) => {
+            State::Committing(Stake::Guest(permit)) | State::Unknown(_, Stake::Guest(permit)) => {
                 permit.revoke();
                 self.marks.ended = Some(now);
             }

@@ -42,18 +42,42 @@ pub(crate) enum State {
     Stopped(Stopped, RunPermit),
     /// The stop was called back: the guest is run again. The permit is here until that is asked for.
     Resuming(Option<RunPermit>),
+    /// A clone whose copy is on its way to the end: the guest runs here again, or is about to.
+    Copied(Awaited),
     /// The commit is on its way.
-    Committing(RunPermit),
+    Committing(Stake),
     /// The commit's reply was lost.
-    Unknown(Asking, RunPermit),
+    Unknown(Asking, Stake),
     /// The guest runs at the target, which still lacks memory. Without a connection: how far asking has come.
     Serving(Option<Asking>),
     /// The guest runs at the target; our copy is being freed.
     Releasing,
+    /// The copy runs at the target; the guest's log is being stopped here.
+    Settling,
     /// Being undone.
     Aborting(AbortReason, Option<RunPermit>),
     /// Over.
     Finished,
+}
+
+/// What a commit gives away.
+#[derive(Debug)]
+pub(crate) enum Stake {
+    /// The guest, which stands still here.
+    Guest(RunPermit),
+    /// A copy of it. The guest runs here, and does so whatever becomes of the commit.
+    Copy,
+}
+
+/// What a clone's commit waits for: that the guest runs here again, and that the target has verified the copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// Both.
+    Both,
+    /// The guest's running.
+    Running,
+    /// The target's word.
+    Verified,
 }
 
 /// What happens while the guest stands still.

@@ -3,9 +3,9 @@
 use alloc::boxed::Box;
 
 use super::Source;
-use super::state::State;
+use super::state::{Stake, State};
 use crate::io::{Event, GuestAction, GuestEvent, Step};
-use crate::reason::AbortReason;
+use crate::reason::{AbortReason, GuestFailure};
 use crate::status::Phase;
 use crate::time::Instant;
 use crate::wire::control::Control;
@@ -30,7 +30,9 @@ impl Source {
     /// Undoes what was done to the guest, from any state in which it is ours.
     pub(super) fn unwind_with(&mut self, now: Instant, reason: AbortReason) {
         let permit = match core::mem::replace(&mut self.state, State::Finished) {
-            State::Stopped(_, permit) | State::Committing(permit) | State::Unknown(_, permit) => Some(permit),
+            State::Stopped(_, permit)
+            | State::Committing(Stake::Guest(permit))
+            | State::Unknown(_, Stake::Guest(permit)) => Some(permit),
             State::Resuming(permit) => permit,
             _ => None,
         };
@@ -52,13 +54,33 @@ impl Source {
         }
         if let Some(permit) = permit.take() {
             self.endpoint.act(GuestAction::Run(permit));
-        } else if self.throttle != 0 {
+        } else if !self.tidy() {
+            self.finish(now);
+        }
+    }
+
+    /// Asks for the next thing to undo at a guest that runs here; whether there is one.
+    pub(super) fn tidy(&mut self) -> bool {
+        if self.throttle != 0 {
             self.throttle_wanted = 0;
             self.endpoint.act(GuestAction::Throttle(0));
         } else if self.log_is_on {
             self.endpoint.act(GuestAction::StopDirtyLog);
         } else {
-            self.finish(now);
+            return false;
+        }
+        true
+    }
+
+    /// A step of tidying up could not be done; what it was to undo is not tried again.
+    pub(super) fn on_untidied(&mut self, step: Step, failure: GuestFailure) {
+        match step {
+            Step::Throttle => self.throttle = 0,
+            Step::StopDirtyLog => self.log_is_on = false,
+            _ => return,
+        }
+        if !Self::is_gone(&failure) {
+            self.endpoint.tell(Event::CleanupFailed(step, failure));
         }
     }
 
@@ -76,16 +98,7 @@ impl Source {
                 self.held = Some(permit);
                 self.endpoint.tell(Event::Held(failure));
             }
-            GuestEvent::Failed(step @ (Step::Throttle | Step::StopDirtyLog), failure) => {
-                if step == Step::Throttle {
-                    self.throttle = 0;
-                } else {
-                    self.log_is_on = false;
-                }
-                if !Self::is_gone(&failure) {
-                    self.endpoint.tell(Event::CleanupFailed(step, failure));
-                }
-            }
+            GuestEvent::Failed(step, failure) => self.on_untidied(step, failure),
             _ => {}
         }
         self.undo(now);

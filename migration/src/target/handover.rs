@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 
 use super::{Decider, State, Target, permit_after_commit};
+use crate::guest::GuestDescription;
 use crate::io::{Event, GuestAction, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::reason::{AbortReason, GuestFailure, StreamFault};
@@ -75,6 +76,7 @@ impl Target {
         if !self.begin_filling(now) {
             self.state = State::Owner;
             self.ended_at = Some(now);
+            self.alone_since = self.endpoint.link.is_none().then_some(now);
             self.endpoint.enter(Phase::Completed);
         }
         if let Some(guest) = &self.guest {
@@ -108,6 +110,16 @@ impl Target {
         self.endpoint.say(Control::Returned(AbortBody::step_to_wire(Step::Run, &failure)));
         self.endpoint.close();
         self.unwind(now, AbortReason::Guest(Step::Run, failure));
+    }
+
+    /// Until when a copy that runs here waits for its source to ask what became of it. The source holds nothing for its sake,
+    /// and may have given up asking.
+    pub(super) fn outwaits_source_at(&self) -> Instant {
+        let is_copy = self.guest.as_ref().is_some_and(GuestDescription::is_copy);
+        match (&self.state, self.alone_since) {
+            (State::Owner, Some(since)) if is_copy => since.after(self.policy.hold),
+            _ => Instant::NEVER,
+        }
     }
 
     /// The source has let go of its copy.
@@ -177,10 +189,10 @@ impl Target {
             }
             State::Prepared => self.hold(now),
             State::Filling => self.on_interrupted(),
+            State::Owner => self.alone_since = Some(now),
             State::Held(_)
             | State::Forsaking
             | State::Starting { .. }
-            | State::Owner
             | State::Aborting(_)
             | State::Disowned(_)
             | State::Released

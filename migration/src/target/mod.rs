@@ -63,6 +63,8 @@ pub struct Target {
     started_at: Option<Instant>,
     ended_at: Option<Instant>,
     restore_began_at: Instant,
+    /// Since when a copy runs here whose source cannot be heard.
+    alone_since: Option<Instant>,
     last_word: Option<Event>,
 }
 
@@ -134,6 +136,7 @@ impl Target {
             started_at: None,
             ended_at: None,
             restore_began_at: Instant::ORIGIN,
+            alone_since: None,
             last_word: None,
         }
     }
@@ -278,6 +281,7 @@ impl Target {
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.link_up(Link::new(Assembler::for_target(), now, keepalive));
         self.told = (0, now);
+        self.alone_since = None;
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::MAIN);
         }
@@ -476,13 +480,16 @@ impl Target {
         {
             self.abort(now, AbortReason::LinkLost);
         }
+        if now >= self.outwaits_source_at() {
+            self.released(now);
+        }
     }
 
     /// When [`Target::on_time`] has something to do.
     fn deadline(&self) -> Instant {
         let own = match self.state {
             State::Held(since) => since.after(self.policy.hold),
-            _ => Instant::NEVER,
+            _ => self.outwaits_source_at(),
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
         let urgent = self.endpoint.urgent.deadline(self.policy.peer_timeout);

@@ -178,7 +178,8 @@ impl AbortBody {
             AbortReason::Cancelled
             | AbortReason::LimitTooShort { .. }
             | AbortReason::LimitOverrun { .. }
-            | AbortReason::TargetLost => plain(ABORT_CANCELLED, [0; 4]),
+            | AbortReason::TargetLost
+            | AbortReason::CopyMayRun => plain(ABORT_CANCELLED, [0; 4]),
             AbortReason::Refused(refusals) => {
                 Self { refusals: refusals_to_wire(refusals), ..plain(ABORT_REFUSED, [0; 4]) }
             }
@@ -202,6 +203,7 @@ impl AbortBody {
             AbortReason::DigestMismatch => plain(ABORT_DIGEST, [0; 4]),
             AbortReason::GuestEnded => plain(ABORT_GUEST_ENDED, [0; 4]),
             AbortReason::Ram(_)
+            | AbortReason::CopyUnknown
             | AbortReason::StateTooLarge
             | AbortReason::Contract
             | AbortReason::PeerAborted(_)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_migration::{Command, Input, Phase};
+use godwit_migration::{Command, Impatience, Input, Phase};
 
 use super::{Happening, World};
 
@@ -44,6 +44,16 @@ impl World {
         } else {
             self.target.is_alive = true;
         }
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(crate) fn make_peace(&mut self) {
+        self.plan.faults.clear();
+        self.is_peaceful = true;
+        self.plan.policy.impatience = Impatience::StopAnyway;
+        self.target.is_alive = true;
+        self.frozen_until = self.now;
+        self.partitioned_until = self.now;
     }
 
     /// A person looks after what only a person can decide.

@@ -108,6 +108,7 @@ pub(crate) struct Instance {
 }
 
 /// What the guest has written so far, wherever it ran: what its RAM must be when it runs.
+#[derive(Clone)]
 pub(crate) struct Truth {
     pub(crate) pages: Vec<Box<PageBytes>>,
     pub(crate) writes: u64,

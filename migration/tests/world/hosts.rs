@@ -125,8 +125,12 @@ impl SourceHost {
             configuration: vec![1, 2, 3],
         };
         let migration = MigrationId([attempt; 16]);
-        self.engine =
-            Some(Source::new(SourceConfig { migration, guest, policy: plan.policy, purpose: plan.purpose }));
+        self.engine = Some(Source::new(SourceConfig {
+            migration,
+            guest,
+            policy: plan.policy,
+            purpose: plan.purpose.clone(),
+        }));
         self.connection = [None; 2];
         self.connecting = [None; 2];
         self.verdict = None;
@@ -465,6 +469,8 @@ impl World {
             }
             GuestAction::SaveState => {
                 assert!(guest.permit.is_none(), "devices are saved of a guest that stands still");
+                // What a copy is to be.
+                self.copy = self.plan.is_clone().then(|| self.truth.clone());
                 GuestEvent::StateSaved(devices)
             }
             GuestAction::Run(permit) => {
@@ -475,6 +481,7 @@ impl World {
             }
             GuestAction::Discard => {
                 assert!(guest.permit.is_none(), "a running guest is not discarded");
+                assert!(!self.plan.is_clone(), "a guest that is cloned stays");
                 self.source.guest = None;
                 GuestEvent::Discarded
             }
@@ -510,6 +517,7 @@ impl World {
                 let before = self.source.engine.as_ref().map(|engine| engine.guest().generation);
                 assert!(before.is_none_or(|before| permit.generation() == before.next()));
                 self.target_guest().permit = Some(permit);
+                self.copies += u32::from(self.plan.is_clone());
                 self.check_guest(false);
                 self.check_devices();
                 GuestEvent::Running

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use godwit_migration::{Compression, Impatience, Mode, Overrun, Policy, Purpose, Step, TargetPolicy};
+use godwit_migration::{
+    Compression, Identity, Impatience, Mode, Overrun, Policy, Purpose, Step, TargetPolicy,
+};
 
+use super::COPY;
 use super::link::{Noise, Wire};
 use super::random::Random;
 
@@ -123,6 +126,17 @@ impl Plan {
         plan.target_policy.peer_timeout = Duration::from_secs(10);
         plan.wire.stall = plan.policy.downtime_limit * random.between(1, 3) as u32;
         plan
+    }
+
+    /// The same world, in which the guest is not moved but cloned.
+    pub(crate) fn cloning(self) -> Self {
+        let copy = Identity { id: COPY, name: "linux-clone".into() };
+        Self { purpose: Purpose::Clone(copy), ..self }
+    }
+
+    /// Whether the guest is cloned.
+    pub(crate) fn is_clone(&self) -> bool {
+        matches!(self.purpose, Purpose::Clone(_))
     }
 
     /// A world in which much goes wrong.

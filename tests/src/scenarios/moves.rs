@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::clone::sweeper_is_cloned;
 use super::linux::{LINUX, quiet_kernel, run, start, uptime};
 use super::{LAB_ADDRESS, LAB_NAME, LINK_TIMEOUT_S, deaths, lab_peer, postcopy, version};
 use crate::cluster::{Cluster, Plan};
@@ -54,6 +55,7 @@ pub(super) fn sweeper() -> GuestConfig {
 const CHECKS: &[Check] = &[
     Check { name: "a bare-metal guest that rewrites memory moves and loses nothing", run: sweeper_moves },
     Check { name: "a paused guest moves and stays paused", run: paused_moves },
+    Check { name: "a guest that rewrites memory is cloned, and both go on", run: sweeper_is_cloned },
     Check { name: "a guest that rewrites memory moves over a lossy wire", run: lossy_move },
     Check { name: "a move cancelled midway leaves the guest where it is", run: cancelled },
     Check { name: "a wire cut midway leaves the guest where it is, and a retry works", run: cut_midway },
@@ -102,7 +104,12 @@ fn paused_moves(cluster: &mut Cluster) -> Result<()> {
 
 /// The sweeper has just completed two sweeps without finding a damaged page.
 pub(super) fn sweeps(host: &mut Host) -> Result<()> {
-    host.attach(SWEEPER, "", COMMAND_TIMEOUT)?;
+    guest_sweeps(host, SWEEPER)
+}
+
+/// The same of a guest of this name.
+pub(super) fn guest_sweeps(host: &mut Host, guest: &str) -> Result<()> {
+    host.attach(guest, "", COMMAND_TIMEOUT)?;
     host.serial().skip_pending();
     for _ in 0..2 {
         let line = host.serial().expect_line("pattern: sweep", SWEEP_TIMEOUT)?;

@@ -12,7 +12,8 @@ use super::super::output::Output;
 use super::super::progress::left_bytes;
 use super::super::report::{AfterSwitch, InVain};
 use super::super::view::{Decision, MigrationView, Side};
-use super::{CommandError, Next, guest_named, known};
+use super::clone::{as_copy, errand};
+use super::{CommandError, Errand, Next, guest_named, known};
 
 /// `migrate [estimate] GUEST HOST [OPTIONS]`.
 pub(super) fn begin(
@@ -24,14 +25,16 @@ pub(super) fn begin(
 ) -> Result<Next, CommandError> {
     let guest = guest_named(guest, host)?;
     let peer = known("host", peer, host.peers().into_iter().map(|peer| peer.name).collect())?;
-    host.migrate(&guest, &peer, tunings, purpose)?;
-    match purpose {
+    host.migrate(&guest, &peer, tunings, purpose.clone())?;
+    match &purpose {
         Purpose::Move => {
             writeln!(out, "moving {guest} to {peer}; Ctrl-C comes back to the prompt, the move goes on")?;
         }
         Purpose::Estimate => writeln!(out, "watching {guest} for two seconds, and the way to {peer}")?,
+        // That has a command of its own.
+        Purpose::Clone(_) => {}
     }
-    Ok(Next::Watch { guest, peer })
+    Ok(Next::Watch { guest, peer, errand: Errand::Move })
 }
 
 /// `migrate status [GUEST]`.
@@ -60,8 +63,9 @@ pub(super) fn cancel(guest: Option<&str>, host: &mut dyn Host, out: &mut Output)
         Some(name) => guest_named(name, host)?,
         None => the_only(host.migrations())?.ok_or(CommandError::NothingMoves)?,
     };
+    let errand = errand(&guest, host);
     host.cancel(&guest)?;
-    writeln!(out, "the move of {guest} is being cancelled")?;
+    writeln!(out, "the {errand} of {guest} is being cancelled")?;
     Ok(())
 }
 
@@ -95,7 +99,7 @@ pub(super) fn set(
     };
     host.tune(guest.as_deref(), tuning)?;
     match &guest {
-        Some(guest) => write!(out, "the move of {guest}: ")?,
+        Some(guest) => write!(out, "the {} of {guest}: ", errand(guest, host))?,
         None => write!(out, "moves from now on: ")?,
     }
     match tuning {
@@ -134,12 +138,16 @@ pub(super) fn decide(
 }
 
 fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
-    let MigrationView { guest, peer, side, status, .. } = migration;
+    let MigrationView { guest, copy, peer, side, status, .. } = migration;
     let (way, moved) = match side {
         Side::Source => ("to", status.bytes_sent),
         Side::Target => ("from", status.bytes_received),
     };
-    write!(out, "{guest} {way} {peer}: {}", status.phase)?;
+    write!(out, "{guest} {way} {peer}{}: ", as_copy(copy.as_deref()))?;
+    if copy.is_some() {
+        write!(out, "{}, ", Errand::Clone)?;
+    }
+    write!(out, "{}", status.phase)?;
     if status.phase == Phase::PreCopy {
         write!(out, ", round {}", status.round)?;
     }

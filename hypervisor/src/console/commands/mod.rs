@@ -1,5 +1,6 @@
 //! Commands carried out: each asks the [`Host`], and prints plain lines.
 
+pub(super) mod clone;
 mod guests;
 pub(super) mod inspect;
 mod migrate;
@@ -24,14 +25,32 @@ pub(super) enum Next {
     Prompt,
     /// Attach to a guest's serial port.
     Attach(String),
-    /// Show the progress of a move.
-    Watch { guest: String, peer: String },
+    /// Show the progress of a move or a clone.
+    Watch { guest: String, peer: String, errand: Errand },
     /// Send echo requests.
     Ping(Ipv4Addr),
     /// Clear the screen.
     Clear,
     /// Restart the machine, once this has been said.
     Reboot,
+}
+
+/// What a migration is to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// The guest goes to the other host.
+    Move,
+    /// A copy of it does.
+    Clone,
+}
+
+impl fmt::Display for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Move => "move",
+            Self::Clone => "clone",
+        })
+    }
 }
 
 /// Why a command was not carried out.
@@ -43,6 +62,8 @@ pub(super) enum CommandError {
     NothingMoves,
     /// More than one is, and none was named.
     WhichMove(Vec<String>),
+    /// This cannot be a copy's name: it is that of the guest itself, or too long.
+    NoName(String),
     /// These guests run.
     GuestsRun(Vec<String>),
     /// The machine did not do it.
@@ -81,6 +102,9 @@ impl fmt::Display for CommandError {
             Self::WhichMove(guests) => {
                 write!(f, "several guests are being moved; name one: {}", guests.join(", "))
             }
+            Self::NoName(name) => {
+                write!(f, "the copy cannot be named '{name}': choose a name of its own with --name")
+            }
             Self::GuestsRun(guests) => {
                 write!(f, "{} would be lost; stop or move them first, or 'reboot force'", guests.join(", "))
             }
@@ -102,6 +126,9 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::Vm(action, name) => return guests::act(action, &name, host, out),
         Command::Migrate { guest, peer, tunings, purpose } => {
             return migrate::begin((&guest, &peer), &tunings, purpose, host, out);
+        }
+        Command::Clone { guest, peer, name, tunings } => {
+            return clone::begin((&guest, &peer), name.as_deref(), &tunings, host, out);
         }
         Command::MigrateRecover { guest, peer } => migrate::recover(&guest, peer.as_deref(), host, out)?,
         Command::MigrateStatus(guest) => migrate::status(guest.as_deref(), host, out)?,

@@ -79,6 +79,7 @@ pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> Mi
     MigrationView {
         mode: godwit_migration::Mode::Auto,
         guest: "linux".into(),
+        copy: None,
         peer: "b".into(),
         side: Side::Source,
         status,
@@ -236,6 +237,19 @@ impl Host for FakeHost {
             return Err(ActionError::AlreadyMigrating(guest.to_string()));
         }
         self.migrations.push(migration(Phase::Connecting, 0, 0));
+        Ok(())
+    }
+
+    fn clone_guest(
+        &mut self,
+        guest: &str,
+        peer: &str,
+        copy: &str,
+        tunings: &[Tuning],
+    ) -> Result<(), ActionError> {
+        self.asked.push(alloc::format!("clone {guest} {peer} {copy} {tunings:?}"));
+        let view = migration(Phase::Connecting, 0, 0);
+        self.migrations.push(MigrationView { copy: Some(copy.to_string()), ..view });
         Ok(())
     }
 

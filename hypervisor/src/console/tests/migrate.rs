@@ -16,7 +16,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn moved(side: Side) -> Notice {
+pub(super) fn moved(side: Side) -> Notice {
     let downtime = Downtime {
         pause: ms(1),
         harvest: ms(2),
@@ -43,12 +43,14 @@ fn moved(side: Side) -> Notice {
         digest: 0x0123_4567_89ab_cdef,
     };
     let (guest, peer) = ("linux".into(), "b".into());
-    Notice::Moved(std::boxed::Box::new(MigrationReport { guest, peer, side, report, estimate: None }))
+    let copy = None;
+    Notice::Moved(std::boxed::Box::new(MigrationReport { guest, copy, peer, side, report, estimate: None }))
 }
 
-fn failure(aftermath: Aftermath) -> Notice {
+pub(super) fn failure(aftermath: Aftermath) -> Notice {
     Notice::MigrationFailed(MigrationFailure {
         guest: "linux".into(),
+        copy: None,
         peer: "b".into(),
         reason: "b does not answer".into(),
         aftermath,
@@ -156,7 +158,7 @@ fn stops_in_vain_are_told_when_they_happen_in_the_status_and_at_the_end() {
     person.host.notices.push_back(Notice::Migration { guest: "linux".into(), peer: "b".into(), remark });
     assert_eq!(
         person.sees(),
-        "linux: stop 1 was called back after 301 ms, while the last pages were sent; it runs here, the move goes on
+        "linux: stop 1 was called back after 301 ms, while the last pages were sent; it runs here, the migration goes on
 a>"
     );
     let stops = Stops { count: 3, longest: ms(301), total: ms(642), recalled: [0, 0, 0, 1, 1, 0] };

@@ -82,6 +82,7 @@ fn tab_completes_commands_words_and_names() {
         ("migrate l\t", "a> migrate linux"),
         ("migrate linux f\t", "a> migrate linux far"),
         ("migrate set li\tb\t", "a> migrate set linux bandwidth"),
+        ("clo\tli\tb\t--n\t", "a> clone linux b --name"),
         ("vm st\t", "a> vm st\nstart  stop\na> vm st"),
         ("vm start i\t", "a> vm start idle"),
         ("help p\t", "a> help p\npci  ping\na> help p"),

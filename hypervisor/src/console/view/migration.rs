@@ -22,6 +22,8 @@ pub struct MigrationView {
     pub mode: Mode,
     /// The guest that moves.
     pub guest: String,
+    /// The name of the copy, if the guest stays and a copy of it is made.
+    pub copy: Option<String>,
     /// The other host: its name, or its address if the configuration does not name it.
     pub peer: String,
     /// Which end this host is.
@@ -37,8 +39,10 @@ pub struct MigrationView {
 /// A migration that came to its end: the guest runs at the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigrationReport {
-    /// The guest that moved.
+    /// The guest that moved, or that was cloned.
     pub guest: String,
+    /// The name of its copy, if that runs at the target and the guest goes on here.
+    pub copy: Option<String>,
     /// The other host.
     pub peer: String,
     /// Which end this host is.
@@ -63,8 +67,10 @@ pub enum Aftermath {
 /// A migration that did not happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigrationFailure {
-    /// The guest that did not move.
+    /// The guest that did not move, or was not cloned.
     pub guest: String,
+    /// The name of the copy that was to be made of it, if one was.
+    pub copy: Option<String>,
     /// The other host.
     pub peer: String,
     /// Why, for a person: the rendering of the engine's typed reason.
@@ -84,6 +90,8 @@ pub enum Remark {
     LimitOverruled,
     /// The commit was sent and its answer lost: the guest is held until the other host has been asked.
     CommitUnknown,
+    /// The same of a clone: the guest runs here, and the other host is asked whether the copy runs there.
+    CopyUnknown,
     /// The other host was restarted since and does not know: a person has to decide.
     TargetForgot,
     /// The rest goes after the switch, and why.

@@ -56,6 +56,20 @@ fn an_arrived_guest_has_figures_as_soon_as_it_runs() {
 }
 
 #[test]
+fn a_guest_is_its_peoples_once_it_has_arrived_and_not_while_it_leaves_or_is_copied() {
+    let (mut record, handle) = arriving();
+    assert!(record.is_withheld());
+    handle.publish(&State::Running);
+    assert!(record.is_migrating() && !record.is_withheld(), "its source has not let go yet");
+    for errand in [Errand::Leaving, Errand::Copied] {
+        record.set_errand(Some(errand));
+        assert!(record.is_withheld(), "{errand:?}");
+    }
+    record.set_errand(None);
+    assert!(!record.is_withheld());
+}
+
+#[test]
 fn a_resumed_or_paused_guest_shows_no_old_figures() {
     let (mut record, handle) = arriving();
     handle.publish(&State::Running);

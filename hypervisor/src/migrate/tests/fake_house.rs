@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use godwit_migration::{
     Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, GuestRam, HostCapabilities,
-    MigrationId, NoRam, Page, RamLayout, RamRange, Refusal, RunPermit, Step, TscScaling,
+    MigrationId, NoRam, Page, Purpose, RamLayout, RamRange, Refusal, RunPermit, Step, TscScaling,
 };
 
 use super::super::guest::{GuestHouse, NotMovable};
@@ -139,7 +139,8 @@ impl House {
     }
 
     fn build(&mut self, key: Key, wanted: &GuestDescription) -> GuestEvent {
-        if self.guests.iter().any(|guest| guest.key != key && guest.id == wanted.id && guest.ram.is_some()) {
+        let is_taken = |guest: &Guest| guest.id == wanted.id || guest.name == wanted.name;
+        if self.guests.iter().any(|guest| guest.key != key && is_taken(guest) && guest.ram.is_some()) {
             return GuestEvent::Failed(Step::Build, GuestFailure::Refused([Refusal::AlreadyThere].into()));
         }
         let guest = self.of(key);
@@ -188,7 +189,7 @@ impl House {
 impl GuestHouse for House {
     type Key = Key;
 
-    fn leaving(&mut self, name: &str) -> Result<(Key, GuestDescription), NotMovable> {
+    fn leaving(&mut self, name: &str, _purpose: &Purpose) -> Result<(Key, GuestDescription), NotMovable> {
         let guest = self.guests.iter_mut().find(|guest| guest.name == name && guest.permit.is_some());
         let guest = guest.ok_or_else(|| NotMovable::NoSuchGuest(name.to_string()))?;
         if guest.is_migrating {
@@ -241,6 +242,11 @@ impl GuestHouse for House {
     fn new_migration(&mut self) -> MigrationId {
         self.next += 1;
         MigrationId([self.next as u8; 16])
+    }
+
+    fn new_guest(&mut self) -> GuestId {
+        self.next += 1;
+        GuestId([0x80 | self.next as u8; 16])
     }
 
     fn name(&self, key: Key) -> &str {

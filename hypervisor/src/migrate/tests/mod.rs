@@ -5,6 +5,7 @@
 //! what this room adds: which connection goes to which engine, what becomes of it, and who is told.
 
 mod ceiling;
+mod copies;
 mod failures;
 mod fake_guest;
 mod fake_house;

@@ -75,7 +75,7 @@ impl Engine for Scripted {
 
     fn status(&self, now: Instant) -> Status {
         // Whatever: nobody looks.
-        let (_, guest) = house().leaving("linux").unwrap();
+        let (_, guest) = house().leaving("linux", &Purpose::Move).unwrap();
         let config = SourceConfig {
             migration: MigrationId([1; 16]),
             guest,
@@ -128,7 +128,7 @@ impl Room {
         let mut net = Net::new();
         net.listen(TARGET, PORT);
         let (mut house, engine) = (house(), Scripted::default());
-        let (key, _) = house.leaving("linux").unwrap();
+        let (key, _) = house.leaving("linux", &Purpose::Move).unwrap();
         let names = (MigrationId([1; 16]), GuestId([2; 16]));
         let session = Session::new(engine.clone(), key, names, "b".to_string(), address);
         Self { now: Instant::ORIGIN.after(TICK), net, house, key, session, engine, peers: Vec::new() }
