@@ -55,7 +55,7 @@ fn whatever_dies_and_is_lost_one_host_owns_the_guest() {
     let checker = Handover { left: ALL, words: Words::True }.checker().threads(workers).spawn_bfs().join();
     println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
-    assert!(checker.unique_state_count() > 1_000_000, "the model has shrunk");
+    assert!(checker.unique_state_count() > 900_000, "the model has shrunk");
 }
 
 #[test]

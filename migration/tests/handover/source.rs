@@ -9,7 +9,7 @@ pub(crate) enum State {
     Connecting,
     Negotiating,
     StartingLog,
-    /// The first round is on its way.
+    /// The first round is on its way, or the question that follows a stop called back where no round is made.
     Round,
     /// Any time before the next stop: the engine's Sending, Draining, Harvesting and Resting.
     PreCopy,
@@ -375,6 +375,11 @@ impl Source {
             (State::Resuming, Step::Run(_)) => {
                 self.recalls += 1;
                 self.state = State::PreCopy;
+                if self.mode == Mode::PostCopy {
+                    // Without pages: how long does an answer take?
+                    self.state = State::Round;
+                    self.say(out, Message::Round);
+                }
                 out.tells.push(Told::Recalled);
             }
             _ => unreachable!("{step:?} in {self:?}"),
