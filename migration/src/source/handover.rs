@@ -9,7 +9,7 @@ use super::Source;
 use super::state::{Asking, State};
 use crate::io::Event;
 use crate::permit::RunPermit;
-use crate::reason::AbortReason;
+use crate::reason::{AbortReason, StreamFault};
 use crate::status::{Phase, Stage};
 use crate::time::Instant;
 use crate::wire::control::{Commit, Control, Fate, Outcome, Verified};
@@ -156,6 +156,8 @@ impl Source {
             Fate::Prepared => self.commit(now),
             Fate::Owned => self.on_owned(now),
             Fate::Starting => {}
+            // Said to spools only.
+            Fate::Served => self.on_bad_stream(now, AbortReason::Stream(StreamFault::Value)),
             Fate::Unknown => {
                 self.endpoint.hang_up();
                 let is_lost = self.is_serving();

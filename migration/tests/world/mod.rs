@@ -8,6 +8,7 @@ pub(crate) mod hosts;
 pub(crate) mod link;
 pub(crate) mod plan;
 pub(crate) mod random;
+pub(crate) mod third;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -23,6 +24,7 @@ use hosts::{SourceHost, TargetHost, slot};
 use link::Connection;
 use plan::{Fault, Plan};
 use random::Random;
+use third::{SpoolHost, Third};
 
 pub(crate) const GUEST: GuestId = GuestId([0x67; 16]);
 /// Bytes that a sending host's socket takes before it pushes back.
@@ -62,6 +64,7 @@ pub(crate) enum Happening {
         is_source: bool,
     },
     Operator,
+    Third(Third),
 }
 
 /// Happenings in the order of their time, then of their making.
@@ -90,6 +93,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) source: SourceHost,
     pub(crate) target: TargetHost,
+    pub(crate) spool: SpoolHost,
     pub(crate) truth: Truth,
     pub(crate) connections: Vec<Connection>,
     pub(crate) messages: u64,
@@ -120,6 +124,7 @@ impl World {
             random,
             source: SourceHost::new(guest),
             target: TargetHost::new(),
+            spool: SpoolHost::new(),
             truth,
             connections: Vec::new(),
             messages: 0,
@@ -194,7 +199,7 @@ impl World {
             })
         });
         let steps = self.heap.iter().any(|Reverse(Entry(_, _, it))| matches!(it, Happening::Step { .. }));
-        source && target && !steps
+        source && target && !steps && self.spool.is_at_rest()
     }
 
     fn check(&mut self) {
@@ -254,6 +259,7 @@ impl World {
             Happening::Timer(who) => self.timer(who),
             Happening::Reboot { is_source } => self.reboot(is_source),
             Happening::Operator => self.operate(),
+            Happening::Third(third) => self.third(third),
         }
     }
 
@@ -311,7 +317,7 @@ impl World {
         }
     }
 
-    fn portions<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+    pub(crate) fn portions<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
         let mut parts = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() && parts.len() < 3 && self.random.one_in(2) {
@@ -433,7 +439,7 @@ impl World {
     }
 
     /// Lets the faults happen that are due.
-    fn befall(&mut self) {
+    pub(crate) fn befall(&mut self) {
         while let Some((at, fault)) = self.plan.faults.first().copied()
             && self.messages >= at
         {
@@ -441,10 +447,24 @@ impl World {
             self.note(format!("fault {fault:?}"));
             match fault {
                 Fault::Cut => self.cut_all(),
+                Fault::CutSpool => {
+                    self.spool.was_hit = true;
+                    self.third_cut(None);
+                }
+                Fault::CrashSpool(time) => {
+                    self.spool.was_hit = true;
+                    self.crash_spool(time);
+                }
+                Fault::PartitionSpool(time) => {
+                    self.spool.was_hit = true;
+                    self.spool.unreachable_until = self.now.after(time);
+                    self.third_cut(None);
+                }
                 Fault::Freeze(time) => self.frozen_until = self.now.after(time),
                 Fault::Partition(time) => {
                     self.partitioned_until = self.now.after(time);
                     self.cut_all();
+                    self.third_cut(Some(third::Client::Spool));
                 }
                 Fault::CrashSource(time) => self.crash_source(time),
                 Fault::CrashTarget(time) => self.crash_target(time),
