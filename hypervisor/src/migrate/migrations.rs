@@ -9,8 +9,8 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Channel, Command, Event, HostCapabilities, Instant, Phase, Policy, Purpose, Source, SourceConfig, Status,
-    Target, TargetConfig, TargetPolicy,
+    Channel, Command, Event, HostCapabilities, Instant, Phase, Policy, Purpose, Source, SourceConfig,
+    SpoolPolicy, Status, Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
@@ -18,6 +18,7 @@ use super::engine::Engine;
 use super::guest::{GuestHouse, NotMovable};
 use super::occurrence::{Occurrence, Side, What};
 use super::session::{Session, Wakeup};
+use super::spools::{self, Spools};
 use super::streams::Streams;
 
 /// Migrations out, and as many in, at one time.
@@ -38,6 +39,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Limits of incoming ones.
     pub target: TargetPolicy,
+    /// Limits for pages that are kept for other hosts.
+    pub spool: SpoolPolicy,
 }
 
 /// Why a migration cannot even begin.
@@ -84,6 +87,8 @@ pub struct View {
     pub guest: String,
     /// The other host.
     pub peer: String,
+    /// The third host, if there is one; at a spool the source.
+    pub third: Option<String>,
     /// Which end this host is.
     pub side: Side,
     /// The engine's figures.
@@ -105,6 +110,7 @@ pub struct Migrations<K> {
     settings: Settings,
     outgoing: Vec<Outgoing<K>>,
     incoming: Vec<Session<Target, K>>,
+    spools: Spools,
     arrivals: Arrivals,
     /// Arrivals whose guest is still being discarded here from an earlier attempt.
     deferred: Vec<Arrival>,
@@ -116,6 +122,7 @@ impl<K: Copy> Migrations<K> {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
+            spools: Spools::new(settings.spool),
             settings,
             outgoing: Vec::new(),
             incoming: Vec::new(),
@@ -136,7 +143,8 @@ impl<K: Copy> Migrations<K> {
         &self.settings
     }
 
-    /// Begins to move `guest` to the host `peer` at `address`.
+    /// Begins to move `guest` to the host `peer` at `address`, and to leave what goes after a switch with the host `spool`
+    /// as well.
     ///
     /// # Errors
     /// [`StartError`]; nothing has changed.
@@ -147,6 +155,7 @@ impl<K: Copy> Migrations<K> {
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
         (policy, purpose): (Policy, Purpose),
+        spool: Option<(&str, SocketAddrV4)>,
     ) -> Result<(), StartError> {
         if self.outgoing.iter().any(|outgoing| outgoing.guest == guest) {
             return Err(StartError::AlreadyMigrating(guest.to_string()));
@@ -157,14 +166,21 @@ impl<K: Copy> Migrations<K> {
         let (key, description) = house.leaving(guest).map_err(StartError::NotMovable)?;
         let id = house.new_migration();
         let names = (id, description.id);
-        let engine = Source::new(SourceConfig { migration: id, guest: description, policy, purpose });
+        let mut engine = Source::new(SourceConfig { migration: id, guest: description, policy, purpose });
+        if spool.is_some() {
+            engine = engine.with_spool(spools::order(peer, address));
+        }
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
+        if let Some((spool, address)) = spool {
+            session.set_third(spool.to_string(), Some(address));
+        }
         session.command(now, house, Command::Start);
         self.outgoing.push(Outgoing { session, guest: guest.to_string(), policy });
         Ok(())
     }
 
-    /// From now on the outgoing migration of `guest` reaches its target at another address.
+    /// From now on the outgoing migration of `guest`, or whoever keeps pages of it here, reaches the target at another
+    /// address.
     ///
     /// # Errors
     /// [`NotMigrating`] if there is none.
@@ -173,13 +189,16 @@ impl<K: Copy> Migrations<K> {
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
     ) -> Result<(), NotMigrating> {
-        let outgoing = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest);
-        let outgoing = outgoing.ok_or_else(|| NotMigrating(guest.to_string()))?;
-        outgoing.session.redirect(peer.to_string(), address);
-        Ok(())
+        if let Some(outgoing) = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest) {
+            outgoing.session.redirect(peer.to_string(), address);
+            outgoing.session.engine_mut().retarget(spools::order(peer, address));
+            return Ok(());
+        }
+        let is_kept = self.spools.redirect(guest, (peer, address));
+        if is_kept { Ok(()) } else { Err(NotMigrating(guest.to_string())) }
     }
 
-    /// Gives `command` to the migration of `guest`, out or in.
+    /// Gives `command` to the migration of `guest`, out or in, or to whoever keeps pages of it here.
     ///
     /// # Errors
     /// [`NotMigrating`] if there is none.
@@ -198,8 +217,12 @@ impl<K: Copy> Migrations<K> {
             return Ok(());
         }
         let incoming = self.incoming.iter_mut().find(|session| house.name(session.guest()) == guest);
-        incoming.ok_or_else(|| NotMigrating(guest.to_string()))?.command(now, house, command);
-        Ok(())
+        if let Some(incoming) = incoming {
+            incoming.command(now, house, command);
+            return Ok(());
+        }
+        let is_kept = self.spools.command(now, guest, command);
+        if is_kept { Ok(()) } else { Err(NotMigrating(guest.to_string())) }
     }
 
     /// The limits in force for the outgoing migration of `guest`.
@@ -223,16 +246,18 @@ impl<K: Copy> Migrations<K> {
         for session in &mut self.incoming {
             wakeup = wakeup.min(session.poll(now, streams, house));
         }
+        wakeup = wakeup.min(self.spools.poll(now, streams));
         let has_dropped = self.collect(house);
         if has_dropped && !self.deferred.is_empty() { Wakeup::Now } else { wakeup }
     }
 
-    /// All migrations, out then in.
+    /// All migrations, out, in, and those of which pages are kept here.
     #[must_use]
     pub fn views<H: GuestHouse<Key = K>>(&self, now: Instant, house: &H) -> Vec<View> {
         let out = self.outgoing.iter().map(|outgoing| View {
             guest: outgoing.guest.clone(),
             peer: outgoing.session.peer().to_string(),
+            third: outgoing.session.third().map(ToString::to_string),
             side: Side::Source,
             status: outgoing.session.status(now),
             policy: Some(outgoing.policy),
@@ -240,11 +265,12 @@ impl<K: Copy> Migrations<K> {
         let arriving = self.incoming.iter().map(|session| View {
             guest: house.name(session.guest()).to_string(),
             peer: session.peer().to_string(),
+            third: session.third().map(ToString::to_string),
             side: Side::Target,
             status: session.status(now),
             policy: None,
         });
-        out.chain(arriving).collect()
+        out.chain(arriving).chain(self.spools.views(now)).collect()
     }
 
     /// Takes the next thing to tell.
@@ -304,13 +330,19 @@ impl<K: Copy> Migrations<K> {
         let (migration, subject) = (arrival.opening.migration(), arrival.opening.guest());
         let channel = match arrival.opening {
             Opening::Urgent { .. } => Channel::URGENT,
+            Opening::Offer { .. } => Channel::SPOOL,
             Opening::Begin { .. } | Opening::Resolve { .. } => Channel::MAIN,
+            Opening::Spool { .. } => {
+                let host = house.capabilities();
+                let host = (host.incarnation, host.memory_free_bytes);
+                return self.spools.admit(now, streams, host, || house.shelf(), &arrival);
+            }
         };
         let known = self.incoming.iter().position(|session| session.migration() == migration);
         let index = match known {
             Some(index) => index,
-            // An urgent channel of a migration that is over, or never was.
-            None if channel == Channel::URGENT || self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
+            // A further channel of a migration that is over, or never was.
+            None if channel != Channel::MAIN || self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
                 streams.abort(arrival.stream);
                 return;
             }
@@ -326,6 +358,9 @@ impl<K: Copy> Migrations<K> {
             }
         };
         let session = &mut self.incoming[index];
+        if channel == Channel::SPOOL {
+            session.set_third(arrival.peer.ip().to_string(), None);
+        }
         session.accept(now, streams, house, (channel, arrival.stream, &arrival.received));
     }
 
@@ -334,7 +369,7 @@ impl<K: Copy> Migrations<K> {
         let mut told = Vec::new();
         for outgoing in &mut self.outgoing {
             for event in outgoing.session.take_events() {
-                let peer = outgoing.session.peer().to_string();
+                let peer = speaker(&outgoing.session, &event);
                 if matches!(event, Event::Completed(_)) {
                     house.departed(outgoing.session.guest(), &peer);
                 }
@@ -349,10 +384,11 @@ impl<K: Copy> Migrations<K> {
         for session in &mut self.incoming {
             for event in session.take_events() {
                 let guest = house.name(session.guest()).to_string();
-                let peer = session.peer().to_string();
+                let peer = speaker(session, &event);
                 told.push(Occurrence { guest, peer, side: Side::Target, what: What::Event(Box::new(event)) });
             }
         }
+        told.extend(self.spools.collect());
         told.into_iter().for_each(|occurrence| self.tell(occurrence));
         let before = self.outgoing.len() + self.incoming.len();
         self.outgoing.retain(|outgoing| keep(&outgoing.session, house));
@@ -366,6 +402,12 @@ impl<K: Copy> Migrations<K> {
         }
         self.occurrences.push_back(occurrence);
     }
+}
+
+/// The host that an event is about.
+fn speaker<E: Engine, K: Copy>(session: &Session<E, K>, event: &Event) -> String {
+    let third = session.third().filter(|_| matches!(event, Event::Spool(_)));
+    third.unwrap_or_else(|| session.peer()).to_string()
 }
 
 /// Whether a session goes on; lets go of its guest if not.

@@ -39,6 +39,8 @@ pub(super) enum Next {
 pub(super) enum CommandError {
     /// A name that is not there: of what kind, which, what was probably meant, and what there is.
     NoSuchName { kind: &'static str, name: String, meant: Option<String>, known: Vec<String> },
+    /// This host, or the one that the guest is to be moved to, is to keep its pages for the case that the source dies.
+    SpoolIsNoThird(String),
     /// No move is under way.
     NothingMoves,
     /// More than one is, and none was named.
@@ -77,6 +79,10 @@ impl fmt::Display for CommandError {
                     (known, Some(_)) => write!(f, " {kind}s: {}", known.join(", ")),
                 }
             }
+            Self::SpoolIsNoThird(name) => write!(
+                f,
+                "{name} cannot be the spool: that is a third host, which lives when the one that the guest leaves dies"
+            ),
             Self::NothingMoves => f.write_str("no guest is being moved"),
             Self::WhichMove(guests) => {
                 write!(f, "several guests are being moved; name one: {}", guests.join(", "))
@@ -100,8 +106,9 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::Help(Some(name)) => help::entry(name).map_or(Ok(()), |entry| help::one(entry, out))?,
         Command::VmList => guests::list(host, out)?,
         Command::Vm(action, name) => return guests::act(action, &name, host, out),
-        Command::Migrate { guest, peer, tunings, purpose } => {
-            return migrate::begin((&guest, &peer), &tunings, purpose, host, out);
+        Command::Migrate { guest, peer, spool, tunings, purpose } => {
+            let names = (&*guest, &*peer, spool.as_deref());
+            return migrate::begin(names, &tunings, purpose, host, out);
         }
         Command::MigrateRecover { guest, peer } => migrate::recover(&guest, peer.as_deref(), host, out)?,
         Command::MigrateStatus(guest) => migrate::status(guest.as_deref(), host, out)?,

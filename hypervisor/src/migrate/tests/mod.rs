@@ -13,6 +13,7 @@ mod forge;
 mod handover;
 mod moves;
 mod postcopy;
+mod spools;
 mod strangers;
 mod urgent;
 mod versions;
@@ -22,7 +23,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-use godwit_migration::{AbortReason, Command, Event, Instant, Phase, Policy, TargetPolicy};
+use godwit_migration::{AbortReason, Command, Event, Instant, Phase, Policy, SpoolPolicy, TargetPolicy};
 
 use self::fake_guest::Key;
 use self::fake_house::House;
@@ -48,8 +49,12 @@ struct Host {
 
 impl Host {
     fn new(address: Ipv4Addr, incarnation: u64) -> Self {
-        let settings =
-            Settings { port: Some(PORT), policy: Policy::default(), target: TargetPolicy::default() };
+        let settings = Settings {
+            port: Some(PORT),
+            policy: Policy::default(),
+            target: TargetPolicy::default(),
+            spool: SpoolPolicy::default(),
+        };
         Self {
             address,
             migrations: Migrations::new(settings),
@@ -133,6 +138,7 @@ impl World {
             guest,
             to,
             (policy, godwit_migration::Purpose::Move),
+            None,
         )
     }
 
