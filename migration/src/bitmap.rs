@@ -24,14 +24,31 @@ impl PageBitmap {
         Self { words: vec![0; words], summary: vec![0; words.div_ceil(64)], page_count, members: 0 }
     }
 
+    /// As [`Self::empty`]; `None` if there is no memory for it.
+    pub(crate) fn try_empty(page_count: u32) -> Option<Self> {
+        let zeros = |words: usize| {
+            let mut zeros = Vec::new();
+            zeros.try_reserve_exact(words).ok()?;
+            zeros.resize(words, 0u64);
+            Some(zeros)
+        };
+        let words = (page_count as usize).div_ceil(64);
+        Some(Self { words: zeros(words)?, summary: zeros(words.div_ceil(64))?, page_count, members: 0 })
+    }
+
     /// The set of all `page_count` pages.
     #[must_use]
     pub fn full(page_count: u32) -> Self {
         let mut all = Self::empty(page_count);
-        for index in 0..all.words.len() {
-            all.merge_word(index, u64::MAX);
-        }
+        all.fill();
         all
+    }
+
+    /// Adds all pages that can be members.
+    pub(crate) fn fill(&mut self) {
+        for index in 0..self.words.len() {
+            self.merge_word(index, u64::MAX);
+        }
     }
 
     /// Number of pages that can be members.
@@ -99,6 +116,30 @@ impl PageBitmap {
         }
     }
 
+    /// Removes all that are not members of `other`.
+    pub(crate) fn retain_in(&mut self, other: &Self) {
+        self.mask(|index| other.word(index));
+    }
+
+    /// Removes all that are members of `other`.
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        self.mask(|index| !other.word(index));
+    }
+
+    /// Of each word only these bits stay.
+    fn mask(&mut self, bits: impl Fn(usize) -> u64) {
+        let mut from = 0;
+        while let Some(index) = self.next_word(from) {
+            let (before, after) = (self.words[index], self.words[index] & bits(index));
+            self.words[index] = after;
+            self.members -= (before & !after).count_ones();
+            if after == 0 {
+                self.summary[index / 64] &= !(1 << (index % 64));
+            }
+            from = index + 1;
+        }
+    }
+
     /// Removes all members.
     pub fn clear(&mut self) {
         let mut from = 0;
@@ -123,6 +164,34 @@ impl PageBitmap {
             word => (index, word),
         };
         u32::try_from(index * 64 + word.trailing_zeros() as usize).ok().map(Page)
+    }
+
+    /// The last member at or before `from`.
+    pub(crate) fn previous(&self, from: Page) -> Option<Page> {
+        let last = self.page_count.checked_sub(1)?.min(from.0) as usize;
+        let here = self.words[last / 64] & (u64::MAX >> (63 - last % 64));
+        let (index, word) = match here {
+            0 => {
+                let index = self.previous_word(last / 64)?;
+                (index, self.words[index])
+            }
+            word => (last / 64, word),
+        };
+        u32::try_from(index * 64 + 63 - word.leading_zeros() as usize).ok().map(Page)
+    }
+
+    /// The last word before `end` that is not 0.
+    fn previous_word(&self, end: usize) -> Option<usize> {
+        let last = end.checked_sub(1)?;
+        let here = self.summary[last / 64] & (u64::MAX >> (63 - last % 64));
+        let (found, bits) = match here {
+            0 => {
+                let found = self.summary[..last / 64].iter().rposition(|&word| word != 0)?;
+                (found, self.summary[found])
+            }
+            bits => (last / 64, bits),
+        };
+        Some(found * 64 + 63 - bits.leading_zeros() as usize)
     }
 
     /// Pages `64 * index ..` as bits, the lowest first; 0 beyond the end.
@@ -161,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_behaves_like_a_set(count in 1u32..20_000, steps in prop::collection::vec((0u8..4, 0u32..20_100), 0..200)) {
+        fn it_behaves_like_a_set(count in 1u32..20_000, steps in prop::collection::vec((0u8..6, 0u32..20_100), 0..200)) {
             let (mut bitmap, mut model) = (PageBitmap::empty(count), BTreeSet::new());
             for (step, page) in steps {
                 match step {
@@ -170,6 +239,12 @@ mod tests {
                         if page < count { model.insert(page); }
                     }
                     2 => prop_assert_eq!(bitmap.remove(Page(page)), model.remove(&page)),
+                    4 | 5 => {
+                        let mut other = PageBitmap::try_empty(count).unwrap();
+                        (page.min(count)..count.min(page + 700)).for_each(|page| other.insert(Page(page)));
+                        if step == 4 { bitmap.subtract(&other) } else { bitmap.retain_in(&other) }
+                        model.retain(|member| other.contains(Page(*member)) == (step == 5));
+                    }
                     _ => {
                         let mut other = PageBitmap::empty(count);
                         other.insert(Page(page));
@@ -186,6 +261,12 @@ mod tests {
                 from = Page(page.0 + 1);
             }
             prop_assert_eq!(&seen, &model);
+            let (mut back, mut from) = (BTreeSet::new(), Some(Page(u32::MAX)));
+            while let Some(page) = from.and_then(|from| bitmap.previous(from)) {
+                back.insert(page.0);
+                from = page.0.checked_sub(1).map(Page);
+            }
+            prop_assert_eq!(&back, &model);
             bitmap.clear();
             prop_assert!(bitmap.is_empty() && bitmap.next(Page(0)).is_none());
         }

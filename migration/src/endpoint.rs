@@ -61,11 +61,17 @@ pub(crate) struct Endpoint {
     /// The connection was dropped here, and whoever has it is to be told.
     hang_up_is_due: bool,
     phase: Phase,
+    channel: Channel,
     pub(crate) urgent: Urgent,
 }
 
 impl Endpoint {
     pub(crate) fn new(phase: Phase) -> Self {
+        Self::on(Channel::MAIN, phase)
+    }
+
+    /// One whose connection is this channel's.
+    pub(crate) fn on(channel: Channel, phase: Phase) -> Self {
         Self {
             link: None,
             earlier: (0, 0),
@@ -78,6 +84,7 @@ impl Endpoint {
             disconnect_is_due: false,
             hang_up_is_due: false,
             phase,
+            channel,
             urgent: Urgent::default(),
         }
     }
@@ -202,7 +209,7 @@ impl Endpoint {
             return Some(Output::Guest(action));
         }
         if core::mem::take(&mut self.hang_up_is_due) {
-            return Some(Output::HangUp(Channel::MAIN));
+            return Some(Output::HangUp(self.channel));
         }
         if self.urgent.take_hang_up() {
             return Some(Output::HangUp(Channel::URGENT));
@@ -211,7 +218,7 @@ impl Endpoint {
             return Some(Output::Connect(Channel::URGENT));
         }
         if core::mem::take(&mut self.connect_is_due) {
-            return Some(Output::Connect(Channel::MAIN));
+            return Some(Output::Connect(self.channel));
         }
         if let Some(output) = self.poll_controls(now, buffer) {
             return Some(output);
@@ -219,9 +226,17 @@ impl Endpoint {
         let is_said = self.controls.is_empty() && self.greeting.is_none();
         if self.disconnect_is_due && is_said {
             self.forget_link();
-            return Some(Output::Disconnect(Channel::MAIN));
+            return Some(Output::Disconnect(self.channel));
         }
         None
+    }
+
+    /// Puts what is to be said next into `buffer`; how many bytes.
+    pub(crate) fn poll_bytes(&mut self, now: Instant, buffer: &mut [u8]) -> usize {
+        match self.poll_controls(now, buffer) {
+            Some(Output::Transmit { len, .. }) => len,
+            _ => 0,
+        }
     }
 
     fn poll_controls(&mut self, now: Instant, buffer: &mut [u8]) -> Option<Output> {
@@ -243,7 +258,7 @@ impl Endpoint {
             link.sent += len as u64;
             link.said_at = now;
         }
-        Output::Transmit { channel: Channel::MAIN, len }
+        Output::Transmit { channel: self.channel, len }
     }
 
     /// Says that we are alive if it is time.

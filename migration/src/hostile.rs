@@ -21,6 +21,7 @@ use crate::wire::control::{
     Commit, Committed, Complete, Control, Fate, Outcome, Progress, Pushed, RoundEnd, Seal, SectionPart,
     Verified, Want, frame, guest_digest, section_digest,
 };
+use crate::wire::deposit::Spent;
 use crate::wire::frame::{Header, Kind};
 use crate::wire::hello::{Hello, Reply};
 use crate::wire::opening::{Greeting, Opening};
@@ -28,11 +29,11 @@ use crate::wire::record::{Fold, Record};
 
 mod clone;
 
-const PAGES: u32 = 40;
-const GUEST: GuestId = GuestId([3; 16]);
-const MIGRATION: MigrationId = MigrationId([4; 16]);
+pub(crate) const PAGES: u32 = 40;
+pub(crate) const GUEST: GuestId = GuestId([3; 16]);
+pub(crate) const MIGRATION: MigrationId = MigrationId([4; 16]);
 
-struct Ram(Vec<PageBytes>);
+pub(crate) struct Ram(pub(crate) Vec<PageBytes>);
 
 impl GuestRam for Ram {
     fn page_count(&self) -> u32 {
@@ -69,7 +70,7 @@ fn guest() -> GuestDescription {
 
 /// Something that a hostile peer says.
 #[derive(Clone, Debug)]
-enum Said {
+pub(crate) enum Said {
     Control(Control),
     Section {
         id: u32,
@@ -99,10 +100,10 @@ fn pages() -> impl Strategy<Value = Said> {
     prop::collection::vec((record, any::<u8>(), prop::bool::weighted(0.9)), 0..6).prop_map(Said::Pages)
 }
 
-fn said() -> impl Strategy<Value = Said> {
+pub(crate) fn said() -> impl Strategy<Value = Said> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..60);
     let fate =
-        prop_oneof![Just(Fate::Prepared), Just(Fate::Owned), Just(Fate::Unknown), Just(Fate::Starting)];
+        prop::sample::select(vec![Fate::Prepared, Fate::Owned, Fate::Unknown, Fate::Starting, Fate::Served]);
     let reply = (0u16..3).prop_map(|version| {
         Control::Reply(Reply {
             version,
@@ -131,6 +132,8 @@ fn said() -> impl Strategy<Value = Said> {
         (0u64..4).prop_map(|generation| Control::Committed(Committed { generation, run_ns: u64::MAX })),
         fate.prop_map(|fate| Control::Outcome(Outcome { fate, incarnation: 7 })),
         reply,
+        (1u32..50, 1u32..12).prop_map(|(pages, absent)| crate::spool::hostile::deposit(pages, absent)),
+        any::<Option<u64>>().prop_map(|digest| Control::Spent(Spent { digest })),
         Just(Control::Release),
         Just(Control::Ping),
         Just(Control::Hello(Hello::new(&guest(), 0))),
@@ -145,26 +148,10 @@ fn said() -> impl Strategy<Value = Said> {
     ]
 }
 
-const KINDS: [Kind; 16] = [
-    Kind::Hello,
-    Kind::Reply,
-    Kind::Pages,
-    Kind::RoundEnd,
-    Kind::Progress,
-    Kind::Section,
-    Kind::Seal,
-    Kind::Verified,
-    Kind::Commit,
-    Kind::Committed,
-    Kind::Returned,
-    Kind::Release,
-    Kind::Outcome,
-    Kind::Abort,
-    Kind::Ping,
-    Kind::Recall,
-];
+/// The last of the kinds of frames.
+const KIND_MAX: u16 = Kind::Spent as u16;
 
-fn encode(said: &Said, sequence: &mut u32) -> Vec<u8> {
+pub(crate) fn encode(said: &Said, sequence: &mut u32) -> Vec<u8> {
     let mut buffer = vec![0; 64 * 1024];
     let this = *sequence;
     *sequence += 1;
@@ -184,7 +171,7 @@ fn encode(said: &Said, sequence: &mut u32) -> Vec<u8> {
             frame(Kind::Section, this, &part, &mut buffer)
         }
         Said::Any(kind, body) => {
-            let kind = KINDS[usize::from(*kind) % KINDS.len()];
+            let kind = Kind::from_wire(1 + u16::from(*kind) % KIND_MAX).expect("they are numbered from 1");
             let body = if kind == Kind::Pages { &[] } else { &body[..] };
             return [&Header::encode(kind, this, body)[..], body].concat();
         }
@@ -225,15 +212,15 @@ fn complete(is_ended: bool) -> Complete {
 }
 
 /// An engine with a guest at hand that does every step at once.
-struct Host<T> {
-    engine: T,
-    ram: Option<Ram>,
-    permit: Option<RunPermit>,
-    now: u64,
-    runs: u32,
+pub(crate) struct Host<T> {
+    pub(crate) engine: T,
+    pub(crate) ram: Option<Ram>,
+    pub(crate) permit: Option<RunPermit>,
+    pub(crate) now: u64,
+    pub(crate) runs: u32,
 }
 
-trait Engine {
+pub(crate) trait Engine {
     fn input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam);
     fn output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
 }
@@ -255,7 +242,7 @@ impl Engine for Source {
 }
 
 impl<T: Engine> Host<T> {
-    fn give(&mut self, input: Input<'_>) {
+    pub(crate) fn give(&mut self, input: Input<'_>) {
         self.now += 1_000_000;
         let (now, mut none) = (Instant::from_nanos(self.now), NoRam);
         let ram: &mut dyn GuestRam = match &mut self.ram {
@@ -410,10 +397,13 @@ fn sections_of_any_number_of_recalled_stops_are_dropped_and_a_half_one_too() {
     assert!(host.ram.is_some() && host.runs == 0);
 }
 
-#[test]
-fn the_word_that_all_was_sent_may_come_before_the_last_page() {
+/// A target whose guest runs and lacks page 5.
+pub(crate) fn filling_target() -> Host<Target> {
+    committed_without_a_page().0
+}
+
+fn committed_without_a_page() -> (Host<Target>, u32) {
     let (mut host, mut sequence) = receiving_target();
-    let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
     let (mut absent, mut identities) =
         (PageBitmap::empty(PAGES), Identities::new(PAGES, Identity::ZERO).unwrap());
     absent.insert(Page(5));
@@ -425,6 +415,13 @@ fn the_word_that_all_was_sent_may_come_before_the_last_page() {
     let digest = guest_digest(identities.sum(), PAGES, section_digest(&[]));
     say(&mut host, Control::Seal(Seal { digest, sections: 0, stop: 0, absent: 1 }), &mut sequence);
     say(&mut host, Control::Commit(Commit { generation: 2 }), &mut sequence);
+    (host, sequence)
+}
+
+#[test]
+fn the_word_that_all_was_sent_may_come_before_the_last_page() {
+    let (mut host, mut sequence) = committed_without_a_page();
+    let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
     host.give(Input::LinkUp(Channel::URGENT));
     let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
     let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
@@ -465,7 +462,28 @@ fn sealed_source(mode: crate::Mode) -> (Host<Source>, u32) {
 /// A source whose target has accepted and taken a part of a round, and the number of the next frame to it.
 fn accepted_source(mode: crate::Mode, purpose: Purpose) -> (Host<Source>, u32) {
     let policy = Policy { mode, compression: crate::Compression::Off, ..Policy::default() };
-    let (mut host, mut sequence) = (source_for(policy, purpose), 0);
+    let host = source_for(policy, purpose);
+    accepted(host)
+}
+
+/// A source whose guest runs at the target, and that has a spool.
+pub(crate) fn serving_source() -> Host<Source> {
+    let policy =
+        Policy { mode: crate::Mode::PostCopy, compression: crate::Compression::Off, ..Policy::default() };
+    let order = crate::SpoolOrder { target: "b".into(), address: vec![1; 6] };
+    let Host { engine, ram, permit, now, runs } = source_for(policy, Purpose::Move);
+    let (mut host, mut sequence) =
+        accepted(Host { engine: engine.with_spool(order), ram, permit, now, runs });
+    until_sealed(&mut host, &mut sequence);
+    say(&mut host, Control::Verified(Verified { restore_ns: 0, stop: 0 }), &mut sequence);
+    let generation = Generation::FIRST.next().0;
+    say(&mut host, Control::Committed(Committed { generation, run_ns: 0 }), &mut sequence);
+    host
+}
+
+/// Lets the target accept and take a part of a round.
+fn accepted(mut host: Host<Source>) -> (Host<Source>, u32) {
+    let mut sequence = 0;
     host.ram = Some(Ram(vec![[7; PAGE_BYTES]; PAGES as usize]));
     host.give(Input::Command(Command::Start));
     let reply =

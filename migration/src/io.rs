@@ -10,7 +10,9 @@
 //!   outstanding.
 //! - A new connection is told with [`Input::LinkUp`]; bytes of an earlier one that were not yet sent are dropped.
 //! - Channels stand for themselves: each has its connection, its back-pressure and its losses. [`Channel::URGENT`] is
-//!   never to wait for bytes of another channel: poll for it, with a buffer, also while the others are full.
+//!   never to wait for bytes of another channel: poll for it, with a buffer, also while the others are full. What is to be
+//!   sent on [`Channel::SPOOL`] is asked for with `poll_spool`, whenever that channel takes bytes and `poll_output` has
+//!   come to an end; if it gave any, drain `poll_output` again.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -22,6 +24,7 @@ use crate::permit::{Generation, RunPermit};
 use crate::policy::Policy;
 use crate::ram::Page;
 use crate::reason::{AbortReason, GuestFailure};
+use crate::spool::SpoolEvent;
 use crate::status::{Phase, Prediction, Recall, Report, Why};
 use crate::time::Instant;
 
@@ -38,6 +41,9 @@ impl Channel {
     /// Pages for which a guest waits at the target, and the asking for them. Nothing else, so that none of it ever
     /// waits behind bulk. Post-copy only.
     pub const URGENT: Self = Self(1);
+    /// Between a [`crate::Spool`] and a source that leaves pages with it, and between a spool and a target that fetches
+    /// them: at the source and at the target it is the third, at the spool the one to the source. Post-copy only.
+    pub const SPOOL: Self = Self(2);
 }
 
 /// What happens to an engine.
@@ -98,11 +104,11 @@ pub enum Command {
     /// from where it was switched. Ignored in every other phase.
     Reclaim,
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
-    /// lets go of it. In [`Phase::Recovering`]: nobody needs the memory any more that is here. Ignored in every other
-    /// phase.
+    /// lets go of it. In [`Phase::Recovering`]: nobody needs the memory any more that is here. At a spool: what it keeps is
+    /// not needed. Ignored in every other phase.
     Release,
-    /// Ask a target that is lost again now ([`Phase::CommitUnknown`], [`Phase::Recovering`] at the source), rather than when
-    /// it is time.
+    /// Ask a target that is lost again now ([`Phase::CommitUnknown`], [`Phase::Recovering`] at the source; a spool), rather
+    /// than when it is time.
     Retry,
     /// In [`Phase::CommitUnknown`] at the target, a person declares that the source is gone for good and does not
     /// run the guest: it is run here. In [`Phase::Recovering`], that the memory that has not come never will: the guest
@@ -293,6 +299,8 @@ pub enum Event {
         /// Which.
         ranges: Vec<(Page, u32)>,
     },
+    /// About pages that a third host keeps.
+    Spool(SpoolEvent),
     /// The commit was sent and its reply lost: the guest is held at the source until the target has been asked. Of a clone
     /// nothing is held: the guest runs at the source, and whether the copy runs is asked.
     CommitUnknown,

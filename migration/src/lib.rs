@@ -30,6 +30,7 @@ pub mod policy;
 pub mod ram;
 pub mod reason;
 pub mod source;
+pub mod spool;
 pub mod status;
 pub mod target;
 pub mod time;
@@ -42,12 +43,16 @@ pub use device::{DeviceState, Necessity, Section};
 pub use guest::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
 pub use io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 pub use permit::{Generation, GuestId, MigrationId, RunPermit};
-pub use policy::{Compression, Identity, Impatience, Mode, Overrun, Policy, Purpose, TargetPolicy};
+pub use policy::{
+    Compression, Identity, Impatience, Mode, Overrun, Policy, Purpose, SpoolPolicy, TargetPolicy,
+};
 pub use ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLayout, RamRange};
 pub use reason::{AbortReason, Blame, GuestFailure, Refusal, StreamFault};
-pub use source::{Source, SourceConfig};
+pub use source::{Source, SourceConfig, SpoolOrder};
+pub use spool::{Spool, SpoolConfig, SpoolEnd, SpoolEvent, SpoolTrouble};
 pub use status::{
-    Downtime, PageCounts, Phase, PostCopy, Prediction, Recall, Report, Stage, Status, Stops, Waits, Why,
+    Downtime, PageCounts, Phase, PostCopy, Prediction, Recall, Report, Spooled, Stage, Status, Stops, Waits,
+    Why,
 };
 pub use target::{Target, TargetConfig};
 pub use time::Instant;

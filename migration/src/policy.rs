@@ -153,6 +153,27 @@ pub struct TargetPolicy {
     pub hold: Duration,
 }
 
+/// Limits for pages that are kept for other hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpoolPolicy {
+    /// Longest silence of another host before it counts as lost.
+    pub peer_timeout: Duration,
+    /// How long a source may be lost before the target is asked whether it needs the pages.
+    pub grace: Duration,
+    /// How long they are kept after the last word of source or target.
+    pub hold: Duration,
+}
+
+impl Default for SpoolPolicy {
+    fn default() -> Self {
+        Self {
+            peer_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(3),
+            hold: Duration::from_secs(600),
+        }
+    }
+}
+
 impl Default for TargetPolicy {
     fn default() -> Self {
         Self { peer_timeout: Duration::from_secs(30), hold: Duration::from_secs(600) }

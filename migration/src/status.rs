@@ -32,6 +32,8 @@ pub enum Phase {
     /// As [`Self::PostCopy`], but the connection is lost: the guest runs on the pages that it has, and the source tries to
     /// reach the target.
     Recovering,
+    /// Spool: pages are kept for a target that lacks them.
+    Spooling,
     /// The guest has moved.
     Completed,
     /// Being undone.
@@ -55,6 +57,7 @@ impl fmt::Display for Phase {
             Self::CommitUnknown => "commit unknown",
             Self::PostCopy => "post-copy",
             Self::Recovering => "recovering",
+            Self::Spooling => "spooling",
             Self::Completed => "completed",
             Self::Aborting => "aborting",
             Self::Aborted => "aborted",
@@ -166,6 +169,22 @@ pub struct PostCopy {
     /// Everything has come, and at the target its digest is what it should be. If not so at the end, the guest had ended, or
     /// a person gave up what was missing.
     pub is_whole: bool,
+    /// What a third host has to do with it, if one has.
+    pub spool: Option<Spooled>,
+}
+
+/// Pages that a third host keeps or kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spooled {
+    /// Source and spool: pages that the spool has. Target: pages that came from it.
+    pub pages: u32,
+    /// Source: pages of which neither the target nor the spool has said that they are there. Spool: pages that the target
+    /// is still to be sent from here.
+    pub left: u32,
+    /// Source: how long after the switch none was left any more, and the source could have died. `None` if it never came to that.
+    pub whole_after: Option<Duration>,
+    /// Whether the connection to it stands; at the spool, that from the source.
+    pub is_connected: bool,
 }
 
 /// The guest's downtime by cause, as the source measured it. Causes follow one another and

@@ -1,10 +1,13 @@
 //! The engine in a seeded world of faults. `SEED=n` replays one seed and prints what happened.
 
+#[path = "simulation/spooled.rs"]
+mod spooled;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use godwit_migration::{AbortReason, Compression, Event, Impatience, Mode, Overrun, Purpose, Step};
+use spooled::Spools;
 use world::World;
 use world::plan::{Fault, Plan};
 
@@ -123,6 +126,8 @@ fn ten_thousand_worlds_keep_the_invariants() {
     println!("a stop was called back in {recalled} worlds, {recovered} of which completed");
     let post_copy = tallies.iter().map(|it| it.post_copy).fold(PostCopied::default(), PostCopied::plus);
     println!("{post_copy:?}");
+    let spools = tallies.iter().map(|it| it.spools).fold(Spools::default(), Spools::plus);
+    println!("{spools:?}");
     let failures: Vec<_> = tallies.iter().flat_map(|tally| &tally.failures).collect();
     for failure in failures.iter().take(5) {
         println!("{failure}");
@@ -131,7 +136,7 @@ fn ten_thousand_worlds_keep_the_invariants() {
     // A simulation in which nothing ever goes wrong, or right, would prove nothing.
     assert!(completed > seeds / 4 && aborted > seeds / 10 && died > seeds / 100);
     assert!(recalled > seeds / 40 && recovered > seeds / 50);
-    assert!(post_copy.proves_something(seeds));
+    assert!(post_copy.proves_something(seeds) && spools.proves_something(seeds));
 }
 
 #[derive(Default)]
@@ -142,6 +147,7 @@ struct Tally {
     recalled: u64,
     recovered: u64,
     post_copy: PostCopied,
+    spools: Spools,
     reasons: std::collections::BTreeMap<String, u64>,
     failures: Vec<String>,
 }
@@ -213,6 +219,7 @@ fn tally(worker: u64, workers: u64, seeds: u64) -> Tally {
         let result = run_seed(seed, plan_of);
         if let Ok(world) = &result {
             tally.post_copy.count(world);
+            tally.spools.count(world);
         }
         match result {
             Ok(world) => match tally.count_recalls(world.source.recalls, world.verdict()) {

@@ -21,6 +21,7 @@ mod linux;
 mod moves;
 mod nested;
 mod postcopy;
+mod spool;
 mod version;
 mod without;
 
@@ -37,6 +38,7 @@ pub fn groups() -> Vec<Group> {
     let guest_machines = [Kind::Bochs, Kind::QemuKvm];
     let mut groups: Vec<Group> = guest_machines.into_iter().map(moves::group).collect();
     groups.extend(guest_machines.into_iter().map(deaths::group));
+    groups.extend(guest_machines.into_iter().map(spool::group));
     groups.push(nested::group(Kind::kvm()));
     groups.extend(guest_machines.into_iter().map(linux::group));
     groups.extend(guest_machines.into_iter().map(faults::group));

@@ -89,6 +89,7 @@ pub(super) static COMMANDS: [Entry; 13] = [
                 &[Literal("estimate"), Guest, Peer, Literal("--mode"), Mode],
                 "what a move would take",
             ),
+            form("GUEST HOST ...", &[Guest, Peer, Literal("--spool"), Peer], ""),
             form("status [GUEST]", &[Literal("status"), Guest], "moves under way, out and in"),
             form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; the guest stays here"),
             form(
@@ -118,7 +119,9 @@ pub(super) static COMMANDS: [Entry; 13] = [
             form("set GUEST ...", &[Literal("set"), Guest, Literal("bandwidth"), Value("VALUE")], ""),
             form("set GUEST ...", &[Literal("set"), Guest, Literal("downtime"), Value("VALUE")], ""),
         ],
-        notes: "OPTIONS (this move): --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s.\n\
+        notes: "OPTIONS (this move): --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s,\n\
+                --spool HOST: a third host that keeps what goes after the switch, so that this\n\
+                one may die.\n\
                 MODE: precopy sends all before the switch, postcopy all after it, hybrid each\n\
                 page once before it; auto sends before it what rounds make smaller.\n\
                 Without GUEST, 'set' is for the one move under way, or else for all later ones.",

@@ -7,7 +7,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-use godwit_migration::{Mode, Purpose};
+use godwit_migration::{Mode, Purpose, SpoolEvent};
 
 use super::view::{
     Decision, GuestState, GuestView, LogLine, MachineView, MemView, MigrationEstimate, MigrationFailure,
@@ -132,6 +132,15 @@ pub enum Notice {
         /// What there is to say.
         remark: Remark,
     },
+    /// Something about pages that a third host keeps.
+    Spool {
+        /// The guest whose pages they are.
+        guest: String,
+        /// The spool, and at the spool the target.
+        peer: String,
+        /// What happened.
+        event: SpoolEvent,
+    },
     /// Parts of the memory of a guest that runs here are lost for good.
     MemoryLost {
         /// Which guest.
@@ -194,8 +203,8 @@ pub trait Host {
 
     /// The hosts that the configuration names.
     fn peers(&self) -> Vec<PeerView>;
-    /// Begins to move a guest, or to find out what that would take, with these changes to the limits for this once. From
-    /// then on it shows in [`Self::migrations`], and ends with a [`Notice`].
+    /// Begins to move a guest, or to find out what that would take, with these changes to the limits for this once, and with
+    /// a third host that keeps what goes after a switch, too. From then on it shows in [`Self::migrations`], and ends with a [`Notice`].
     ///
     /// # Errors
     /// Why it cannot even begin.
@@ -205,6 +214,7 @@ pub trait Host {
         peer: &str,
         tunings: &[Tuning],
         purpose: Purpose,
+        spool: Option<&str>,
     ) -> Result<(), ActionError>;
     /// Begins to make a copy of a guest, called `copy`, at another host, with these changes to the limits for this once. As
     /// [`Self::migrate`] otherwise.

@@ -34,6 +34,7 @@ mod report;
 mod row;
 mod scrollback;
 mod session;
+mod spool;
 mod suggest;
 mod table;
 #[cfg(test)]

@@ -20,8 +20,8 @@ pub(super) const LOG_LINES: usize = 20;
 /// The most lines that `log` shows.
 pub(super) const LOG_LINES_MAX: usize = 500;
 
-/// Words of the longest command, one with all of its options (`clone GUEST HOST` has four), and one too many.
-const WORDS_MAX: usize = 12;
+/// Words of the longest command: `migrate estimate GUEST HOST` with four options, and one too many.
+const WORDS_MAX: usize = 13;
 
 /// What a person asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,14 @@ pub(super) enum Command {
     /// Something about one guest.
     Vm(VmAction, String),
     /// Move a guest to a host.
-    Migrate { guest: String, peer: String, tunings: Vec<Tuning>, purpose: Purpose },
+    Migrate {
+        guest: String,
+        peer: String,
+        /// A third host that keeps what goes after a switch.
+        spool: Option<String>,
+        tunings: Vec<Tuning>,
+        purpose: Purpose,
+    },
     /// Make a copy of a guest, of this name, at a host.
     Clone { guest: String, peer: String, name: Option<String>, tunings: Vec<Tuning> },
     /// Moves under way, or one of them.
@@ -244,23 +251,34 @@ fn begin(
     options: &[&str],
     purpose: Purpose,
 ) -> Result<Command, ParseError> {
-    let tunings = tunings(entry, arguments, options)?;
-    Ok(Command::Migrate { guest: shown(guest), peer: shown(peer), tunings, purpose })
+    let (tunings, spool) = options_of(entry, arguments, options)?;
+    if spool.is_some() && purpose == Purpose::Estimate {
+        return Err(usage(entry, arguments));
+    }
+    Ok(Command::Migrate { guest: shown(guest), peer: shown(peer), spool, tunings, purpose })
 }
 
-/// `--mode M --downtime-limit T --bandwidth N`, in any order.
-fn tunings(entry: &'static Entry, arguments: &[&str], options: &[&str]) -> Result<Vec<Tuning>, ParseError> {
+/// `--mode M --downtime-limit T --bandwidth N --spool HOST`, in any order.
+fn options_of(
+    entry: &'static Entry,
+    arguments: &[&str],
+    options: &[&str],
+) -> Result<(Vec<Tuning>, Option<String>), ParseError> {
     let (pairs, rest) = options.as_chunks::<2>();
-    let option = |[name, value]: &[&str; 2]| match *name {
-        "--mode" => tuning("mode", value),
-        "--downtime-limit" => tuning("downtime", value),
-        "--bandwidth" => tuning("bandwidth", value),
-        _ => Err(usage(entry, arguments)),
-    };
     if !rest.is_empty() {
         return Err(usage(entry, arguments));
     }
-    pairs.iter().map(option).collect()
+    let (mut tunings, mut spool) = (Vec::new(), None);
+    for [name, value] in pairs {
+        match *name {
+            "--mode" => tunings.push(tuning("mode", value)?),
+            "--downtime-limit" => tunings.push(tuning("downtime", value)?),
+            "--bandwidth" => tunings.push(tuning("bandwidth", value)?),
+            "--spool" if spool.is_none() => spool = Some(shown(value)),
+            _ => return Err(usage(entry, arguments)),
+        }
+    }
+    Ok((tunings, spool))
 }
 
 fn tuning(parameter: &str, value: &str) -> Result<Tuning, ParseError> {
@@ -315,42 +333,36 @@ mod tests {
     #[test]
     fn every_command_has_its_meaning() {
         let linux = || String::from("linux");
+        let moving = |spool, tunings, purpose| Command::Migrate {
+            guest: linux(),
+            peer: "b".into(),
+            spool,
+            tunings,
+            purpose,
+        };
         for (line, command) in [
             ("help", Command::Help(None)),
             ("help vm", Command::Help(Some("vm"))),
             ("vm list", Command::VmList),
             ("vm start linux", Command::Vm(VmAction::Start, linux())),
             ("vm console 'linux'", Command::Vm(VmAction::Console, linux())),
-            (
-                "migrate linux b",
-                Command::Migrate {
-                    guest: linux(),
-                    peer: "b".into(),
-                    tunings: vec![],
-                    purpose: Purpose::Move,
-                },
-            ),
-            (
-                "migrate estimate linux b",
-                Command::Migrate {
-                    guest: linux(),
-                    peer: "b".into(),
-                    tunings: vec![],
-                    purpose: Purpose::Estimate,
-                },
-            ),
+            ("migrate linux b", moving(None, vec![], Purpose::Move)),
+            ("migrate estimate linux b", moving(None, vec![], Purpose::Estimate)),
             (
                 "migrate linux b --bandwidth 8mbit --mode postcopy --downtime-limit 2s",
-                Command::Migrate {
-                    guest: linux(),
-                    peer: "b".into(),
-                    tunings: vec![
+                moving(
+                    None,
+                    vec![
                         Tuning::Bandwidth(Some(1_000_000)),
                         Tuning::Mode(Mode::PostCopy),
                         Tuning::Downtime(Duration::from_secs(2)),
                     ],
-                    purpose: Purpose::Move,
-                },
+                    Purpose::Move,
+                ),
+            ),
+            (
+                "migrate linux b --spool c --mode hybrid",
+                moving(Some("c".into()), vec![Tuning::Mode(Mode::Hybrid)], Purpose::Move),
             ),
             ("migrate recover linux", Command::MigrateRecover { guest: linux(), peer: None }),
             ("migrate takeover linux", Command::MigrateDecide(Decision::TakeOver, linux())),

@@ -11,6 +11,7 @@ use godwit_migration::{Downtime, PostCopy, Prediction, Recall, Report, Stage, St
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
+use super::spool;
 use super::view::{Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, Remark, Side};
 
 mod clone;
@@ -21,11 +22,12 @@ pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
         Notice::Moved(report) => match report.side {
             Side::Source if report.copy.is_some() => clone::cloned(report, out),
             Side::Source => moved(report, out),
-            Side::Target => arrived(report, out),
+            Side::Target | Side::Spool => arrived(report, out),
         },
         Notice::Estimated(estimate) => estimated(estimate, out),
         Notice::MigrationFailed(failure) => failed(failure, out),
         Notice::Migration { guest, peer, remark } => remarked(guest, peer, *remark, out),
+        Notice::Spool { guest, peer, event } => spool::told(guest, peer, event, out),
         Notice::MemoryLost { guest, peer, pages, ranges } => lost(guest, peer, *pages, ranges, out),
         Notice::GuestEnded { guest, reason } => {
             writeln!(out, "{guest} ended: {}", printable(reason).collect::<String>())
@@ -38,7 +40,7 @@ pub(super) struct AfterSwitch<'a>(pub(super) &'a PostCopy);
 
 impl fmt::Display for AfterSwitch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PostCopy { why, pages, filling, waits, interruptions, is_whole: _ } = *self.0;
+        let PostCopy { why, pages, filling, waits, interruptions, is_whole: _, spool } = *self.0;
         if let Some(why) = why {
             writeln!(f, "after the switch: {pages} pages, {why}")?;
         } else {
@@ -53,6 +55,11 @@ impl fmt::Display for AfterSwitch<'_> {
         }
         if interruptions > 0 {
             writeln!(f, "  the connection was lost, times: {interruptions}")?;
+        }
+        if let Some(spool) = spool.filter(|_| why.is_some()) {
+            writeln!(f, "  spool: {}", spool::At(Side::Source, &spool))?;
+        } else if let Some(spool) = spool {
+            writeln!(f, "  spool: {}", spool::At(Side::Target, &spool))?;
         }
         Ok(())
     }

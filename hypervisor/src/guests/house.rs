@@ -13,7 +13,9 @@ use super::saved::{self, SavedError};
 use super::{Guests, Key, description, start};
 use crate::arch::random;
 use crate::exits::StopReason;
-use crate::migrate::{GuestHouse, NotMovable};
+use crate::migrate::shelf::Shelf;
+use crate::migrate::{GuestHouse, Lodging, NotMovable};
+use crate::vm::frames::HostFrames;
 use crate::vm::handle::{self, Command, Reply};
 
 impl Guests {
@@ -77,8 +79,6 @@ fn unsaved(error: SavedError) -> GuestFailure {
 }
 
 impl GuestHouse for Guests {
-    type Key = Key;
-
     fn leaving(&mut self, name: &str, purpose: &Purpose) -> Result<(Key, GuestDescription), NotMovable> {
         if let Err(why) = &self.machines {
             return Err(NotMovable::NoGuests(why.clone()));
@@ -134,6 +134,20 @@ impl GuestHouse for Guests {
     fn name(&self, key: Key) -> &str {
         self.record(key).map_or("", Record::name)
     }
+
+    fn shelf(&self) -> Box<dyn GuestRam> {
+        Box::new(Shelf::new(HostFrames))
+    }
+
+    fn departed(&mut self, key: Key, peer: &str) {
+        if let Some(record) = self.record_mut(key) {
+            log::info!("{} runs on {peer} now", record.name());
+        }
+    }
+}
+
+impl Lodging for Guests {
+    type Key = Key;
 
     fn begin(&mut self, key: Key, action: GuestAction) {
         let step = action.step();
@@ -191,12 +205,6 @@ impl GuestHouse for Guests {
     fn hold(&mut self, key: Key, permit: RunPermit) {
         if let Some(record) = self.record_mut(key) {
             record.hold_permit(permit);
-        }
-    }
-
-    fn departed(&mut self, key: Key, peer: &str) {
-        if let Some(record) = self.record_mut(key) {
-            log::info!("{} runs on {peer} now", record.name());
         }
     }
 }

@@ -6,7 +6,7 @@ use core::net::Ipv4Addr;
 
 use log::LevelFilter;
 
-use godwit_migration::{Command, Policy, Purpose};
+use godwit_migration::{Command, Mode, Policy, Purpose};
 
 use super::inspect;
 use super::load::LoadMeter;
@@ -28,6 +28,10 @@ use crate::platform::time::Instant;
 const NAMELESS: &str = "godwit";
 /// What is shown at the console unasked.
 const SHOWN: LevelFilter = LevelFilter::Warn;
+
+/// Why a spool is refused in pre-copy.
+const SPOOL_OF_NOTHING: &str = "a spool keeps what goes after the switch, and in mode precopy nothing does: leave \
+                                --spool out, or take --mode auto, hybrid or postcopy";
 
 /// The host, seen from its console.
 pub(super) struct Machine {
@@ -196,12 +200,18 @@ impl Host for Machine {
         peer: &str,
         tunings: &[Tuning],
         purpose: Purpose,
+        spool: Option<&str>,
     ) -> Result<(), ActionError> {
         self.connected()?;
         let to = (peer, self.address_of(peer)?);
         let now = migration_time(Instant::now());
         let policy = self.policy_with(tunings);
-        self.migrations.start(now, &mut self.guests, guest, to, (policy, purpose)).map_err(not_started)
+        if spool.is_some() && policy.mode == Mode::PreCopy {
+            return Err(ActionError::Refused(SPOOL_OF_NOTHING.to_string()));
+        }
+        let spool = spool.map(|spool| self.address_of(spool).map(|address| (spool, address))).transpose()?;
+        let started = self.migrations.start(now, &mut self.guests, guest, to, (policy, purpose), spool);
+        started.map_err(not_started)
     }
 
     fn clone_guest(

@@ -8,7 +8,8 @@ use core::time::Duration;
 
 use godwit_boot::config::{Configuration, MemoryMode};
 use godwit_migration::{
-    AbortReason, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, Refusal, TargetPolicy,
+    AbortReason, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, Refusal, SpoolEnd, SpoolEvent,
+    SpoolPolicy, TargetPolicy,
 };
 
 use crate::console::view::{
@@ -44,7 +45,8 @@ pub(super) fn settings(configuration: &Configuration) -> migrate::Settings {
         ..Policy::default()
     };
     let target = TargetPolicy { peer_timeout, ..TargetPolicy::default() };
-    migrate::Settings { port: wanted.listen.then_some(wanted.port), policy, target }
+    let spool = SpoolPolicy { peer_timeout, ..SpoolPolicy::default() };
+    migrate::Settings { port: wanted.listen.then_some(wanted.port), policy, target, spool }
 }
 
 /// The policy that `tuning` makes of `policy`.
@@ -72,6 +74,7 @@ pub(super) fn all(
                 guest: view.guest,
                 copy: view.copy,
                 peer: peer_name(configuration, &view.peer),
+                third: view.third.map(|third| peer_name(configuration, &third)),
                 side: side(view.side),
                 status: view.status,
                 mode: policy.mode,
@@ -109,7 +112,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
             copy,
             aftermath: match end {
                 migrate::Side::Source => Aftermath::GoesOn,
-                migrate::Side::Target => Aftermath::Discarded,
+                migrate::Side::Target | migrate::Side::Spool => Aftermath::Discarded,
             },
         })),
         Event::Held(failure) => Some(Notice::MigrationFailed(MigrationFailure {
@@ -133,6 +136,12 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::Interrupted => remark(Remark::Interrupted),
         Event::Reconnected => remark(Remark::Reconnected),
         Event::DigestDiffers => remark(Remark::DigestDiffers),
+        Event::Spool(event) => {
+            log::info!("{guest}, spool, {peer}: {event:?}");
+            // Nothing of it was ever here.
+            let is_told = event != SpoolEvent::Over(SpoolEnd::NeverBegun);
+            is_told.then_some(Notice::Spool { guest, peer, event })
+        }
         Event::MemoryLost { pages, ranges } => {
             let address = |page: Page| GuestRam::frame_of(page.0 as usize).as_u64() * PAGE_BYTES as u64;
             let ranges = ranges.into_iter().map(|(first, count)| (address(first), count)).collect();
@@ -173,6 +182,7 @@ const fn side(side: migrate::Side) -> Side {
     match side {
         migrate::Side::Source => Side::Source,
         migrate::Side::Target => Side::Target,
+        migrate::Side::Spool => Side::Spool,
     }
 }
 

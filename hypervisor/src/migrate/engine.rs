@@ -1,4 +1,6 @@
-//! What source and target engines have in common, so that one session drives either.
+//! What the engines have in common, so that one session drives any of them.
+
+use core::net::SocketAddrV4;
 
 use godwit_migration::{GuestRam, Input, Instant, Output, RunPermit, Source, Status, Target};
 
@@ -10,6 +12,8 @@ pub trait Engine {
     fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
     /// What is to be sent on [`godwit_migration::Channel::URGENT`] now, put into `buffer`; how long it is.
     fn poll_urgent(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize;
+    /// The same on [`godwit_migration::Channel::SPOOL`].
+    fn poll_spool(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize;
     /// Whether a wait should end as soon as anything arrives, whatever that costs.
     fn is_urgent(&self) -> bool;
     /// Where it stands.
@@ -18,6 +22,10 @@ pub trait Engine {
     fn is_finished(&self) -> bool;
     /// The permit of a guest that stands still although the attempt is over.
     fn take_permit(&mut self) -> Option<RunPermit>;
+    /// Where the target is, if the engine was told so by another host.
+    fn target_address(&self) -> Option<SocketAddrV4> {
+        None
+    }
 }
 
 macro_rules! engine {
@@ -31,6 +39,9 @@ macro_rules! engine {
             }
             fn poll_urgent(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize {
                 self.poll_urgent(now, buffer, ram)
+            }
+            fn poll_spool(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize {
+                self.poll_spool(now, buffer, ram)
             }
             fn is_urgent(&self) -> bool {
                 self.is_urgent()

@@ -1,5 +1,6 @@
 //! What migrations ask of this host's guests.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
@@ -8,11 +9,25 @@ use godwit_migration::{
     RunPermit,
 };
 
-/// Where guests live. Each guest that migrates has a key for as long as its session lasts.
-pub trait GuestHouse {
+/// What one session needs of the guest that it moves. Each has a key for as long as its session lasts.
+pub trait Lodging {
     /// Names a guest for its session.
     type Key: Copy + fmt::Debug;
 
+    /// Begins `action`. The session begins no other before its event was polled.
+    fn begin(&mut self, key: Self::Key, action: GuestAction);
+    /// The event that answers the action begun, once; or that the guest ended by itself, or waits for a page.
+    fn poll(&mut self, key: Self::Key) -> Option<GuestEvent>;
+    /// Whether something of the guest's waits for a page that may still come.
+    fn is_waiting(&self, key: Self::Key) -> bool;
+    /// The guest's RAM; no pages before it is built and after it is discarded.
+    fn ram(&mut self, key: Self::Key) -> &mut dyn GuestRam;
+    /// Takes a guest back that stands still here although its migration is over: a person decides about it.
+    fn hold(&mut self, key: Self::Key, permit: RunPermit);
+}
+
+/// Where guests live.
+pub trait GuestHouse: Lodging {
     /// Hands a running or paused guest to a session, which is for `purpose`.
     ///
     /// # Errors
@@ -32,16 +47,8 @@ pub trait GuestHouse {
 
     /// The guest's name; empty while it is not known.
     fn name(&self, key: Self::Key) -> &str;
-    /// Begins `action`. The session begins no other before its event was polled.
-    fn begin(&mut self, key: Self::Key, action: GuestAction);
-    /// The event that answers the action begun, once; or that the guest ended by itself, or waits for a page.
-    fn poll(&mut self, key: Self::Key) -> Option<GuestEvent>;
-    /// Whether something of the guest's waits for a page that may still come.
-    fn is_waiting(&self, key: Self::Key) -> bool;
-    /// The guest's RAM; no pages before it is built and after it is discarded.
-    fn ram(&mut self, key: Self::Key) -> &mut dyn GuestRam;
-    /// Takes a guest back that stands still here although its migration is over: a person decides about it.
-    fn hold(&mut self, key: Self::Key, permit: RunPermit);
+    /// A place for pages that this host keeps for another; it takes memory as they come.
+    fn shelf(&self) -> Box<dyn GuestRam>;
     /// The guest has moved to `peer` and is gone here.
     fn departed(&mut self, key: Self::Key, peer: &str);
 }

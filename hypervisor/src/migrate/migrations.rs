@@ -10,7 +10,7 @@ use core::net::SocketAddrV4;
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
     Channel, Command, Event, HostCapabilities, Identity, Instant, Phase, Policy, Prediction, Purpose, Source,
-    SourceConfig, Status, Target, TargetConfig, TargetPolicy,
+    SourceConfig, SpoolPolicy, Status, Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
@@ -19,6 +19,7 @@ use super::estimates::Estimates;
 use super::guest::{GuestHouse, NotMovable};
 use super::occurrence::{Occurrence, Side, What};
 use super::session::{Session, Wakeup};
+use super::spools::{self, Spools};
 use super::streams::Streams;
 
 /// Migrations out, and as many in, at one time.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Limits of incoming ones.
     pub target: TargetPolicy,
+    /// Limits for pages that are kept for other hosts.
+    pub spool: SpoolPolicy,
 }
 
 /// Why a migration cannot even begin.
@@ -87,6 +90,8 @@ pub struct View {
     pub copy: Option<String>,
     /// The other host.
     pub peer: String,
+    /// The third host, if there is one; at a spool the source.
+    pub third: Option<String>,
     /// Which end this host is.
     pub side: Side,
     /// The engine's figures.
@@ -112,6 +117,7 @@ pub struct Migrations<K> {
     settings: Settings,
     outgoing: Vec<Outgoing<K>>,
     incoming: Vec<Session<Target, K>>,
+    spools: Spools,
     arrivals: Arrivals,
     /// Arrivals whose guest is still being discarded here from an earlier attempt.
     deferred: Vec<Arrival>,
@@ -124,6 +130,7 @@ impl<K: Copy> Migrations<K> {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
+            spools: Spools::new(settings.spool),
             settings,
             outgoing: Vec::new(),
             incoming: Vec::new(),
@@ -145,7 +152,8 @@ impl<K: Copy> Migrations<K> {
         &self.settings
     }
 
-    /// Begins to move `guest` to the host `peer` at `address`.
+    /// Begins to move `guest` to the host `peer` at `address`, and to leave what goes after a switch with the host `spool`
+    /// as well.
     ///
     /// # Errors
     /// [`StartError`]; nothing has changed.
@@ -156,6 +164,7 @@ impl<K: Copy> Migrations<K> {
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
         (policy, purpose): (Policy, Purpose),
+        spool: Option<(&str, SocketAddrV4)>,
     ) -> Result<(), StartError> {
         if self.outgoing.iter().any(|outgoing| outgoing.guest == guest) {
             return Err(StartError::AlreadyMigrating(guest.to_string()));
@@ -171,9 +180,15 @@ impl<K: Copy> Migrations<K> {
             Purpose::Move | Purpose::Estimate => None,
         };
         let is_move = purpose == Purpose::Move;
-        let engine = Source::new(SourceConfig { migration, guest: description, policy, purpose });
+        let mut engine = Source::new(SourceConfig { migration, guest: description, policy, purpose });
+        if spool.is_some() {
+            engine = engine.with_spool(spools::order(peer, address));
+        }
         let names = (migration, engine.guest().id);
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
+        if let Some((spool, address)) = spool {
+            session.set_third(spool.to_string(), Some(address));
+        }
         session.command(now, house, Command::Start);
         let estimate = is_move.then(|| self.estimates.take(guest, peer, &policy)).flatten();
         self.outgoing.push(Outgoing { session, guest: guest.to_string(), copy, policy, estimate });
@@ -193,7 +208,7 @@ impl<K: Copy> Migrations<K> {
         (policy, name): (Policy, &str),
     ) -> Result<(), StartError> {
         let copy = Identity { id: house.new_guest(), name: name.to_string() };
-        self.start(now, house, guest, to, (policy, Purpose::Clone(copy)))
+        self.start(now, house, guest, to, (policy, Purpose::Clone(copy)), None)
     }
 
     /// The name of the copy that is being made of `guest`, if one is.
@@ -202,7 +217,8 @@ impl<K: Copy> Migrations<K> {
         self.outgoing.iter().find(|outgoing| outgoing.guest == guest)?.copy.as_deref()
     }
 
-    /// From now on the outgoing migration of `guest` reaches its target at another address.
+    /// From now on the outgoing migration of `guest`, or whoever keeps pages of it here, reaches the target at another
+    /// address.
     ///
     /// # Errors
     /// [`NotMigrating`] if there is none.
@@ -211,13 +227,16 @@ impl<K: Copy> Migrations<K> {
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
     ) -> Result<(), NotMigrating> {
-        let outgoing = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest);
-        let outgoing = outgoing.ok_or_else(|| NotMigrating(guest.to_string()))?;
-        outgoing.session.redirect(peer.to_string(), address);
-        Ok(())
+        if let Some(outgoing) = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest) {
+            outgoing.session.redirect(peer.to_string(), address);
+            outgoing.session.engine_mut().retarget(spools::order(peer, address));
+            return Ok(());
+        }
+        let is_kept = self.spools.redirect(guest, (peer, address));
+        if is_kept { Ok(()) } else { Err(NotMigrating(guest.to_string())) }
     }
 
-    /// Gives `command` to the migration of `guest`, out or in.
+    /// Gives `command` to the migration of `guest`, out or in, or to whoever keeps pages of it here.
     ///
     /// # Errors
     /// [`NotMigrating`] if there is none.
@@ -236,8 +255,12 @@ impl<K: Copy> Migrations<K> {
             return Ok(());
         }
         let incoming = self.incoming.iter_mut().find(|session| house.name(session.guest()) == guest);
-        incoming.ok_or_else(|| NotMigrating(guest.to_string()))?.command(now, house, command);
-        Ok(())
+        if let Some(incoming) = incoming {
+            incoming.command(now, house, command);
+            return Ok(());
+        }
+        let is_kept = self.spools.command(now, guest, command);
+        if is_kept { Ok(()) } else { Err(NotMigrating(guest.to_string())) }
     }
 
     /// The limits in force for the outgoing migration of `guest`.
@@ -261,17 +284,19 @@ impl<K: Copy> Migrations<K> {
         for session in &mut self.incoming {
             wakeup = wakeup.min(session.poll(now, streams, house));
         }
+        wakeup = wakeup.min(self.spools.poll(now, streams));
         let has_dropped = self.collect(house);
         if has_dropped && !self.deferred.is_empty() { Wakeup::Now } else { wakeup }
     }
 
-    /// All migrations, out then in.
+    /// All migrations, out, in, and those of which pages are kept here.
     #[must_use]
     pub fn views<H: GuestHouse<Key = K>>(&self, now: Instant, house: &H) -> Vec<View> {
         let out = self.outgoing.iter().map(|outgoing| View {
             guest: outgoing.guest.clone(),
             copy: outgoing.copy.clone(),
             peer: outgoing.session.peer().to_string(),
+            third: outgoing.session.third().map(ToString::to_string),
             side: Side::Source,
             status: outgoing.session.status(now),
             policy: Some(outgoing.policy),
@@ -280,11 +305,12 @@ impl<K: Copy> Migrations<K> {
             guest: house.name(session.guest()).to_string(),
             copy: None,
             peer: session.peer().to_string(),
+            third: session.third().map(ToString::to_string),
             side: Side::Target,
             status: session.status(now),
             policy: None,
         });
-        out.chain(arriving).collect()
+        out.chain(arriving).chain(self.spools.views(now)).collect()
     }
 
     /// Takes the next thing to tell.
@@ -346,13 +372,19 @@ impl<K: Copy> Migrations<K> {
         let (migration, subject) = (arrival.opening.migration(), arrival.opening.guest());
         let channel = match arrival.opening {
             Opening::Urgent { .. } => Channel::URGENT,
+            Opening::Offer { .. } => Channel::SPOOL,
             Opening::Begin { .. } | Opening::Resolve { .. } => Channel::MAIN,
+            Opening::Spool { .. } => {
+                let host = house.capabilities();
+                let host = (host.incarnation, host.memory_free_bytes);
+                return self.spools.admit(now, streams, host, || house.shelf(), &arrival);
+            }
         };
         let known = self.incoming.iter().position(|session| session.migration() == migration);
         let index = match known {
             Some(index) => index,
-            // An urgent channel of a migration that is over, or never was.
-            None if channel == Channel::URGENT || self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
+            // A further channel of a migration that is over, or never was.
+            None if channel != Channel::MAIN || self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
                 streams.abort(arrival.stream);
                 return;
             }
@@ -368,6 +400,9 @@ impl<K: Copy> Migrations<K> {
             }
         };
         let session = &mut self.incoming[index];
+        if channel == Channel::SPOOL {
+            session.set_third(arrival.peer.ip().to_string(), None);
+        }
         session.accept(now, streams, house, (channel, arrival.stream, &arrival.received));
     }
 
@@ -376,7 +411,7 @@ impl<K: Copy> Migrations<K> {
         let mut told = Vec::new();
         for outgoing in &mut self.outgoing {
             for event in outgoing.session.take_events() {
-                let peer = outgoing.session.peer().to_string();
+                let peer = speaker(&outgoing.session, &event);
                 let mut estimate = None;
                 match &event {
                     Event::Completed(_) => {
@@ -403,11 +438,12 @@ impl<K: Copy> Migrations<K> {
         for session in &mut self.incoming {
             for event in session.take_events() {
                 let guest = house.name(session.guest()).to_string();
-                let peer = session.peer().to_string();
+                let peer = speaker(session, &event);
                 let (side, what) = (Side::Target, What::Event(Box::new(event)));
                 told.push(Occurrence { guest, copy: None, peer, side, what, estimate: None });
             }
         }
+        told.extend(self.spools.collect());
         told.into_iter().for_each(|occurrence| self.tell(occurrence));
         let before = self.outgoing.len() + self.incoming.len();
         self.outgoing.retain(|outgoing| keep(&outgoing.session, house));
@@ -421,6 +457,12 @@ impl<K: Copy> Migrations<K> {
         }
         self.occurrences.push_back(occurrence);
     }
+}
+
+/// The host that an event is about.
+fn speaker<E: Engine, K: Copy>(session: &Session<E, K>, event: &Event) -> String {
+    let third = session.third().filter(|_| matches!(event, Event::Spool(_)));
+    third.unwrap_or_else(|| session.peer()).to_string()
 }
 
 /// Whether a session goes on; lets go of its guest if not.

@@ -3,10 +3,11 @@
 //! ```text
 //! Migrations (all of this host's) ── Session (one, either side) ── Engine (godwit_migration::{Source, Target})
 //!                                        │        └── GuestHouse (the guest, one step at a time)
-//!                                        └── two Wires (each a TCP connection of Streams, and what it has not taken
+//!                                        └── three Wires (each a TCP connection of Streams, and what it has not taken
 //!                                            yet): what is urgent never waits behind the rest
 //! ```
 //!
+//! A third host keeps pages for others ([`spools`]): Session over godwit_migration::Spool, on a [`shelf`] and without guest.
 //! Everything is polled with `now` and nothing waits. What becomes of a migration is told as [`Occurrence`]s.
 #![forbid(unsafe_code)]
 
@@ -18,13 +19,15 @@ pub mod migrations;
 pub mod occurrence;
 pub mod ram;
 pub mod session;
+pub mod shelf;
+pub mod spools;
 pub mod streams;
 pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use guest::{GuestHouse, NotMovable};
+pub use guest::{GuestHouse, Lodging, NotMovable};
 pub use migrations::{Migrations, Settings, StartError};
 pub use occurrence::{Occurrence, Side, What};
 pub use session::Wakeup;

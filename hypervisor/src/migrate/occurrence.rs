@@ -12,6 +12,8 @@ pub enum Side {
     Source,
     /// The guest comes to this host.
     Target,
+    /// This host keeps pages of a guest for its target.
+    Spool,
 }
 
 /// Something happened in a migration.

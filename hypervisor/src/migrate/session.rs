@@ -9,7 +9,7 @@ use godwit_migration::{
 };
 
 use super::engine::Engine;
-use super::guest::GuestHouse;
+use super::guest::Lodging;
 use super::streams::Streams;
 use super::wire::{Change, OUTPUT_BYTES, Wire};
 use crate::net::stream::StreamId;
@@ -20,11 +20,15 @@ const STEPS_MAX: usize = 16;
 /// Portions of bytes that are produced before anything else is looked at.
 const PORTIONS_MAX: usize = 16;
 /// The channels, in the order in which they get their turn.
-const CHANNELS: [Channel; 2] = [Channel::URGENT, Channel::MAIN];
+const CHANNELS: [Channel; 3] = [Channel::URGENT, Channel::MAIN, Channel::SPOOL];
 
 /// Where `channel` is in [`CHANNELS`].
 const fn place(channel: Channel) -> usize {
-    if channel.0 == Channel::URGENT.0 { 0 } else { 1 }
+    match channel {
+        Channel::URGENT => 0,
+        Channel::SPOOL => 2,
+        _ => 1,
+    }
 }
 
 /// Whether the engine may produce bytes.
@@ -51,11 +55,13 @@ pub struct Session<E, K> {
     engine: E,
     guest: K,
     /// In the order of [`CHANNELS`].
-    wires: [Wire; 2],
+    wires: [Wire; 3],
     /// The name or address of the other host.
     peer: alloc::string::String,
     /// Where the source connects to.
     address: Option<SocketAddrV4>,
+    /// The third host, if there is one: at the source and the target its name or address, and at the source where it is.
+    third: Option<(alloc::string::String, Option<SocketAddrV4>)>,
     migration: MigrationId,
     /// Who moves.
     subject: GuestId,
@@ -79,9 +85,10 @@ impl<E: Engine, K: Copy> Session<E, K> {
         Self {
             engine,
             guest,
-            wires: <[Wire; 2]>::default(),
+            wires: <[Wire; 3]>::default(),
             peer,
             address,
+            third: None,
             migration,
             subject,
             outstanding: None,
@@ -107,6 +114,27 @@ impl<E: Engine, K: Copy> Session<E, K> {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The name or address of the third host, if there is one.
+    #[must_use]
+    pub fn third(&self) -> Option<&str> {
+        self.third.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// There is a third host; a source connects to it at this address.
+    pub fn set_third(&mut self, name: alloc::string::String, address: Option<SocketAddrV4>) {
+        self.third = Some((name, address));
+    }
+
+    /// The engine.
+    pub(super) const fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The engine; whoever changes it polls the session.
+    pub(super) const fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
     }
 
     /// Connects to another address from now on.
@@ -142,7 +170,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
     }
 
     /// A person wants something.
-    pub fn command(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, command: Command) {
+    pub fn command(&mut self, now: Instant, house: &mut impl Lodging<Key = K>, command: Command) {
         self.input(now, house, Input::Command(command));
     }
 
@@ -151,7 +179,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
+        house: &mut impl Lodging<Key = K>,
         (channel, stream, received): (Channel, StreamId, &[u8]),
     ) {
         let wire = &mut self.wires[place(channel)];
@@ -170,7 +198,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
+        house: &mut impl Lodging<Key = K>,
     ) -> Wakeup {
         for _ in 0..STEPS_MAX {
             let mut busy = false;
@@ -195,13 +223,14 @@ impl<E: Engine, K: Copy> Session<E, K> {
     }
 
     /// Whether the network is polled: waking from a sleep would be downtime, or a processor's wait for a page.
-    fn is_urgent(&self, house: &impl GuestHouse<Key = K>) -> bool {
-        let [urgent, main] = &self.wires;
-        let is_attached = urgent.is_attached() || main.is_attached();
-        self.engine.is_urgent() && is_attached || urgent.is_attached() && house.is_waiting(self.guest)
+    fn is_urgent(&self, house: &impl Lodging<Key = K>) -> bool {
+        let [urgent, main, spool] = &self.wires;
+        let answers_waits = urgent.is_attached() || spool.is_attached();
+        let is_attached = answers_waits || main.is_attached();
+        self.engine.is_urgent() && is_attached || answers_waits && house.is_waiting(self.guest)
     }
 
-    fn input(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, input: Input<'_>) {
+    fn input(&mut self, now: Instant, house: &mut impl Lodging<Key = K>, input: Input<'_>) {
         self.engine.handle_input(now, input, house.ram(self.guest));
     }
 
@@ -210,7 +239,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
+        house: &mut impl Lodging<Key = K>,
     ) -> bool {
         if let Some(event) = house.poll(self.guest) {
             if !matches!(event, GuestEvent::Ended | GuestEvent::PageWanted(_)) {
@@ -239,21 +268,16 @@ impl<E: Engine, K: Copy> Session<E, K> {
 
     /// Carries out what the engine wants, until it wants nothing or the network is full; whether it wanted anything.
     /// What is urgent goes first, and is looked for again after each portion of the rest.
-    fn drain(
-        &mut self,
-        now: Instant,
-        streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
-    ) -> bool {
+    fn drain(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl Lodging<Key = K>) -> bool {
         let mut wanted = false;
         // All but bytes, so that the engine has come to an end before it is asked for what is urgent.
         while self.carry_out(now, streams, house, Room::None) {
             wanted = true;
         }
-        while self.send_urgent(now, streams, house) {
+        while self.send_beside(now, streams, house, Channel::URGENT) {
             wanted = true;
         }
-        let [urgent, main] = &self.wires;
+        let [urgent, main, _] = &self.wires;
         let portions = if urgent.is_attached() { 1 } else { PORTIONS_MAX };
         if main.is_flushed() {
             for _ in 0..portions {
@@ -263,7 +287,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
                 wanted = true;
             }
         }
-        wanted
+        wanted | self.send_beside(now, streams, house, Channel::SPOOL)
     }
 
     /// Carries out the next thing that the engine wants; whether there was one.
@@ -271,7 +295,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
+        house: &mut impl Lodging<Key = K>,
         room: Room,
     ) -> bool {
         // While bytes wait for the network the engine is asked for everything but bytes.
@@ -296,20 +320,25 @@ impl<E: Engine, K: Copy> Session<E, K> {
         true
     }
 
-    /// Sends what is urgent, if its connection takes it; whether there was anything.
-    fn send_urgent(
+    /// Sends what there is for a channel beside the main one, if its connection takes it; whether there was anything.
+    fn send_beside(
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
+        house: &mut impl Lodging<Key = K>,
+        channel: Channel,
     ) -> bool {
-        let wire = &self.wires[place(Channel::URGENT)];
+        let wire = &self.wires[place(channel)];
         if !wire.is_attached() || !wire.is_flushed() {
             return false;
         }
-        let len = self.engine.poll_urgent(now, &mut self.buffer, house.ram(self.guest));
+        let ram = house.ram(self.guest);
+        let len = match channel {
+            Channel::SPOOL => self.engine.poll_spool(now, &mut self.buffer, ram),
+            _ => self.engine.poll_urgent(now, &mut self.buffer, ram),
+        };
         if len > 0 {
-            self.transmit(streams, Channel::URGENT, len);
+            self.transmit(streams, channel, len);
         }
         len > 0
     }
@@ -325,17 +354,21 @@ impl<E: Engine, K: Copy> Session<E, K> {
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        house: &mut impl GuestHouse<Key = K>,
+        house: &mut impl Lodging<Key = K>,
         channel: Channel,
     ) {
-        let stream = self.address.and_then(|address| streams.connect(address).ok());
+        let address = match channel {
+            Channel::SPOOL => self.third.as_ref().and_then(|(_, address)| *address),
+            _ => self.address.or_else(|| self.engine.target_address()),
+        };
+        let stream = address.and_then(|address| streams.connect(address).ok());
         match stream {
             Some(stream) => self.wires[place(channel)].attach(streams, stream),
             None => self.input(now, house, Input::LinkDown(channel)),
         }
     }
 
-    fn begin(&mut self, now: Instant, house: &mut impl GuestHouse<Key = K>, action: GuestAction) {
+    fn begin(&mut self, now: Instant, house: &mut impl Lodging<Key = K>, action: GuestAction) {
         let step = action.step();
         if self.outstanding.is_some() {
             // The engine's contract forbids it; a guest in two steps at once would be worse than a refusal.
@@ -348,7 +381,7 @@ impl<E: Engine, K: Copy> Session<E, K> {
 
     /// Looks after what a finished engine leaves behind: a guest that stands still, and the connection. As long as
     /// bytes wait for the network the engine may have a goodbye to say behind them.
-    fn finish(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl GuestHouse<Key = K>) {
+    fn finish(&mut self, now: Instant, streams: &mut impl Streams, house: &mut impl Lodging<Key = K>) {
         if !self.engine.is_finished() {
             return;
         }

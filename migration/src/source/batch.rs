@@ -1,7 +1,7 @@
 //! Builds one page frame in place, in the buffer that will be sent.
 
 use crate::identity::Identity;
-use crate::ram::{PAGE_BYTES, Page, PageBytes};
+use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
 use crate::wire::frame::{HEADER_BYTES, Header, Kind, PAGES_BYTES_MAX};
 use crate::wire::record::{Fold, PACK_NUMBER_BYTES, RECORD_BYTES, Record};
 
@@ -67,6 +67,19 @@ impl<'a> Batch<'a> {
         }
         self.used += PAGE_BYTES;
         self.extend(identity);
+    }
+
+    /// Adds a page as it is; what it is. The caller made sure of the room ([`Self::has_room_for_page`]).
+    pub(crate) fn page(&mut self, page: Page, ram: &dyn GuestRam) -> Result<Identity, RamFailure> {
+        if ram.is_zero(page)? {
+            self.zero(page);
+            return Ok(Identity::ZERO);
+        }
+        let content = self.slot(page);
+        ram.read_page(page, content)?;
+        let identity = Identity::of(content);
+        self.raw(page, identity);
+        Ok(identity)
     }
 
     /// Adds a page by its differences from another.

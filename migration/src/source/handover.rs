@@ -9,7 +9,7 @@ use super::Source;
 use super::state::{Asking, Stake, State};
 use crate::io::Event;
 use crate::permit::RunPermit;
-use crate::reason::AbortReason;
+use crate::reason::{AbortReason, StreamFault};
 use crate::status::{Phase, Stage};
 use crate::time::Instant;
 use crate::wire::control::{Commit, Control, Fate, Outcome, Verified};
@@ -166,6 +166,8 @@ impl Source {
             Fate::Owned => self.on_owned(now),
             Fate::Starting => {}
             Fate::Unknown if self.is_copied() => self.give_up_copy(now, AbortReason::CopyUnknown),
+            // Said to spools only.
+            Fate::Served => self.on_bad_stream(now, AbortReason::Stream(StreamFault::Value)),
             Fate::Unknown => {
                 self.endpoint.hang_up();
                 let is_lost = self.is_serving();

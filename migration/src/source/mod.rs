@@ -10,6 +10,7 @@ mod convergence;
 mod copy;
 mod estimate;
 mod handover;
+mod message;
 mod precopy;
 mod predict;
 mod rate;
@@ -17,9 +18,10 @@ mod report;
 mod round;
 mod sender;
 mod serving;
+mod spooling;
 mod state;
 mod unwind;
-mod window;
+pub(crate) mod window;
 
 use core::cmp::Ordering;
 use core::time::Duration;
@@ -34,16 +36,17 @@ use crate::reason::{AbortReason, GuestFailure, StreamFault};
 use crate::status::Phase;
 use crate::time::Instant;
 use crate::wire::assemble::{Assembler, Unit};
-use crate::wire::control::{self, Committed, Complete, Fate, Outcome, Progress, Verified, Want};
+use crate::wire::control::Fate;
 use crate::wire::frame::Kind;
-use crate::wire::hello::Reply;
-use crate::wire::reasons::AbortBody;
 use ceiling::Ceiling;
 use convergence::Convergence;
+use message::{Message, message};
 use rate::{BandwidthMeter, DirtyMeter, TokenBucket};
 use round::Round;
 use sender::Sender;
 use serving::Serving;
+pub use spooling::SpoolOrder;
+use spooling::Spooling;
 use state::{Asking, Awaited, Marks, Stake, State};
 
 /// What a source engine is made from.
@@ -80,6 +83,7 @@ pub struct Source {
     marks: Marks,
     ceiling: Ceiling,
     serving: Serving,
+    spooling: Option<alloc::boxed::Box<Spooling>>,
     /// What has been done to the guest and must be undone.
     log_is_on: bool,
     throttle: u8,
@@ -93,21 +97,6 @@ pub struct Source {
     ended_at: Option<Instant>,
     last_word: state::LastWord,
     held: Option<RunPermit>,
-}
-
-/// What a target says.
-#[derive(Debug)]
-enum Message {
-    Reply(Reply),
-    Progress(Progress),
-    Verified(Verified),
-    Committed(Committed),
-    Returned(AbortBody),
-    Outcome(Outcome),
-    Abort(AbortBody),
-    Ping,
-    Want(Want),
-    Complete(Complete),
 }
 
 impl Source {
@@ -137,6 +126,7 @@ impl Source {
             marks: Marks::default(),
             ceiling: Ceiling::default(),
             serving: Serving::default(),
+            spooling: None,
             log_is_on: false,
             throttle: 0,
             throttle_wanted: 0,
@@ -167,13 +157,16 @@ impl Source {
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
         match input {
             Input::Bytes(Channel::MAIN, bytes) => self.receive(now, bytes, ram),
+            Input::Bytes(Channel::SPOOL, bytes) => self.receive_spool(now, bytes),
             Input::Bytes(_, bytes) => self.receive_urgent(now, bytes),
             Input::Timeout => self.on_time(now),
             Input::Guest(event) => self.on_guest(now, event, ram),
             Input::Command(command) => self.on_command(now, command),
             Input::LinkUp(Channel::MAIN) => self.on_link_up(now),
+            Input::LinkUp(Channel::SPOOL) => self.on_spool_up(now),
             Input::LinkUp(_) => self.on_urgent_up(now),
             Input::LinkDown(Channel::MAIN) => self.on_link_down(now),
+            Input::LinkDown(Channel::SPOOL) => self.on_spool_down(now),
             Input::LinkDown(_) => self.on_urgent_down(now),
         }
     }
@@ -189,12 +182,13 @@ impl Source {
             "the contract asks for a longer buffer"
         );
         loop {
-            if let Some(output) = self.endpoint.poll(now, buffer) {
+            let line = self.spooling.as_mut().and_then(|spooling| spooling.poll_line(now));
+            if let Some(output) = line.or_else(|| self.endpoint.poll(now, buffer)) {
                 return output;
             }
             if buffer.is_empty() {
                 let last_word = self.last_word.take().map(Output::Event);
-                return last_word.unwrap_or_else(|| Output::Timeout(self.deadline()));
+                return last_word.unwrap_or_else(|| Output::Timeout(self.deadline(now)));
             }
             match self.stream(now, buffer, ram) {
                 Streamed::Transmit(len) => return self.endpoint.transmitted(now, len),
@@ -203,7 +197,7 @@ impl Source {
                     if let Some(event) = self.last_word.take() {
                         return Output::Event(event);
                     }
-                    return Output::Timeout(at.min(self.deadline()));
+                    return Output::Timeout(at.min(self.deadline(now)));
                 }
             }
         }
@@ -408,6 +402,7 @@ impl Source {
     fn on_time(&mut self, now: Instant) {
         self.endpoint.keep_alive(now);
         self.urgent_on_time(now);
+        self.spool_on_time(now);
         match self.state {
             State::Connecting { until } if now >= until => self.abort(now, AbortReason::LinkLost),
             State::Unknown(Asking::Waiting(until), _) | State::Serving(Some(Asking::Waiting(until)))
@@ -446,7 +441,7 @@ impl Source {
     }
 
     /// When [`Source::on_time`] has something to do.
-    fn deadline(&self) -> Instant {
+    fn deadline(&self, now: Instant) -> Instant {
         let own = match self.state {
             State::Connecting { until }
             | State::Unknown(Asking::Waiting(until) | Asking::Connecting(until), _)
@@ -459,7 +454,7 @@ impl Source {
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
         let urgent = self.endpoint.urgent.deadline(self.policy.peer_timeout);
-        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent)
+        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent).min(self.spool_due_at(now))
     }
 
     fn on_guest(&mut self, now: Instant, event: GuestEvent, ram: &mut dyn GuestRam) {
@@ -558,30 +553,4 @@ enum Streamed {
     Changed,
     /// Nothing to send until then.
     Wait(Instant),
-}
-
-fn message(unit: Unit<'_>) -> Result<Message, StreamFault> {
-    let Unit::Control(kind, body) = unit else { return Err(StreamFault::Unexpected) };
-    Ok(match kind {
-        Kind::Reply => Message::Reply(control::decode(body)?),
-        Kind::Progress => Message::Progress(control::decode(body)?),
-        Kind::Verified => Message::Verified(control::decode(body)?),
-        Kind::Committed => Message::Committed(control::decode(body)?),
-        Kind::Returned => Message::Returned(control::decode(body)?),
-        Kind::Outcome => Message::Outcome(control::decode(body)?),
-        Kind::Abort => Message::Abort(control::decode(body)?),
-        Kind::Ping => Message::Ping,
-        Kind::Want => Message::Want(control::decode(body)?),
-        Kind::Complete => Message::Complete(control::decode(body)?),
-        Kind::Hello
-        | Kind::Pages
-        | Kind::RoundEnd
-        | Kind::Section
-        | Kind::Seal
-        | Kind::Commit
-        | Kind::Release
-        | Kind::Recall
-        | Kind::Absent
-        | Kind::Pushed => return Err(StreamFault::Unexpected),
-    })
 }

@@ -312,6 +312,7 @@ impl Source {
         }
         self.bandwidth.took(progress.bytes, sent, now);
         self.serving.window.took(progress.bytes, now);
+        self.spool_sees_progress(now, progress.bytes);
         if matches!(self.state, State::Draining) && progress.rounds >= self.round.ends {
             self.state = State::Harvesting;
             self.harvest(now);

@@ -182,20 +182,20 @@ impl Sender {
             return Ok(());
         }
         self.cursor = Page(page.0 + 1);
-        let identity = if ram.is_zero(page)? {
-            batch.zero(page);
-            self.counts.zero += 1;
-            Identity::ZERO
-        } else {
-            let content = batch.slot(page);
-            ram.read_page(page, content)?;
-            let identity = Identity::of(content);
-            batch.raw(page, identity);
-            self.counts.raw += 1;
-            identity
-        };
+        let identity = batch.page(page, ram)?;
+        *(if identity == Identity::ZERO { &mut self.counts.zero } else { &mut self.counts.raw }) += 1;
         self.identities.set(page, identity);
         Ok(())
+    }
+
+    /// What a page is that went to a spool: with it the digest over RAM is known before the target has the page.
+    pub(crate) fn spooled(&mut self, page: Page, identity: Identity) {
+        self.identities.set(page, identity);
+    }
+
+    /// Behind which page the push goes on.
+    pub(crate) const fn cursor(&self) -> Page {
+        self.cursor
     }
 
     /// Compressing takes longer than sending as it is would: for a while nothing is compressed.

@@ -160,8 +160,9 @@ impl Source {
         self.ask_again = super::handover::ASK_AGAIN_MIN;
         let lacks = self.serving.lacks.take();
         if let Some(sender) = &mut self.sender {
-            sender.begin_push(lacks);
+            sender.begin_push(lacks.clone());
         }
+        self.spool_from_now_on(now, lacks.as_ref());
         self.endpoint.enter(Phase::PostCopy);
         self.endpoint.urgent.connect();
     }
@@ -216,6 +217,7 @@ impl Source {
 
     /// Frees our copy: the guest is whole at the target, or a person says so.
     pub(super) fn let_go(&mut self) {
+        self.spool_is_over();
         self.endpoint.say(Control::Release);
         self.endpoint.close();
         self.state = State::Releasing;
@@ -225,6 +227,7 @@ impl Source {
     /// A person says that the target is gone for good, and the guest with it: it goes on here from where it was switched.
     /// Its permit is of a generation above the one that was lost.
     pub(super) fn resurrect(&mut self, now: Instant) {
+        self.spool_is_over();
         self.endpoint.hang_up();
         let permit = RunPermit::after_loss(self.guest.id, self.guest.generation.next().next());
         self.endpoint.enter(Phase::Aborting);
@@ -238,6 +241,7 @@ impl Source {
         self.serving.lacks = None;
         self.serving.window.link_is_new();
         self.bandwidth.link_is_new();
+        self.spool_sees_interruption();
         if let State::Serving(asking) = &mut self.state {
             match asking {
                 None => {
@@ -369,14 +373,17 @@ impl Source {
             return if left > 0 { Streamed::Wait(now) } else { self.say_pushed() };
         };
         let len = batch.finish(link.next_sequence());
-        self.serving.window.sent(link.sent + len as u64, now);
+        let end = link.sent + len as u64;
+        self.serving.window.sent(end, now);
         self.bandwidth.sending(now);
         self.bucket.spend(len, now);
+        self.spool_sees_push(end, &buffer[..len]);
         Streamed::Transmit(len)
     }
 
     /// Until when nothing is pushed: enough is under way, or the cap says so. `None`: now is fine.
     fn push_waits_until(&mut self, now: Instant) -> Option<Instant> {
+        self.share_the_cap(now);
         let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
         if self.pages_left() > 0 && self.serving.window.is_full(self.bandwidth.in_flight(sent)) {
             return Some(Instant::NEVER);
@@ -412,6 +419,7 @@ impl Source {
         let is_over = matches!(self.state, State::Releasing | State::Finished);
         let since = self.marks.ended.map_or(Duration::ZERO, |ended| now.since(ended));
         let filling = if is_over { filling } else { since };
-        Some(PostCopy { why: Some(why), pages: absent, filling, waits, interruptions, is_whole })
+        let spool = self.spooled();
+        Some(PostCopy { why: Some(why), pages: absent, filling, waits, interruptions, is_whole, spool })
     }
 }

@@ -24,7 +24,7 @@ const SAME_MAX: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     bytes: u64,
     /// The shortest time that a frame took to be taken in.
     shortest: Option<Duration>,
@@ -66,19 +66,19 @@ impl Default for Window {
 
 impl Window {
     /// Whether there is no room with so many bytes under way.
-    pub(super) const fn is_full(&mut self, in_flight: u64) -> bool {
+    pub(crate) const fn is_full(&mut self, in_flight: u64) -> bool {
         let is_full = in_flight >= self.bytes;
         self.was_full |= is_full;
         is_full
     }
 
     /// A frame ends with byte `end` of the connection.
-    pub(super) fn sent(&mut self, end: u64, now: Instant) {
+    pub(crate) fn sent(&mut self, end: u64, now: Instant) {
         self.timed.get_or_insert(Timed { end, since: now, acknowledged: self.acknowledged });
     }
 
     /// The target has taken in so many bytes of the connection.
-    pub(super) fn took(&mut self, acknowledged: u64, now: Instant) {
+    pub(crate) fn took(&mut self, acknowledged: u64, now: Instant) {
         self.acknowledged = acknowledged;
         let Some(timed) = self.timed.filter(|timed| timed.end <= acknowledged) else { return };
         self.timed = None;
@@ -101,7 +101,7 @@ impl Window {
     }
 
     /// Bytes are counted from 0 again: the connection is another.
-    pub(super) const fn link_is_new(&mut self) {
+    pub(crate) const fn link_is_new(&mut self) {
         self.timed = None;
         self.was_full = false;
         self.acknowledged = 0;

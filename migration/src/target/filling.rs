@@ -58,12 +58,22 @@ impl Filling {
         !self.wanted.is_empty()
     }
 
+    /// The next page to be asked for.
+    pub(super) fn next_to_ask(&mut self) -> Option<Page> {
+        self.to_ask.pop_front()
+    }
+
+    /// Whether everything has come, and is what it should be.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     fn is_waited_for(&self, page: Page) -> bool {
         self.wanted.iter().any(|(wanted, _)| *wanted == page)
     }
 
     /// Everything that is waited for is asked for again.
-    fn ask_again(&mut self) {
+    pub(super) fn ask_again(&mut self) {
         self.to_ask = self.wanted.iter().map(|(page, _)| *page).collect();
     }
 }
@@ -96,10 +106,12 @@ impl Target {
         }
     }
 
-    /// Takes note of the pages that have come.
-    pub(super) fn note_arrived(&mut self, now: Instant) {
-        let Some(receiver) = &mut self.receiver else { return };
-        for page in receiver.take_arrived() {
+    /// Takes note of the pages that have come; how many they are.
+    pub(super) fn note_arrived(&mut self, now: Instant) -> u32 {
+        let Some(receiver) = &mut self.receiver else { return 0 };
+        let arrived = receiver.take_arrived();
+        let count = arrived.len() as u32;
+        for page in arrived {
             if let Some(index) = self.filling.wanted.iter().position(|(wanted, _)| *wanted == page) {
                 let (_, since) = self.filling.wanted.swap_remove(index);
                 self.filling.latency.add(now.since(since));
@@ -114,6 +126,7 @@ impl Target {
             self.filling.to_ask.clear();
             self.complete_if_whole(now);
         }
+        count
     }
 
     /// The source has sent everything.
@@ -122,6 +135,10 @@ impl Target {
             return Err(AbortReason::Stream(StreamFault::Unexpected));
         }
         if matches!(self.state, State::Owner) {
+            if !self.filling.is_ended && !self.filling.is_whole {
+                // It came from a spool that did not know this.
+                self.compare(pushed.digest);
+            }
             self.say_complete();
             return Ok(());
         }
@@ -136,13 +153,35 @@ impl Target {
         if !receiver.absent_pages().is_empty() {
             return;
         }
-        let digest = guest_digest(receiver.ram_digest(), receiver.page_count(), 0);
-        self.digest = digest;
-        self.filling.is_whole = digest == pushed;
-        if digest != pushed {
+        self.compare(pushed);
+        self.own_all(now);
+    }
+
+    /// Everything that a spool had of what was lacking has come; with it the digest, if the source had told the spool. If it
+    /// had not, the guest is complete, and is not known to be what it was.
+    pub(super) fn complete_with_spool(&mut self, now: Instant, digest: Option<u64>) {
+        let is_complete = self.receiver.as_ref().is_some_and(|receiver| receiver.absent_pages().is_empty());
+        if is_complete && matches!(self.state, State::Filling) {
+            if let Some(digest) = digest {
+                self.compare(digest);
+            }
+            self.own_all(now);
+        }
+    }
+
+    /// Compares what has come in all with the source's digest of it.
+    fn compare(&mut self, digest: u64) {
+        let Some(receiver) = &self.receiver else { return };
+        self.digest = guest_digest(receiver.ram_digest(), receiver.page_count(), 0);
+        self.filling.is_whole = digest == self.digest;
+        if !self.filling.is_whole {
             // Each page was checked when it came. Asking again would end as this did.
             self.endpoint.tell(Event::DigestDiffers);
         }
+    }
+
+    /// Nothing is lacking any more.
+    fn own_all(&mut self, now: Instant) {
         self.state = State::Owner;
         self.ended_at = Some(now);
         self.endpoint.enter(Phase::Completed);
@@ -190,6 +229,7 @@ impl Target {
         self.state = State::Owner;
         self.ended_at = Some(now);
         self.endpoint.enter(Phase::Completed);
+        self.release_spool();
     }
 
     /// Whether this is a migration whose memory went after the switch.
@@ -332,7 +372,8 @@ impl Target {
 
     /// A person declares that the memory that has not come never will.
     pub(super) fn forsake(&mut self) {
-        if matches!(self.state, State::Filling) && self.endpoint.link.is_none() {
+        let is_alone = self.endpoint.link.is_none() && !self.spooled.is_in_charge();
+        if matches!(self.state, State::Filling) && is_alone {
             self.state = State::Forsaking;
             self.endpoint.act(GuestAction::Forsake);
         }
@@ -369,6 +410,7 @@ impl Target {
             waits: self.filling.latency.waits(),
             interruptions: self.filling.interruptions,
             is_whole: self.filling.is_whole,
+            spool: self.spooled.view(),
         })
     }
 }

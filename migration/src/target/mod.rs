@@ -6,7 +6,8 @@
 mod admission;
 mod filling;
 mod handover;
-mod receiver;
+pub(crate) mod receiver;
+mod spooled;
 mod stream;
 
 use core::time::Duration;
@@ -29,6 +30,7 @@ use crate::wire::reasons::refusals_to_wire;
 use crate::wire::{VERSION_MAX, VERSION_MIN};
 use filling::Filling;
 use receiver::Receiver;
+use spooled::Spooled;
 
 /// What a target engine is made from.
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ pub struct Target {
     /// Of the seal that is being answered: how many stops were called back before it.
     stop: u32,
     filling: Filling,
+    spooled: Spooled,
     /// Device state to be restored once the restoring of an earlier one, called back, is over.
     to_restore: Option<DeviceState>,
     started_at: Option<Instant>,
@@ -132,6 +135,7 @@ impl Target {
             digest: 0,
             stop: 0,
             filling: Filling::default(),
+            spooled: Spooled::default(),
             to_restore: None,
             started_at: None,
             ended_at: None,
@@ -158,6 +162,7 @@ impl Target {
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
         match input {
             Input::Bytes(Channel::MAIN, bytes) => self.receive(now, bytes, ram),
+            Input::Bytes(Channel::SPOOL, bytes) => self.receive_spool(now, bytes, ram),
             Input::Bytes(_, bytes) => self.receive_urgent(now, bytes, ram),
             Input::Timeout => self.on_time(now),
             Input::Guest(event) => self.on_guest(now, event, ram),
@@ -167,8 +172,10 @@ impl Target {
                 Command::Start | Command::Tune(_) | Command::Reclaim | Command::Release | Command::Retry,
             ) => {}
             Input::LinkUp(Channel::MAIN) => self.on_link_up(now),
+            Input::LinkUp(Channel::SPOOL) => self.on_spool_up(now),
             Input::LinkUp(_) => self.on_urgent_up(now),
             Input::LinkDown(Channel::MAIN) => self.on_link_down(now),
+            Input::LinkDown(Channel::SPOOL) => self.on_spool_down(),
             Input::LinkDown(_) => self.on_urgent_down(now),
         }
     }
@@ -183,6 +190,9 @@ impl Target {
             buffer.is_empty() || buffer.len() >= OUTPUT_BYTES_MIN,
             "the contract asks for a longer buffer"
         );
+        if let Some(output) = self.spooled.line.poll(now, &mut []) {
+            return output;
+        }
         loop {
             if let Some(output) = self.endpoint.poll(now, buffer) {
                 return output;
@@ -285,6 +295,7 @@ impl Target {
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::MAIN);
         }
+        self.yield_to_source();
         match self.state {
             // The old connection is replaced: what was under way on it will not come.
             State::Hello | State::Building | State::Receiving | State::Restoring => {
@@ -461,6 +472,7 @@ impl Target {
     fn on_time(&mut self, now: Instant) {
         self.endpoint.keep_alive(now);
         self.urgent_on_time(now);
+        self.spool_on_time(now);
         let patience = self.policy.peer_timeout;
         if now >= self.endpoint.silent_at(patience) {
             match self.state {
@@ -493,7 +505,7 @@ impl Target {
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
         let urgent = self.endpoint.urgent.deadline(self.policy.peer_timeout);
-        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent)
+        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent).min(self.spool_due_at())
     }
 }
 

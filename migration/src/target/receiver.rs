@@ -31,7 +31,7 @@ struct Current {
 
 /// Where the record of a channel is kept.
 fn slot(channel: Channel) -> usize {
-    usize::from(channel != Channel::MAIN)
+    usize::from(channel.0.min(Channel::SPOOL.0))
 }
 
 /// What has arrived of a guest.
@@ -39,8 +39,8 @@ fn slot(channel: Channel) -> usize {
 pub(crate) struct Receiver {
     page_count: u32,
     identities: Identities,
-    /// Of the two channels.
-    current: [Option<Current>; 2],
+    /// Of the channels.
+    current: [Option<Current>; 3],
     page: Box<PageBytes>,
     decompressor: Decompressor,
     plain: Vec<u8>,
@@ -65,7 +65,7 @@ impl Receiver {
         Ok(Self {
             page_count,
             identities: Identities::new(page_count, Identity::ZERO)?,
-            current: [None, None],
+            current: [const { None }; 3],
             page: Box::new([0; PAGE_BYTES]),
             decompressor: Decompressor::new(),
             plain: vec![0; PLAIN_MAX + COPY_BYTES],
@@ -78,6 +78,26 @@ impl Receiver {
             is_live: false,
             arrived: Vec::new(),
         })
+    }
+
+    /// For pages that are kept for another host: each is taken once, none refers to another. `absent` is all of them.
+    pub(crate) fn for_spool(absent: PageBitmap) -> Self {
+        Self {
+            page_count: absent.page_count(),
+            identities: Identities::empty(),
+            current: [const { None }; 3],
+            page: Box::new([0; PAGE_BYTES]),
+            decompressor: Decompressor::new(),
+            plain: vec![0; PLAIN_MAX + COPY_BYTES],
+            state: Vec::new(),
+            state_bytes: 0,
+            section_missing: 0,
+            counts: PageCounts::default(),
+            absent,
+            is_hidden: false,
+            is_live: true,
+            arrived: Vec::new(),
+        }
     }
 
     pub(crate) const fn counts(&self) -> PageCounts {

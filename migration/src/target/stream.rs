@@ -53,7 +53,10 @@ fn message(kind: Kind, body: &[u8]) -> Result<Message, StreamFault> {
         | Kind::Outcome
         | Kind::Absent
         | Kind::Want
-        | Kind::Complete => return Err(StreamFault::Unexpected),
+        | Kind::Complete
+        | Kind::Deposit
+        | Kind::Holds
+        | Kind::Spent => return Err(StreamFault::Unexpected),
     })
 }
 

@@ -56,6 +56,17 @@ impl Walk {
     /// Puts the next part of `set` into `buffer` as a frame with this sequence number; its length, `None` when all has
     /// been said. `set` is the same at every call, or has lost members.
     pub(crate) fn next(&mut self, set: &PageBitmap, sequence: u32, buffer: &mut [u8]) -> Option<usize> {
+        self.next_as(Kind::Absent, set, sequence, buffer)
+    }
+
+    /// The same as a frame of this kind.
+    pub(crate) fn next_as(
+        &mut self,
+        kind: Kind,
+        set: &PageBitmap,
+        sequence: u32,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
         let first = set.next_word(self.word)?;
         let mut bytes = [0; PART_WORDS * WORD_BYTES];
         let mut used = 0;
@@ -69,7 +80,7 @@ impl Walk {
         }
         self.word = first + PART_WORDS;
         let part = AbsentPart { word: first as u32, bits: &bytes[..used * WORD_BYTES] };
-        Some(frame(Kind::Absent, sequence, &part, buffer))
+        Some(frame(kind, sequence, &part, buffer))
     }
 }
 

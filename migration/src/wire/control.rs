@@ -5,6 +5,7 @@ use minicbor::encode::write::Cursor;
 use minicbor::{Decode, Encode};
 use xxhash_rust::xxh64::Xxh64;
 
+use super::deposit::{Deposit, Spent};
 use super::frame::{CONTROL_BYTES_MAX, HEADER_BYTES, Header, Kind};
 use super::hello::{Hello, Reply};
 use super::reasons::AbortBody;
@@ -118,6 +119,9 @@ pub(crate) enum Fate {
     /// The commit has come, whether the guest will run is not yet known.
     #[n(3)]
     Starting,
+    /// To a spool: the source's connection stands, what it keeps is not needed now.
+    #[n(4)]
+    Served,
 }
 
 /// The answer to a source that asks.
@@ -192,6 +196,8 @@ pub(crate) enum Control {
     Want(Want),
     Pushed(Pushed),
     Complete(Complete),
+    Deposit(Deposit),
+    Spent(Spent),
 }
 
 impl Control {
@@ -215,6 +221,8 @@ impl Control {
             Self::Want(body) => frame(Kind::Want, sequence, body, buffer),
             Self::Pushed(body) => frame(Kind::Pushed, sequence, body, buffer),
             Self::Complete(body) => frame(Kind::Complete, sequence, body, buffer),
+            Self::Deposit(body) => frame(Kind::Deposit, sequence, body, buffer),
+            Self::Spent(body) => frame(Kind::Spent, sequence, body, buffer),
         }
     }
 }

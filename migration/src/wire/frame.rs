@@ -64,10 +64,16 @@ pub(crate) enum Kind {
     Pushed = 19,
     /// Target: it lacks nothing any more, or needs nothing any more.
     Complete = 20,
+    /// Source to a spool: what it is to keep, and for whom.
+    Deposit = 21,
+    /// Spool to its source, before it accepts: part of the set of pages that it has already.
+    Holds = 22,
+    /// Spool to a target: what it has of what was lacking has been sent.
+    Spent = 23,
 }
 
 impl Kind {
-    fn from_wire(number: u16) -> Option<Self> {
+    pub(crate) fn from_wire(number: u16) -> Option<Self> {
         Some(match number {
             1 => Self::Hello,
             2 => Self::Reply,
@@ -89,6 +95,9 @@ impl Kind {
             18 => Self::Want,
             19 => Self::Pushed,
             20 => Self::Complete,
+            21 => Self::Deposit,
+            22 => Self::Holds,
+            23 => Self::Spent,
             _ => return None,
         })
     }

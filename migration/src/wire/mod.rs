@@ -8,6 +8,7 @@
 pub(crate) mod absent;
 pub(crate) mod assemble;
 pub(crate) mod control;
+pub(crate) mod deposit;
 pub(crate) mod frame;
 pub(crate) mod hello;
 pub mod opening;

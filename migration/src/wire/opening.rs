@@ -15,6 +15,8 @@ const MAGIC: [u8; 8] = *b"Godwit\x1a\n";
 const INTENT_BEGIN: u32 = 1;
 const INTENT_RESOLVE: u32 = 2;
 const INTENT_URGENT: u32 = 3;
+const INTENT_SPOOL: u32 = 4;
+const INTENT_OFFER: u32 = 5;
 const CHECK_SEED: u64 = 0x6f70_656e;
 
 /// The first thing a source says on a connection.
@@ -41,6 +43,22 @@ pub enum Opening {
     /// A connection for [`crate::Channel::URGENT`] of a migration whose [`crate::Target`] exists; if there is none,
     /// hang up.
     Urgent {
+        /// Its identity.
+        migration: MigrationId,
+        /// The guest's.
+        guest: GuestId,
+    },
+    /// The source of a migration wants to leave pages here that the target lacks: give the connection to the
+    /// [`crate::Spool`] of that migration ([`crate::Channel::SPOOL`]), or make one.
+    Spool {
+        /// Its identity.
+        migration: MigrationId,
+        /// The guest's.
+        guest: GuestId,
+    },
+    /// A spool offers the pages that the source left with it: give the connection to the [`crate::Target`] of that
+    /// migration ([`crate::Channel::SPOOL`]); if there is none, hang up.
+    Offer {
         /// Its identity.
         migration: MigrationId,
         /// The guest's.
@@ -90,7 +108,9 @@ impl Opening {
         match self {
             Self::Begin { migration, .. }
             | Self::Resolve { migration, .. }
-            | Self::Urgent { migration, .. } => *migration,
+            | Self::Urgent { migration, .. }
+            | Self::Spool { migration, .. }
+            | Self::Offer { migration, .. } => *migration,
         }
     }
 
@@ -98,7 +118,11 @@ impl Opening {
     #[must_use]
     pub const fn guest(&self) -> GuestId {
         match self {
-            Self::Begin { guest, .. } | Self::Resolve { guest, .. } | Self::Urgent { guest, .. } => *guest,
+            Self::Begin { guest, .. }
+            | Self::Resolve { guest, .. }
+            | Self::Urgent { guest, .. }
+            | Self::Spool { guest, .. }
+            | Self::Offer { guest, .. } => *guest,
         }
     }
 }
@@ -109,6 +133,8 @@ impl Greeting {
             Opening::Begin { migration, guest } => (INTENT_BEGIN, migration, guest),
             Opening::Resolve { migration, guest } => (INTENT_RESOLVE, migration, guest),
             Opening::Urgent { migration, guest } => (INTENT_URGENT, migration, guest),
+            Opening::Spool { migration, guest } => (INTENT_SPOOL, migration, guest),
+            Opening::Offer { migration, guest } => (INTENT_OFFER, migration, guest),
         };
         let mut wire = OpeningWire {
             magic: MAGIC,
@@ -137,6 +163,8 @@ impl Greeting {
             INTENT_BEGIN => Opening::Begin { migration, guest },
             INTENT_RESOLVE => Opening::Resolve { migration, guest },
             INTENT_URGENT => Opening::Urgent { migration, guest },
+            INTENT_SPOOL => Opening::Spool { migration, guest },
+            INTENT_OFFER => Opening::Offer { migration, guest },
             _ => return Err(StreamFault::Value),
         };
         let (version_min, version_max) = (wire.version_min.get(), wire.version_max.get());

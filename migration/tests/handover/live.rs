@@ -510,6 +510,7 @@ fn told(event: &Event) -> Option<Told> {
         | Event::LimitOverruled
         | Event::Estimated(_)
         | Event::DigestDiffers
+        | Event::Spool(_)
         | Event::CleanupFailed(..) => panic!("{event:?}"),
     })
 }

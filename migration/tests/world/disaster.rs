@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use godwit_migration::{Command, Impatience, Input, Phase};
 
+use super::third::Client;
 use super::{Happening, World};
 
 impl World {
     pub(crate) fn crash_source(&mut self, back_after: Duration) {
+        self.spool_inherits();
         self.source.is_alive = false;
         self.source.incarnation += 1;
         self.source.guest = None;
@@ -27,6 +29,9 @@ impl World {
         self.target.guest = None;
         self.target.guest_of = None;
         self.waits_for = None;
+        self.third_leave(Client::Spool, false);
+        self.spool.inherited = None;
+        self.spool.was_whole = false;
         for index in 0..self.target.slots.len() {
             self.target.slots[index].engine = None;
             let connections = std::mem::take(&mut self.target.slots[index].connection);
@@ -70,7 +75,9 @@ impl World {
         }
         if self.source.engine.is_none() || self.plan.gives_up_early {
             for index in 0..self.target.slots.len() {
-                if self.target.slots[index].phase() == Some(Phase::Recovering) {
+                // As long as a third host has something, it may still come.
+                let may_come = !self.spool.is_at_rest() && !self.plan.gives_up_early;
+                if self.target.slots[index].phase() == Some(Phase::Recovering) && !may_come {
                     self.give_target(index, Input::Command(Command::TakeOver));
                 }
                 if self.target.slots[index].phase() == Some(Phase::CommitUnknown) {

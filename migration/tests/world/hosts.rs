@@ -13,6 +13,7 @@ use godwit_migration::{
 use super::guest::{Instance, Ram};
 use super::link::Connection;
 use super::plan::Plan;
+use super::third::{self, Client};
 use super::{GUEST, Happening, Who, World};
 
 /// Most outputs that one input may lead to.
@@ -125,12 +126,9 @@ impl SourceHost {
             configuration: vec![1, 2, 3],
         };
         let migration = MigrationId([attempt; 16]);
-        self.engine = Some(Source::new(SourceConfig {
-            migration,
-            guest,
-            policy: plan.policy,
-            purpose: plan.purpose.clone(),
-        }));
+        let purpose = plan.purpose.clone();
+        let engine = Source::new(SourceConfig { migration, guest, policy: plan.policy, purpose });
+        self.engine = Some(if plan.spool.is_some() { engine.with_spool(third::order()) } else { engine });
         self.connection = [None; 2];
         self.connecting = [None; 2];
         self.verdict = None;
@@ -202,6 +200,10 @@ impl World {
             self.return_buffer(buffer);
             match output {
                 Output::Transmit { len, .. } => self.transmit(connection, true, len),
+                Output::Connect(Channel::SPOOL) => self.third_connect(Client::Source),
+                Output::Disconnect(Channel::SPOOL) | Output::HangUp(Channel::SPOOL) => {
+                    self.third_part(Client::Source, matches!(output, Output::HangUp(_)));
+                }
                 Output::Connect(channel) => self.connect(channel),
                 ref output @ (Output::Disconnect(channel) | Output::HangUp(channel)) => {
                     if let Some(connection) = self.source.connection[slot(channel)].take() {
@@ -216,7 +218,9 @@ impl World {
                     self.source.wake = at;
                     self.wake(Who::Source, at);
                     self.drain_urgent(Who::Source);
-                    return self.give_what_waits();
+                    if !self.drain_to_spool(None) {
+                        return self.give_what_waits();
+                    }
                 }
             }
         }
@@ -283,6 +287,7 @@ impl World {
             Event::LimitOverruled => self.source.is_overruled = true,
             Event::Recalled(_) => self.source.recalls += 1,
             Event::Estimated(prediction) => self.source.prediction = Some(prediction),
+            Event::Spool(event) => self.on_event_of_spool(&event),
             Event::Interrupted => self.source.interruptions += 1,
             Event::Reconnected => self.source.reconnections += 1,
             Event::Completed(_) | Event::Aborted(..) => {
@@ -364,6 +369,9 @@ impl World {
             match output {
                 Output::Transmit { len, .. } => self.transmit(connection, false, len),
                 Output::Connect(_) => panic!("a target does not connect"),
+                Output::Disconnect(Channel::SPOOL) | Output::HangUp(Channel::SPOOL) => {
+                    self.third_leave(Client::Spool, matches!(output, Output::HangUp(_)));
+                }
                 ref output @ (Output::Disconnect(channel) | Output::HangUp(channel)) => {
                     if let Some(connection) = self.target.slots[index].connection[slot(channel)].take() {
                         self.forget_sent(connection, output, false);
@@ -376,7 +384,10 @@ impl World {
                 Output::Timeout(at) => {
                     self.target.slots[index].wake = at;
                     self.wake(Who::Target(index), at);
-                    return self.drain_urgent(Who::Target(index));
+                    self.drain_urgent(Who::Target(index));
+                    if !self.drain_to_spool(Some(index)) {
+                        return;
+                    }
                 }
             }
         }
@@ -386,13 +397,23 @@ impl World {
     fn on_target_event(&mut self, index: usize, event: &Event) {
         self.note(format!("target {index}: {event:?}"));
         if let Event::MemoryLost { pages, ranges } = event {
-            let absent = &self.target_guest().ram.absent;
+            let absent = self.target_guest().ram.absent.clone();
             assert_eq!(*pages, absent.len(), "what is lost is what has not come");
             let named = ranges.iter().flat_map(|(first, count)| first.0..first.0 + count);
             assert!(
                 named.map(Page).eq((0..absent.page_count()).map(Page).filter(|page| absent.contains(*page)))
             );
+            if let Some(inherited) = &self.spool.inherited
+                && !self.plan.gives_up_early
+            {
+                let mut lost = (0..absent.page_count()).map(Page).filter(|page| absent.contains(*page));
+                assert!(!lost.any(|page| inherited.contains(page)), "a spool had it: {}", self.state());
+            }
+            assert!(!self.spool.was_whole, "the source might die, and memory is lost: {}", self.state());
             self.target.has_lost_memory = true;
+        }
+        if let Event::Spool(event) = event {
+            self.on_event_of_spool(event);
         }
         assert!(!matches!(event, Event::DigestDiffers), "{}", self.state());
     }

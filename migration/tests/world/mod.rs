@@ -9,6 +9,7 @@ pub(crate) mod hosts;
 pub(crate) mod link;
 pub(crate) mod plan;
 pub(crate) mod random;
+pub(crate) mod third;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -24,6 +25,7 @@ use hosts::{SourceHost, TargetHost, slot};
 use link::Connection;
 use plan::{Fault, Plan};
 use random::Random;
+use third::{SpoolHost, Third};
 
 pub(crate) const GUEST: GuestId = GuestId([0x67; 16]);
 pub(crate) const COPY: GuestId = GuestId([0x63; 16]);
@@ -64,6 +66,7 @@ pub(crate) enum Happening {
         is_source: bool,
     },
     Operator,
+    Third(Third),
 }
 
 /// Happenings in the order of their time, then of their making.
@@ -92,6 +95,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) source: SourceHost,
     pub(crate) target: TargetHost,
+    pub(crate) spool: SpoolHost,
     pub(crate) truth: Truth,
     /// The same of a copy of it: what the guest was when it stood still, and what the copy has written since.
     pub(crate) copy: Option<Truth>,
@@ -126,6 +130,7 @@ impl World {
             random,
             source: SourceHost::new(guest),
             target: TargetHost::new(),
+            spool: SpoolHost::new(),
             truth,
             copy: None,
             copies: 0,
@@ -202,7 +207,7 @@ impl World {
             })
         });
         let steps = self.heap.iter().any(|Reverse(Entry(_, _, it))| matches!(it, Happening::Step { .. }));
-        source && target && !steps
+        source && target && !steps && self.spool.is_at_rest()
     }
 
     fn check(&mut self) {
@@ -265,6 +270,7 @@ impl World {
             Happening::Timer(who) => self.timer(who),
             Happening::Reboot { is_source } => self.reboot(is_source),
             Happening::Operator => self.operate(),
+            Happening::Third(third) => self.third(third),
         }
     }
 
@@ -325,7 +331,7 @@ impl World {
         }
     }
 
-    fn portions<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+    pub(crate) fn portions<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
         let mut parts = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() && parts.len() < 3 && self.random.one_in(2) {
@@ -447,7 +453,7 @@ impl World {
     }
 
     /// Lets the faults happen that are due.
-    fn befall(&mut self) {
+    pub(crate) fn befall(&mut self) {
         while let Some((at, fault)) = self.plan.faults.first().copied()
             && self.messages >= at
         {
@@ -455,10 +461,24 @@ impl World {
             self.note(format!("fault {fault:?}"));
             match fault {
                 Fault::Cut => self.cut_all(),
+                Fault::CutSpool => {
+                    self.spool.was_hit = true;
+                    self.third_cut(None);
+                }
+                Fault::CrashSpool(time) => {
+                    self.spool.was_hit = true;
+                    self.crash_spool(time);
+                }
+                Fault::PartitionSpool(time) => {
+                    self.spool.was_hit = true;
+                    self.spool.unreachable_until = self.now.after(time);
+                    self.third_cut(None);
+                }
                 Fault::Freeze(time) => self.frozen_until = self.now.after(time),
                 Fault::Partition(time) => {
                     self.partitioned_until = self.now.after(time);
                     self.cut_all();
+                    self.third_cut(Some(third::Client::Spool));
                 }
                 Fault::CrashSource(time) => self.crash_source(time),
                 Fault::CrashTarget(time) => self.crash_target(time),

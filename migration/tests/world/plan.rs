@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use godwit_migration::{
-    Compression, Identity, Impatience, Mode, Overrun, Policy, Purpose, Step, TargetPolicy,
+    Compression, Identity, Impatience, Mode, Overrun, Policy, Purpose, SpoolPolicy, Step, TargetPolicy,
 };
 
 use super::COPY;
 use super::link::{Noise, Wire};
 use super::random::Random;
+use super::third::SpoolPlan;
 
 /// Something that befalls the world after so many transmitted messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,19 @@ pub(crate) enum Fault {
     GuestEnds,
     /// The target becomes unreachable for so long.
     Partition(Duration),
+    /// The connections of the third host break.
+    CutSpool,
+    /// The third host dies; after so long it is back without memory.
+    CrashSpool(Duration),
+    /// It cannot be reached for so long.
+    PartitionSpool(Duration),
+}
+
+impl Fault {
+    /// Whether it is the third host's alone.
+    pub(crate) const fn is_of_the_spool(self) -> bool {
+        matches!(self, Self::CutSpool | Self::CrashSpool(_) | Self::PartitionSpool(_))
+    }
 }
 
 /// One run.
@@ -55,6 +69,9 @@ pub(crate) struct Plan {
     pub(crate) offers_post_copy: bool,
     /// A person at the target takes a source that is only out of reach for dead.
     pub(crate) gives_up_early: bool,
+    /// A third host is to keep what goes after the switch, too.
+    pub(crate) spool: Option<SpoolPlan>,
+    pub(crate) spool_policy: SpoolPolicy,
 }
 
 impl Plan {
@@ -97,6 +114,12 @@ impl Plan {
             target_pages: u32::MAX,
             offers_post_copy: true,
             gives_up_early: false,
+            spool: None,
+            spool_policy: SpoolPolicy {
+                peer_timeout: Duration::from_secs(2),
+                grace: Duration::from_secs(1),
+                hold: Duration::from_secs(40),
+            },
         };
         // Drawn apart, so that a seed's other properties are what they were before there was a ceiling.
         let mut random = Random::new(seed ^ 0xce11);
@@ -110,6 +133,10 @@ impl Plan {
         if random.one_in(10) {
             plan.offers_post_copy = false;
             plan.policy.mode = *random.pick(&[Mode::Auto, Mode::PreCopy]);
+        }
+        let mut random = Random::new(seed ^ 0x5900);
+        if random.one_in(3) {
+            plan.spool = Some(SpoolPlan { pages: u32::MAX / 2, is_busy: false });
         }
         plan
     }
@@ -181,7 +208,38 @@ impl Plan {
         if random.one_in(3) {
             plan.policy.impatience = Impatience::GiveUp;
         }
+        plan.with_a_spool_in_trouble();
         plan
+    }
+
+    /// The third host may have too little memory, or something else against it; and often the source dies after the switch.
+    fn with_a_spool_in_trouble(&mut self) {
+        let mut random = Random::new(self.seed ^ 0x59001);
+        let Some(spool) = &mut self.spool else { return };
+        if random.one_in(8) {
+            spool.pages = random.below(self.pages.into()) as u32;
+        }
+        spool.is_busy = random.one_in(20);
+        let time = random.micros(1000, 8_000_000);
+        if random.one_in(3) {
+            // Enough memory, and little enough haste, that there is a time at which all is at one of two hosts.
+            self.policy.mode = *random.pick(&[Mode::PostCopy, Mode::Hybrid]);
+            self.offers_post_copy = true;
+            self.pages = random.between(48, 100) as u32;
+            self.write_period = Duration::from_millis(30);
+            self.policy.compression = Compression::Off;
+            self.policy.bandwidth_bytes_per_second = Some(400_000);
+            self.buffer_bytes = 16 * 1024;
+            self.faults.push((random.between(40, 110), Fault::CrashSource(time)));
+        }
+        if random.one_in(3) {
+            let faults = [Fault::CutSpool, Fault::CrashSpool(time), Fault::PartitionSpool(time)];
+            self.faults.push((random.between(8, 50), *random.pick(&faults)));
+        }
+        if random.one_in(3) {
+            self.faults.push((random.between(10, 50), Fault::CrashSource(time)));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     fn fault(random: &mut Random) -> Fault {
@@ -201,7 +259,7 @@ impl Plan {
     /// Whether anything may keep the guest from moving.
     pub(crate) fn is_calm(&self) -> bool {
         let Noise { corrupt, drop, repeat, swap, stall: _ } = self.wire.noise;
-        self.faults.is_empty()
+        self.faults.iter().all(|(_, fault)| fault.is_of_the_spool())
             && self.failing_steps.is_empty()
             && corrupt + drop + repeat + swap == 0
             && self.target_pages >= self.pages

@@ -4,30 +4,39 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
-use godwit_migration::{PAGE_BYTES, Phase, Purpose};
+use godwit_migration::{PAGE_BYTES, Phase, PostCopy, Purpose};
 
 use super::super::format::{Bytes, Rate, Span};
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
 use super::super::progress::left_bytes;
 use super::super::report::{AfterSwitch, InVain};
+use super::super::spool;
 use super::super::view::{Decision, MigrationView, Side};
 use super::clone::{as_copy, errand};
 use super::{CommandError, Errand, Next, guest_named, known};
 
 /// `migrate [estimate] GUEST HOST [OPTIONS]`.
 pub(super) fn begin(
-    (guest, peer): (&str, &str),
+    (guest, peer, spool): (&str, &str, Option<&str>),
     tunings: &[Tuning],
     purpose: Purpose,
     host: &mut dyn Host,
     out: &mut Output,
 ) -> Result<Next, CommandError> {
-    let guest = guest_named(guest, host)?;
-    let peer = known("host", peer, host.peers().into_iter().map(|peer| peer.name).collect())?;
-    host.migrate(&guest, &peer, tunings, purpose.clone())?;
+    let guest = moving(guest, host)?;
+    let names = || host.peers().into_iter().map(|peer| peer.name).collect();
+    let peer = known("host", peer, names())?;
+    if let Some(spool) = spool.filter(|spool| *spool == peer || *spool == host.name()) {
+        return Err(CommandError::SpoolIsNoThird(String::from(spool)));
+    }
+    let spool = spool.map(|spool| known("host", spool, names())).transpose()?;
+    host.migrate(&guest, &peer, tunings, purpose.clone(), spool.as_deref())?;
     match &purpose {
         Purpose::Move => {
+            if let Some(spool) = &spool {
+                writeln!(out, "{spool} keeps what goes after a switch, too")?;
+            }
             writeln!(out, "moving {guest} to {peer}; Ctrl-C comes back to the prompt, the move goes on")?;
         }
         Purpose::Estimate => writeln!(out, "watching {guest} for two seconds, and the way to {peer}")?,
@@ -41,7 +50,7 @@ pub(super) fn begin(
 pub(super) fn status(guest: Option<&str>, host: &dyn Host, out: &mut Output) -> Result<(), CommandError> {
     let mut migrations = host.migrations();
     if let Some(name) = guest {
-        let name = guest_named(name, host)?;
+        let name = moving(name, host)?;
         migrations.retain(|migration| migration.guest == name);
         if migrations.is_empty() {
             writeln!(out, "{name} is not being moved")?;
@@ -57,11 +66,24 @@ pub(super) fn status(guest: Option<&str>, host: &dyn Host, out: &mut Output) -> 
     Ok(())
 }
 
+/// The guest's name, if there is such a guest, or pages of one are kept here.
+fn moving(name: &str, host: &dyn Host) -> Result<String, CommandError> {
+    let is_kept = |migration: &MigrationView| migration.side == Side::Spool && migration.guest == name;
+    if host.migrations().iter().any(is_kept) {
+        return Ok(String::from(name));
+    }
+    guest_named(name, host)
+}
+
 /// `migrate cancel [GUEST]`.
 pub(super) fn cancel(guest: Option<&str>, host: &mut dyn Host, out: &mut Output) -> Result<(), CommandError> {
     let guest = match guest {
         Some(name) => guest_named(name, host)?,
-        None => the_only(host.migrations())?.ok_or(CommandError::NothingMoves)?,
+        None => {
+            let mut moves = host.migrations();
+            moves.retain(|migration| migration.side != Side::Spool);
+            the_only(moves)?.ok_or(CommandError::NothingMoves)?
+        }
     };
     let errand = errand(&guest, host);
     host.cancel(&guest)?;
@@ -127,7 +149,7 @@ pub(super) fn decide(
     host: &mut dyn Host,
     out: &mut Output,
 ) -> Result<(), CommandError> {
-    let guest = guest_named(guest, host)?;
+    let guest = moving(guest, host)?;
     host.decide(&guest, decision)?;
     match decision {
         Decision::Reclaim => writeln!(out, "{guest} goes on here")?,
@@ -139,9 +161,13 @@ pub(super) fn decide(
 
 fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
     let MigrationView { guest, copy, peer, side, status, .. } = migration;
+    if *side == Side::Spool {
+        writeln!(out, "{guest} for {peer}: {}, for {}", status.phase, Span(status.elapsed))?;
+        return spool::status(migration, out);
+    }
     let (way, moved) = match side {
         Side::Source => ("to", status.bytes_sent),
-        Side::Target => ("from", status.bytes_received),
+        Side::Target | Side::Spool => ("from", status.bytes_received),
     };
     write!(out, "{guest} {way} {peer}{}: ", as_copy(copy.as_deref()))?;
     if copy.is_some() {
@@ -155,8 +181,9 @@ fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
     let verb = if *side == Side::Source { "sent" } else { "received" };
     writeln!(out, "  {verb} {}, left {}", Bytes(moved), Bytes(left_bytes(migration)))?;
     if let Some(post_copy) = &status.post_copy {
-        write!(out, "{}", AfterSwitch(post_copy))?;
+        write!(out, "{}", AfterSwitch(&PostCopy { spool: None, ..*post_copy }))?;
     }
+    spool::status(migration, out)?;
     if *side == Side::Target || status.phase == Phase::Recovering {
         return Ok(());
     }

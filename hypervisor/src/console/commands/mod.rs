@@ -58,6 +58,8 @@ impl fmt::Display for Errand {
 pub(super) enum CommandError {
     /// A name that is not there: of what kind, which, what was probably meant, and what there is.
     NoSuchName { kind: &'static str, name: String, meant: Option<String>, known: Vec<String> },
+    /// This host, or the one that the guest is to be moved to, is to keep its pages for the case that the source dies.
+    SpoolIsNoThird(String),
     /// No move is under way.
     NothingMoves,
     /// More than one is, and none was named.
@@ -98,6 +100,10 @@ impl fmt::Display for CommandError {
                     (known, Some(_)) => write!(f, " {kind}s: {}", known.join(", ")),
                 }
             }
+            Self::SpoolIsNoThird(name) => write!(
+                f,
+                "{name} cannot be the spool: that is a third host, which lives when the one that the guest leaves dies"
+            ),
             Self::NothingMoves => f.write_str("no guest is being moved"),
             Self::WhichMove(guests) => {
                 write!(f, "several guests are being moved; name one: {}", guests.join(", "))
@@ -124,8 +130,9 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
         Command::Help(Some(name)) => help::entry(name).map_or(Ok(()), |entry| help::one(entry, out))?,
         Command::VmList => guests::list(host, out)?,
         Command::Vm(action, name) => return guests::act(action, &name, host, out),
-        Command::Migrate { guest, peer, tunings, purpose } => {
-            return migrate::begin((&guest, &peer), &tunings, purpose, host, out);
+        Command::Migrate { guest, peer, spool, tunings, purpose } => {
+            let names = (&*guest, &*peer, spool.as_deref());
+            return migrate::begin(names, &tunings, purpose, host, out);
         }
         Command::Clone { guest, peer, name, tunings } => {
             return clone::begin((&guest, &peer), name.as_deref(), &tunings, host, out);

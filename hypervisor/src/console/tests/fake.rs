@@ -81,6 +81,7 @@ pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> Mi
         guest: "linux".into(),
         copy: None,
         peer: "b".into(),
+        third: None,
         side: Side::Source,
         status,
         bandwidth_limit: None,
@@ -226,12 +227,14 @@ impl Host for FakeHost {
         peer: &str,
         tunings: &[Tuning],
         purpose: Purpose,
+        spool: Option<&str>,
     ) -> Result<(), ActionError> {
         if purpose == Purpose::Estimate {
             self.asked.push(alloc::format!("estimate {guest} {peer}"));
             return Ok(());
         }
         let with = if tunings.is_empty() { String::new() } else { alloc::format!(" {tunings:?}") };
+        let with = spool.map_or(with.clone(), |spool| alloc::format!("{with} and {spool}"));
         self.asked.push(alloc::format!("migrate {guest} {peer}{with}"));
         if !self.migrations.is_empty() {
             return Err(ActionError::AlreadyMigrating(guest.to_string()));

@@ -68,6 +68,7 @@ fn what_went_after_the_switch_is_told_with_its_waits() {
         waits: Waits { count: 14, median: ms(2), p99: ms(4), longest: ms(5), total: ms(30) },
         interruptions: 1,
         is_whole: true,
+        spool: None,
     });
     let mut text = String::new();
     super::super::report::notice(&notice, &mut text).unwrap();

@@ -13,6 +13,8 @@ pub enum Side {
     Source,
     /// The guest comes to this host.
     Target,
+    /// This host keeps pages of the guest for the other one.
+    Spool,
 }
 
 /// One migration under way.
@@ -26,6 +28,8 @@ pub struct MigrationView {
     pub copy: Option<String>,
     /// The other host: its name, or its address if the configuration does not name it.
     pub peer: String,
+    /// The third host, if there is one, as a name or an address: the spool, and at the spool the source.
+    pub third: Option<String>,
     /// Which end this host is.
     pub side: Side,
     /// The engine's figures.

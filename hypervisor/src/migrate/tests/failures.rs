@@ -104,7 +104,7 @@ fn a_target_that_takes_nothing_does_not_keep_the_source_from_trying_again() {
     world
         .source
         .migrations
-        .start(world.now, &mut world.source.house, "linux", to, (Policy::default(), Purpose::Move))
+        .start(world.now, &mut world.source.house, "linux", to, (Policy::default(), Purpose::Move), None)
         .unwrap();
     world.pass(Duration::from_secs(45));
     assert!(world.source.views(world.now).is_empty(), "{}", world.state());

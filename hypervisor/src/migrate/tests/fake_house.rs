@@ -1,5 +1,6 @@
 //! A house of guests in memory, whose steps take time and can fail.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -8,8 +9,10 @@ use godwit_migration::{
     MigrationId, NoRam, Page, Purpose, RamLayout, RamRange, Refusal, RunPermit, Step, TscScaling,
 };
 
-use super::super::guest::{GuestHouse, NotMovable};
+use super::super::guest::{GuestHouse, Lodging, NotMovable};
+use super::super::shelf::Shelf;
 use super::fake_guest::{Content, Guest, Key, PAGES, Ram, content, written_page};
+use crate::vm::memory::testing::HeapBlocks;
 
 /// Polls until a step is answered.
 const STEP_POLLS: u8 = 2;
@@ -187,8 +190,6 @@ impl House {
 }
 
 impl GuestHouse for House {
-    type Key = Key;
-
     fn leaving(&mut self, name: &str, _purpose: &Purpose) -> Result<(Key, GuestDescription), NotMovable> {
         let guest = self.guests.iter_mut().find(|guest| guest.name == name && guest.permit.is_some());
         let guest = guest.ok_or_else(|| NotMovable::NoSuchGuest(name.to_string()))?;
@@ -253,6 +254,19 @@ impl GuestHouse for House {
         self.guests.iter().find(|guest| guest.key == key).map_or("", |guest| &guest.name)
     }
 
+    fn shelf(&self) -> Box<dyn GuestRam> {
+        Box::new(Shelf::new(HeapBlocks { left: 16 }))
+    }
+
+    fn departed(&mut self, key: Key, peer: &str) {
+        let name = self.name(key).to_string();
+        self.departed.push((name, peer.to_string()));
+    }
+}
+
+impl Lodging for House {
+    type Key = Key;
+
     fn begin(&mut self, key: Key, action: GuestAction) {
         let event = self.answer(key, action);
         let before = self.of(key).answer.replace((STEP_POLLS, event));
@@ -295,10 +309,5 @@ impl GuestHouse for House {
 
     fn hold(&mut self, key: Key, permit: RunPermit) {
         self.of(key).held = Some(permit);
-    }
-
-    fn departed(&mut self, key: Key, peer: &str) {
-        let name = self.name(key).to_string();
-        self.departed.push((name, peer.to_string()));
     }
 }

@@ -14,6 +14,7 @@ mod forge;
 mod handover;
 mod moves;
 mod postcopy;
+mod spools;
 mod strangers;
 mod urgent;
 mod versions;
@@ -23,7 +24,9 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 
-use godwit_migration::{AbortReason, Command, Event, Instant, Phase, Policy, Purpose, TargetPolicy};
+use godwit_migration::{
+    AbortReason, Command, Event, Instant, Phase, Policy, Purpose, SpoolPolicy, TargetPolicy,
+};
 
 use self::fake_guest::Key;
 use self::fake_house::House;
@@ -49,8 +52,12 @@ struct Host {
 
 impl Host {
     fn new(address: Ipv4Addr, incarnation: u64) -> Self {
-        let settings =
-            Settings { port: Some(PORT), policy: Policy::default(), target: TargetPolicy::default() };
+        let settings = Settings {
+            port: Some(PORT),
+            policy: Policy::default(),
+            target: TargetPolicy::default(),
+            spool: SpoolPolicy::default(),
+        };
         Self {
             address,
             migrations: Migrations::new(settings),
@@ -132,7 +139,7 @@ impl World {
     fn start_for(&mut self, guest: &str, purpose: Purpose) -> Result<(), StartError> {
         let to = ("b", SocketAddrV4::new(TARGET, PORT));
         let policy = self.source.migrations.settings().policy;
-        self.source.migrations.start(self.now, &mut self.source.house, guest, to, (policy, purpose))
+        self.source.migrations.start(self.now, &mut self.source.house, guest, to, (policy, purpose), None)
     }
 
     /// Begins to move `linux` and goes on until the source is in `phase`.

@@ -73,7 +73,7 @@ fn a_guest_moves_there_and_back() {
     world
         .target
         .migrations
-        .start(world.now, &mut world.target.house, "linux", back, (Policy::default(), Purpose::Move))
+        .start(world.now, &mut world.target.house, "linux", back, (Policy::default(), Purpose::Move), None)
         .unwrap();
     world.until_quiet();
     assert!(world.source.house.runs("linux") && world.target.house.names().is_empty());

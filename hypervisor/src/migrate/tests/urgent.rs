@@ -14,7 +14,7 @@ use godwit_migration::{
 
 use super::super::engine::Engine;
 use super::super::session::Session;
-use super::super::{GuestHouse, Streams, Wakeup};
+use super::super::{GuestHouse, Lodging, Streams, Wakeup};
 use super::fake_guest::{Key, PAGES};
 use super::fake_house::House;
 use super::fake_streams::Net;
@@ -67,6 +67,10 @@ impl Engine for Scripted {
         let Some(bytes) = script.urgent.pop_front() else { return 0 };
         buffer[..bytes.len()].copy_from_slice(bytes);
         bytes.len()
+    }
+
+    fn poll_spool(&mut self, _now: Instant, _buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
+        0
     }
 
     fn is_urgent(&self) -> bool {

@@ -54,7 +54,7 @@ fn a_target_that_answers_in_another_version_is_left_with_a_reason_that_names_it(
         world
             .source
             .migrations
-            .start(world.now, &mut world.source.house, "linux", to, (Policy::default(), Purpose::Move))
+            .start(world.now, &mut world.source.house, "linux", to, (Policy::default(), Purpose::Move), None)
             .unwrap();
         world.pass(Duration::from_millis(20));
         let stream = world.net.at(STRANGER).accept(PORT).unwrap().stream;

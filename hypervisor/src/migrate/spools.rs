@@ -1,0 +1,218 @@
+//! Pages that this host keeps for others: one session for each migration whose source leaves some here.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{Ipv4Addr, SocketAddrV4};
+
+use godwit_migration::{
+    Channel, Command, Event, GuestAction, GuestEvent, GuestId, GuestRam, Input, Instant, MigrationId, Output,
+    RunPermit, Spool, SpoolConfig, SpoolOrder, SpoolPolicy, Status,
+};
+
+use super::arrivals::Arrival;
+use super::engine::Engine;
+use super::guest::Lodging;
+use super::migrations::View;
+use super::occurrence::{Occurrence, Side, What};
+use super::session::{Session, Wakeup};
+use super::streams::Streams;
+
+/// Migrations whose pages may be kept here at one time.
+pub const SPOOLS_MAX: usize = 4;
+/// As many more that are told why they are turned away.
+const TURNED_AWAY_MAX: usize = 2;
+/// Bytes of an address as sessions tell each other where a target is: IPv4 address and port, big-endian.
+const ADDRESS_BYTES: usize = 6;
+
+/// What a source says of its target to a spool.
+#[must_use]
+pub fn order(target: &str, address: SocketAddrV4) -> SpoolOrder {
+    let mut bytes = address.ip().octets().to_vec();
+    bytes.extend(address.port().to_be_bytes());
+    SpoolOrder { target: target.to_string(), address: bytes }
+}
+
+/// Where a source says that its target is; `None` if that is no address of ours.
+fn address(bytes: &[u8]) -> Option<SocketAddrV4> {
+    let [a, b, c, d, high, low] = *<&[u8; ADDRESS_BYTES]>::try_from(bytes).ok()?;
+    Some(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low])))
+}
+
+impl Engine for Spool {
+    fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
+        self.handle_input(now, input, ram);
+    }
+    fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
+        self.poll_output(now, buffer, ram)
+    }
+    fn poll_urgent(&mut self, _now: Instant, _buffer: &mut [u8], _ram: &mut dyn GuestRam) -> usize {
+        0
+    }
+    fn poll_spool(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize {
+        self.poll_spool(now, buffer, ram)
+    }
+    fn is_urgent(&self) -> bool {
+        false
+    }
+    fn status(&self, now: Instant) -> Status {
+        self.status(now)
+    }
+    fn is_finished(&self) -> bool {
+        self.is_finished()
+    }
+    fn take_permit(&mut self) -> Option<RunPermit> {
+        None
+    }
+    fn target_address(&self) -> Option<SocketAddrV4> {
+        self.target_address().and_then(address)
+    }
+}
+
+/// Where the pages lie. There is no guest: nothing is ever asked of one, and nothing comes from one.
+struct Cellar(Box<dyn GuestRam>);
+
+impl fmt::Debug for Cellar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cellar({} pages)", self.0.page_count())
+    }
+}
+
+impl Lodging for Cellar {
+    type Key = ();
+
+    fn begin(&mut self, (): (), action: GuestAction) {
+        log::error!("pages that are kept for another host were to be a guest: {}", action.step());
+    }
+    fn poll(&mut self, (): ()) -> Option<GuestEvent> {
+        None
+    }
+    fn is_waiting(&self, (): ()) -> bool {
+        false
+    }
+    fn ram(&mut self, (): ()) -> &mut dyn GuestRam {
+        &mut *self.0
+    }
+    fn hold(&mut self, (): (), permit: RunPermit) {
+        permit.revoke();
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    session: Session<Spool, ()>,
+    cellar: Cellar,
+}
+
+impl Kept {
+    fn guest(&self) -> &str {
+        self.session.engine().names().map_or("", |(guest, _)| guest)
+    }
+
+    fn target(&self) -> &str {
+        self.session.engine().names().map_or("", |(_, target)| target)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Spools {
+    policy: SpoolPolicy,
+    kept: Vec<Kept>,
+}
+
+impl Spools {
+    pub(super) const fn new(policy: SpoolPolicy) -> Self {
+        Self { policy, kept: Vec::new() }
+    }
+
+    /// A source comes to leave pages here, for the first time or once more. `incarnation` and `free_bytes` are the host's,
+    /// `shelf` is where pages can be put.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        (incarnation, memory_free_bytes): (u64, u64),
+        shelf: impl FnOnce() -> Box<dyn GuestRam>,
+        arrival: &Arrival,
+    ) {
+        let (migration, guest): (MigrationId, GuestId) =
+            (arrival.opening.migration(), arrival.opening.guest());
+        let known = self.kept.iter().position(|kept| kept.session.migration() == migration);
+        if known.is_none() && self.kept.len() >= SPOOLS_MAX + TURNED_AWAY_MAX {
+            return streams.abort(arrival.stream);
+        }
+        let index = known.unwrap_or_else(|| {
+            let is_busy = self.kept.len() >= SPOOLS_MAX;
+            let config = SpoolConfig { incarnation, memory_free_bytes, is_busy, policy: self.policy };
+            let peer = arrival.peer.ip().to_string();
+            let session = Session::new(Spool::new(config), (), (migration, guest), peer, None);
+            self.kept.push(Kept { session, cellar: Cellar(shelf()) });
+            self.kept.len() - 1
+        });
+        let Kept { session, cellar } = &mut self.kept[index];
+        session.accept(now, streams, cellar, (Channel::SPOOL, arrival.stream, &arrival.received));
+    }
+
+    /// Does what can be done now.
+    pub(super) fn poll(&mut self, now: Instant, streams: &mut impl Streams) -> Wakeup {
+        let polls = self.kept.iter_mut().map(|Kept { session, cellar }| session.poll(now, streams, cellar));
+        polls.fold(Wakeup::At(Instant::NEVER), Wakeup::min)
+    }
+
+    /// Gives `command` to the one that keeps pages of `guest`; whether there is one.
+    pub(super) fn command(&mut self, now: Instant, guest: &str, command: Command) -> bool {
+        let Some(kept) = self.kept.iter_mut().find(|kept| kept.guest() == guest) else { return false };
+        kept.session.command(now, &mut kept.cellar, command);
+        true
+    }
+
+    /// From now on the target of `guest` is reached at another address; whether its pages are kept here.
+    pub(super) fn redirect(&mut self, guest: &str, (peer, address): (&str, SocketAddrV4)) -> bool {
+        let Some(kept) = self.kept.iter_mut().find(|kept| kept.guest() == guest) else { return false };
+        kept.session.redirect(peer.to_string(), address);
+        true
+    }
+
+    pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = View> {
+        self.kept.iter().map(move |kept| View {
+            guest: kept.guest().to_string(),
+            copy: None,
+            peer: kept.target().to_string(),
+            third: Some(kept.session.peer().to_string()),
+            side: Side::Spool,
+            status: kept.session.status(now),
+            policy: None,
+        })
+    }
+
+    /// Takes what is to be told, and drops those that are over.
+    pub(super) fn collect(&mut self) -> Vec<Occurrence> {
+        let mut told = Vec::new();
+        for kept in &mut self.kept {
+            for event in kept.session.take_events() {
+                if let Event::Phase(_) = event {
+                    continue;
+                }
+                let (guest, peer): (String, String) = (kept.guest().to_string(), kept.target().to_string());
+                let (side, what) = (Side::Spool, What::Event(Box::new(event)));
+                told.push(Occurrence { guest, copy: None, peer, side, what, estimate: None });
+            }
+        }
+        self.kept.retain(|kept| !kept.session.is_finished());
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_was_said_and_nothing_else_is_one() {
+        let b = SocketAddrV4::new([10, 0, 0, 2].into(), 7100);
+        assert_eq!(address(&order("b", b).address), Some(b));
+        assert_eq!((address(&[]), address(&[1; 5]), address(&[1; 7])), (None, None, None));
+    }
+}

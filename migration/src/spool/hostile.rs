@@ -1,0 +1,173 @@
+//! Peers of and around a spool that know the protocol and mean harm.
+
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::{Spool, SpoolConfig, SpoolEvent};
+use crate::hostile::{GUEST, MIGRATION, PAGES, Ram, Said, encode, filling_target, said, serving_source};
+use crate::io::{Channel, Command, Event, Input, OUTPUT_BYTES_MIN, Output};
+use crate::policy::SpoolPolicy;
+use crate::ram::PAGE_BYTES;
+use crate::status::Phase;
+use crate::time::Instant;
+use crate::wire::control::Control;
+use crate::wire::deposit::Deposit;
+use crate::wire::opening::{Greeting, Opening};
+
+/// Pages that the source says it will leave.
+const ABSENT: u32 = 9;
+
+struct Host {
+    spool: Spool,
+    store: Ram,
+    now: u64,
+    connects: u32,
+    ends: u32,
+}
+
+impl Host {
+    fn new() -> Self {
+        let config = SpoolConfig {
+            incarnation: 1,
+            memory_free_bytes: 1 << 20,
+            is_busy: false,
+            policy: SpoolPolicy::default(),
+        };
+        let store = Ram(vec![[0; PAGE_BYTES]; PAGES as usize]);
+        Self { spool: Spool::new(config), store, now: 0, connects: 0, ends: 0 }
+    }
+
+    fn give(&mut self, input: Input<'_>) {
+        self.now += 1_000_000;
+        let now = Instant::from_nanos(self.now);
+        self.spool.handle_input(now, input, &mut self.store);
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        for _ in 0..300 {
+            match self.spool.poll_output(now, &mut buffer, &mut self.store) {
+                Output::Timeout(_) if self.spool.poll_spool(now, &mut buffer, &mut self.store) == 0 => return,
+                Output::Connect(_) => self.connects += 1,
+                Output::Event(Event::Spool(SpoolEvent::Over(_))) => self.ends += 1,
+                Output::Guest(action) => panic!("a spool has no guest: {action:?}"),
+                _ => {}
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// The source comes and says what it will leave; the number of its next frame.
+    fn meet_source(&mut self) -> u32 {
+        self.give(Input::LinkUp(Channel::SPOOL));
+        let opening = Opening::Spool { migration: MIGRATION, guest: GUEST };
+        let mut first = Greeting { opening, version_min: 1, version_max: 1 }.encode().to_vec();
+        let mut sequence = 0;
+        first.extend(encode(&Said::Control(deposit(PAGES, ABSENT)), &mut sequence));
+        self.give(Input::Bytes(Channel::SPOOL, &first));
+        sequence
+    }
+}
+
+pub(crate) fn deposit(pages: u32, absent: u32) -> Control {
+    Control::Deposit(Deposit {
+        guest: "g".into(),
+        pages,
+        absent,
+        target: "b".into(),
+        address: vec![1; 6],
+        peer_timeout_ms: 1000,
+    })
+}
+
+#[test]
+fn what_is_too_much_is_refused_and_takes_no_memory() {
+    for (pages, absent) in [(u32::MAX - 1, 1), (1000, 1000), (0, 0), (5, 6), (u32::MAX - 1, u32::MAX - 1)] {
+        let mut host = Host::new();
+        host.give(Input::LinkUp(Channel::SPOOL));
+        let opening = Opening::Spool { migration: MIGRATION, guest: GUEST };
+        let mut first = Greeting { opening, version_min: 1, version_max: 1 }.encode().to_vec();
+        first.extend(encode(&Said::Control(deposit(pages, absent)), &mut 0));
+        host.give(Input::Bytes(Channel::SPOOL, &first));
+        assert!(host.spool.is_finished() && host.ends == 1, "{absent} of {pages} pages");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_spool_survives_any_source_and_keeps_no_more_than_was_agreed(
+        all in prop::collection::vec(said(), 0..40),
+        again in any::<bool>(),
+    ) {
+        let mut host = Host::new();
+        let mut sequence = host.meet_source();
+        for said in &all {
+            host.give(Input::Bytes(Channel::SPOOL, &encode(said, &mut sequence)));
+            if again && !host.spool.has_source() && !host.spool.is_finished() {
+                sequence = host.meet_source();
+            }
+            let written = host.store.0.iter().filter(|page| **page != [0; PAGE_BYTES]).count();
+            prop_assert!(written <= ABSENT as usize, "{} pages take up memory", written);
+        }
+        host.give(Input::LinkDown(Channel::SPOOL));
+        host.give(Input::Command(Command::Release));
+        prop_assert!(host.spool.is_finished() && host.ends == 1);
+    }
+
+    #[test]
+    fn a_spool_survives_any_target(all in prop::collection::vec(said(), 0..40), honest in any::<bool>()) {
+        let mut host = Host::new();
+        let mut sequence = host.meet_source();
+        let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
+        host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+        prop_assert_eq!(host.spool.pages(), 4);
+        host.give(Input::LinkDown(Channel::SPOOL));
+        host.now += 4_000_000_000;
+        host.give(Input::Timeout);
+        prop_assert_eq!(host.connects, 1);
+        host.give(Input::LinkUp(Channel::MAIN));
+        let mut sequence = 0;
+        if honest {
+            let owned = crate::wire::control::Outcome { fate: crate::wire::control::Fate::Owned, incarnation: 1 };
+            host.give(Input::Bytes(Channel::MAIN, &encode(&Said::Control(Control::Outcome(owned)), &mut sequence)));
+        }
+        for said in &all {
+            host.give(Input::Bytes(Channel::MAIN, &encode(said, &mut sequence)));
+        }
+        prop_assert!(host.spool.is_finished() || host.spool.pages() == 4);
+    }
+
+    #[test]
+    fn a_target_survives_any_spool_and_what_the_guest_has_stays(all in prop::collection::vec(said(), 0..40)) {
+        // Page 5 is absent, and the source is lost.
+        let mut host = filling_target();
+        host.give(Input::LinkDown(Channel::MAIN));
+        host.give(Input::LinkUp(Channel::SPOOL));
+        let opening = Opening::Offer { migration: MIGRATION, guest: GUEST };
+        host.give(Input::Bytes(Channel::SPOOL, &Greeting { opening, version_min: 1, version_max: 1 }.encode()));
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        while host.engine.poll_spool(Instant::from_nanos(host.now), &mut buffer, &mut crate::ram::NoRam) > 0 {}
+        let mut sequence = 0;
+        for said in &all {
+            host.give(Input::Bytes(Channel::SPOOL, &encode(said, &mut sequence)));
+        }
+        prop_assert!(host.permit.is_some() && host.runs == 1);
+        let ram = host.ram.as_ref().expect("it runs");
+        let changed: Vec<usize> = (0..PAGES as usize).filter(|page| ram.0[*page] != [0; PAGE_BYTES]).collect();
+        prop_assert!(changed.iter().all(|page| *page == 5), "{:?}", changed);
+    }
+
+    #[test]
+    fn a_source_survives_any_spool_and_serves_on(all in prop::collection::vec(said(), 0..40)) {
+        let mut host = serving_source();
+        host.give(Input::Timeout);
+        let mut sequence = 0;
+        for said in &all {
+            host.give(Input::LinkUp(Channel::SPOOL));
+            host.give(Input::Bytes(Channel::SPOOL, &encode(said, &mut sequence)));
+        }
+        let phase = host.engine.status(Instant::from_nanos(host.now)).phase;
+        prop_assert_eq!(phase, Phase::PostCopy);
+    }
+}

@@ -1,0 +1,71 @@
+//! A third host that keeps what goes after the switch, and a source that dies for good.
+
+use anyhow::{Result, bail, ensure};
+
+use super::moves::{SWEEP_TIMEOUT, SWEEPER, sweeps};
+use crate::cluster::{Cluster, Plan};
+use crate::config::GuestConfig;
+use crate::host::{COMMAND_TIMEOUT, MOVE_TIMEOUT};
+use crate::machine::Kind;
+use crate::suite::{Check, Group};
+
+pub(super) fn group(kind: Kind) -> Group {
+    Group { name: "spool", kind, weight: 2, plan, checks: CHECKS }
+}
+
+/// The guest touches 25 pages a second: fewer than go by themselves, so that there is a time at which every page is at
+/// one of two hosts and not all of them at one.
+fn plan(kind: Kind) -> Plan {
+    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 2048 400000");
+    sweeper.memory_mib = 32;
+    let mut plan = Plan::new("spool", kind, 3).guest(0, sweeper);
+    plan.hosts[2].memory_mib = 256;
+    plan
+}
+
+const CHECKS: &[Check] = &[
+    Check { name: "a spool is refused where it would be none", run: refused },
+    Check {
+        name: "a guest whose source dies is made whole by a third host, and loses nothing",
+        run: source_dies,
+    },
+];
+
+fn refused(cluster: &mut Cluster) -> Result<()> {
+    let a = &mut cluster.hosts[0];
+    a.succeed(&format!("vm start {SWEEPER}"))?;
+    for (options, why) in [
+        ("--spool b", "that is a third host"),
+        ("--spool a", "that is a third host"),
+        ("--spool d", "no host named 'd'"),
+        ("--mode precopy --spool c", "in mode precopy nothing does"),
+    ] {
+        a.enter(&format!("migrate {SWEEPER} b {options}"))?;
+        let line = a.serial().expect_line("error:", COMMAND_TIMEOUT)?;
+        ensure!(line.contains(why), "{options}: {line}");
+        a.wait_for_prompt(COMMAND_TIMEOUT)?;
+    }
+    Ok(())
+}
+
+fn source_dies(cluster: &mut Cluster) -> Result<()> {
+    let [a, b, c] = &mut cluster.hosts[..] else { bail!("three hosts") };
+    a.attach(SWEEPER, "", COMMAND_TIMEOUT)?;
+    a.serial().expect_line("pattern: sweep", SWEEP_TIMEOUT)?;
+    a.detach()?;
+    a.enter(&format!("migrate {SWEEPER} b --mode postcopy --bandwidth 2mbit --spool c"))?;
+    a.serial().expect_line("this host may die now", MOVE_TIMEOUT)?;
+    c.serial().expect_line("all that b could lack", COMMAND_TIMEOUT)?;
+    let status = b.succeed("migrate status")?;
+    a.kill();
+    println!("     {}", status.lines().nth(1).unwrap_or_default().trim());
+    let status = c.succeed("migrate status")?;
+    ensure!(status.contains("left by a") && status.contains("migrate release"), "{status}");
+    let whole = b.serial().expect_line(&format!("{SWEEPER} is whole: "), MOVE_TIMEOUT)?;
+    println!("     {whole}");
+    ensure!(whole.contains("came from c, verified"), "{whole}");
+    c.serial().expect_line("its pages are gone from here", COMMAND_TIMEOUT)?;
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    b.expect_state(SWEEPER, "running")?;
+    sweeps(b)
+}
