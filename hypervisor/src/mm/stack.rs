@@ -7,8 +7,9 @@ use x86_64::VirtAddr;
 
 use super::paging::{self, MapError};
 
-/// Bytes of a CPU's stack.
-pub const SIZE: u64 = 64 * 1024;
+/// Bytes of a CPU's stack. A host that restores a guest's devices needs more than 64 KiB: they pass through it by value, a UART
+/// with its output of some kilobytes among them.
+pub const SIZE: u64 = 256 * 1024;
 
 /// Maps a new stack and returns its top. Stacks are never given back: a CPU keeps its own.
 ///

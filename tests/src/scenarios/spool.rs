@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 
 use super::moves::{SWEEP_TIMEOUT, SWEEPER, sweeps};
+use super::{LINK_TIMEOUT_S, deaths};
 use crate::cluster::{Cluster, Plan};
 use crate::config::GuestConfig;
 use crate::host::{COMMAND_TIMEOUT, MOVE_TIMEOUT};
@@ -16,9 +17,10 @@ pub(super) fn group(kind: Kind) -> Group {
 /// The guest touches 25 pages a second: fewer than go by themselves, so that there is a time at which every page is at
 /// one of two hosts and not all of them at one.
 fn plan(kind: Kind) -> Plan {
-    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 2048 400000");
+    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 1024 400000");
     sweeper.memory_mib = 32;
     let mut plan = Plan::new("spool", kind, 3).guest(0, sweeper);
+    plan.set_link_timeout(LINK_TIMEOUT_S);
     plan.hosts[2].memory_mib = 256;
     plan
 }
@@ -29,6 +31,7 @@ const CHECKS: &[Check] = &[
         name: "a guest whose source dies is made whole by a third host, and loses nothing",
         run: source_dies,
     },
+    Check { name: "a source that dies before the switch takes the guest along", run: source_dies_before },
 ];
 
 fn refused(cluster: &mut Cluster) -> Result<()> {
@@ -68,4 +71,11 @@ fn source_dies(cluster: &mut Cluster) -> Result<()> {
     b.wait_for_prompt(COMMAND_TIMEOUT)?;
     b.expect_state(SWEEPER, "running")?;
     sweeps(b)
+}
+
+/// The last of what is done here: the guest runs at b.
+fn source_dies_before(cluster: &mut Cluster) -> Result<()> {
+    deaths::begin(cluster, 1, "c", deaths::BEFORE)?;
+    cluster.hosts[1].kill();
+    deaths::is_discarded(cluster, 2)
 }
