@@ -7,6 +7,7 @@
 //!
 //! Reference: National Semiconductor PC16550D data sheet, sections 6 and 8.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use heapless::Deque;
@@ -83,7 +84,8 @@ pub struct Uart16550 {
     overrun: bool,
     /// The holding register became empty and nobody has read that in IIR yet.
     empty_pending: bool,
-    transmit: Deque<u8, TRANSMIT_QUEUE_BYTES>,
+    /// Apart, since a board passes through the stack by value when it is restored.
+    transmit: Box<Deque<u8, TRANSMIT_QUEUE_BYTES>>,
     receive: Deque<u8, RECEIVE_QUEUE_BYTES>,
 }
 
@@ -124,7 +126,7 @@ impl Default for Uart16550 {
 impl Uart16550 {
     /// A port as it is after reset, with empty queues.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             interrupt_enable: InterruptEnable::empty(),
             fifo_control: 0,
@@ -135,7 +137,7 @@ impl Uart16550 {
             divisor: DIVISOR_AT_RESET,
             overrun: false,
             empty_pending: false,
-            transmit: Deque::new(),
+            transmit: Box::default(),
             receive: Deque::new(),
         }
     }
@@ -388,7 +390,7 @@ impl Uart16550 {
     /// # Errors
     /// The name of the first impossible field.
     pub fn restore(saved: &UartState) -> Result<Self, &'static str> {
-        let mut transmit = Deque::new();
+        let mut transmit = Box::<Deque<u8, TRANSMIT_QUEUE_BYTES>>::default();
         for byte in &saved.transmit {
             transmit.push_back(*byte).map_err(|_| "uart.transmit")?;
         }

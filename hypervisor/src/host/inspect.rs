@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use super::load::LoadMeter;
 use crate::arch::time_account::Spent;
 use crate::arch::{percpu, tsc};
-use crate::console::view::{CpuState, CpuView, HeapView, MachineView, MemView, PciView, VmxView};
+use crate::console::view::{CpuState, CpuView, HeapView, MachineView, MemView, PciView, StackView, VmxView};
 use crate::guests::Guests;
-use crate::mm::{frames, heap};
+use crate::mm::{frames, heap, stack};
 use crate::platform::Platform;
 use crate::vm;
 
@@ -26,6 +26,7 @@ pub(super) fn memory(platform: &Platform, guest_bytes: u64) -> MemView {
         guest_bytes,
         file_bytes,
         heap: HeapView { used_bytes: heap.used as u64, total_bytes: heap.size as u64 },
+        stacks: StackView { deepest_bytes: stack::deepest(), size_bytes: stack::SIZE },
         nodes: Vec::new(),
     }
 }

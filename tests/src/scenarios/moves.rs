@@ -72,6 +72,7 @@ const CHECKS: &[Check] = &[
     Check { name: "it comes back by post-copy while another guest goes by hybrid", run: postcopy::opposite },
     Check { name: "Linux moves while a program rewrites memory", run: busy_linux_moves },
     Check { name: "busy Linux is switched by itself when rounds do not pay", run: postcopy::auto_switches },
+    Check { name: "no processor's stack was used to more than a half", run: stacks_have_room },
     Check { name: "a target without memory refuses, by name, before anything is sent", run: no_memory },
     Check { name: "a target of another version is refused", run: other_version },
     Check { name: "a target that is not there is reported", run: nobody_there },
@@ -220,6 +221,20 @@ fn cut_midway(cluster: &mut Cluster) -> Result<()> {
     println!("     {}", retry.line);
     runs_only_at(cluster, SWEEPER, 0)?;
     sweeps(&mut cluster.hosts[0])
+}
+
+/// On all that was done so far, of which restoring a guest goes deepest.
+fn stacks_have_room(cluster: &mut Cluster) -> Result<()> {
+    for host in &mut cluster.hosts {
+        let memory = host.succeed("mem")?;
+        let line = memory.lines().find(|line| line.starts_with("stacks")).with_context(|| memory.clone())?;
+        println!("     host {}: {line}", host.name);
+        let numbers: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let is_kib = line.matches(" KiB").count() == 2;
+        let [deepest, size] = numbers[..] else { bail!("{line}") };
+        ensure!(is_kib && deepest * 2.0 <= size, "{line}");
+    }
+    Ok(())
 }
 
 fn no_memory(cluster: &mut Cluster) -> Result<()> {

@@ -91,6 +91,15 @@ pub struct HeapView {
     pub total_bytes: u64,
 }
 
+/// The stacks of the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackView {
+    /// How far the one that was used most has been, in bytes.
+    pub deepest_bytes: u64,
+    /// Bytes of each.
+    pub size_bytes: u64,
+}
+
 /// Memory near one group of CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeView {
@@ -117,6 +126,8 @@ pub struct MemView {
     pub file_bytes: u64,
     /// The heap within `hypervisor_bytes`.
     pub heap: HeapView,
+    /// The CPUs' stacks within `hypervisor_bytes`.
+    pub stacks: StackView,
     /// By memory node; empty if the firmware does not tell.
     pub nodes: Vec<NodeView>,
 }
