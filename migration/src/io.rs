@@ -105,7 +105,8 @@ pub enum Command {
     Reclaim,
     /// In [`Phase::CommitUnknown`] at the source, a person declares that the target runs the guest: the source
     /// lets go of it. In [`Phase::Recovering`]: nobody needs the memory any more that is here. At a spool: what it keeps is
-    /// not needed. Ignored in every other phase.
+    /// not needed. At a target where the guest runs and is whole, and whose source cannot be heard: the source is gone for
+    /// good and will not ask. Ignored in every other phase.
     Release,
     /// Ask a target that is lost again now ([`Phase::CommitUnknown`], [`Phase::Recovering`] at the source; a spool), rather
     /// than when it is time.

@@ -94,6 +94,10 @@ impl GuestHouse for Guests {
         if let Some(why) = record.incomplete() {
             return Err(why);
         }
+        if record.errand() == Some(Errand::Arriving) {
+            let from = record.origin().arrived_from.clone().unwrap_or_default();
+            return Err(NotMovable::NotLetGo { guest: name.to_string(), from });
+        }
         if record.is_migrating() {
             return Err(NotMovable::WrongState(name.to_string(), "on its way already"));
         }

@@ -69,6 +69,13 @@ pub enum NotMovable {
         /// Pages that have not come yet.
         pages: usize,
     },
+    /// It has come from that host, which has not let go of it yet.
+    NotLetGo {
+        /// The guest.
+        guest: String,
+        /// Where it comes from.
+        from: String,
+    },
     /// Parts of its memory will never come: this host does not have all of it to give.
     Incomplete(String),
     /// This host cannot run guests.
@@ -87,6 +94,13 @@ impl fmt::Display for NotMovable {
                     f,
                     "{guest} cannot be moved on yet: {pages} pages of its memory are still arriving from {from}"
                 )
+            }
+            Self::NotLetGo { guest, from } => {
+                write!(
+                    f,
+                    "{guest} cannot be moved on yet: {from}, where it comes from, has not been heard since. "
+                )?;
+                write!(f, "If {from} is gone for good, say 'migrate release {guest}'")
             }
             Self::Incomplete(guest) => {
                 write!(f, "{guest} cannot be moved: a part of its memory was lost on its way here")

@@ -131,6 +131,13 @@ impl Target {
         self.last_word = Some(Event::Completed(report));
     }
 
+    /// A person says that the source is gone for good: nobody will ask any more what became of the guest that runs here.
+    pub(super) fn release_by_word(&mut self, now: Instant) {
+        if matches!(self.state, State::Owner) && self.endpoint.link.is_none() {
+            self.released(now);
+        }
+    }
+
     /// The source asks what became of a migration.
     pub(super) fn answer(&mut self, now: Instant, migration: MigrationId) {
         if self.migration != Some(migration) {

@@ -168,9 +168,8 @@ impl Target {
             Input::Guest(event) => self.on_guest(now, event, ram),
             Input::Command(Command::Cancel) => self.cancel(now),
             Input::Command(Command::TakeOver) => self.take_over(now),
-            Input::Command(
-                Command::Start | Command::Tune(_) | Command::Reclaim | Command::Release | Command::Retry,
-            ) => {}
+            Input::Command(Command::Release) => self.release_by_word(now),
+            Input::Command(Command::Start | Command::Tune(_) | Command::Reclaim | Command::Retry) => {}
             Input::LinkUp(Channel::MAIN) => self.on_link_up(now),
             Input::LinkUp(Channel::SPOOL) => self.on_spool_up(now),
             Input::LinkUp(_) => self.on_urgent_up(now),

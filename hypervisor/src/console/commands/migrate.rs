@@ -153,7 +153,7 @@ pub(super) fn decide(
     host.decide(&guest, decision)?;
     match decision {
         Decision::Reclaim => writeln!(out, "{guest} goes on here")?,
-        Decision::Release => writeln!(out, "{guest} is let go of")?,
+        Decision::Release => writeln!(out, "what was kept here for the move of {guest} is let go of")?,
         Decision::TakeOver => writeln!(out, "{guest} goes on here without its source")?,
     }
     Ok(())

@@ -126,6 +126,25 @@ fn a_person_runs_the_guest_at_the_target_when_the_source_is_gone_for_good() {
     world.command(Side::Target, "linux", Command::TakeOver).unwrap();
     world.until(|world| world.target.arrived("linux") == 1);
     assert!(world.target.house.runs("linux"));
+    world.pass(Duration::from_secs(1_000));
+    assert!(!world.target.views(world.now).is_empty(), "its source may still ask");
+    world.command(Side::Target, "linux", Command::Release).unwrap();
+    world.until(|world| world.target.views(world.now).is_empty());
+    assert!(world.target.house.runs("linux"));
+    let back = ("a", core::net::SocketAddrV4::new(SOURCE, super::PORT));
+    let order = (super::Policy::default(), super::Purpose::Move);
+    let World { target, now, .. } = &mut world;
+    target.migrations.start(*now, &mut target.house, "linux", back, order, None).unwrap();
+    world.until(|world| world.source.house.runs("linux"));
+}
+
+#[test]
+fn a_target_does_not_let_go_by_a_word_while_its_source_can_be_heard() {
+    let mut world = committing();
+    world.until(|world| world.target.house.runs("linux"));
+    world.command(Side::Target, "linux", Command::Release).unwrap();
+    world.until_quiet();
+    world.assert_moved("linux");
 }
 
 #[test]
