@@ -51,7 +51,8 @@ pub(super) fn sweeper() -> GuestConfig {
     sweeper
 }
 
-/// The small guest first, for what needs no Linux; each check begins where the one before left the guests.
+/// The small guest first, for what needs no Linux; each check begins where the one before left the guests. That Linux moves by
+/// pre-copy while a program rewrites memory is among the checks of [`super::nested`].
 const CHECKS: &[Check] = &[
     Check { name: "a bare-metal guest that rewrites memory moves and loses nothing", run: sweeper_moves },
     Check { name: "a paused guest moves and stays paused", run: paused_moves },
@@ -70,7 +71,6 @@ const CHECKS: &[Check] = &[
         run: |c| linux_moves(c, 0, 1),
     },
     Check { name: "it comes back by post-copy while another guest goes by hybrid", run: postcopy::opposite },
-    Check { name: "Linux moves while a program rewrites memory", run: busy_linux_moves },
     Check { name: "busy Linux is switched by itself when rounds do not pay", run: postcopy::auto_switches },
     Check { name: "no processor's stack was used to more than a half", run: stacks_have_room },
     Check { name: "a target without memory refuses, by name, before anything is sent", run: no_memory },
@@ -145,18 +145,6 @@ pub(super) fn is_whole(cluster: &mut Cluster, index: usize, before: f64) -> Resu
     let output = run(host, "verify", SWEEP_TIMEOUT)?;
     ensure!(output.contains("verify: ok"), "{output}");
     quiet_kernel(host)
-}
-
-fn busy_linux_moves(cluster: &mut Cluster) -> Result<()> {
-    // A working guest dirties some 200 pages in any half of a second, the program's and the kernel's: more than Bochs's
-    // card takes in within the usual limit.
-    for host in &mut cluster.hosts {
-        host.succeed("migrate set downtime 1500ms")?;
-    }
-    let output = run(&mut cluster.hosts[0], "pattern start 8 150", SWEEP_TIMEOUT)?;
-    ensure!(output.contains("pattern: started"), "{output}");
-    linux_moves(cluster, 0, 1)?;
-    pattern_is_whole(&mut cluster.hosts[1])
 }
 
 pub(super) fn pattern_is_whole(host: &mut Host) -> Result<()> {

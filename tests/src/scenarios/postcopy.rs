@@ -85,16 +85,15 @@ pub(super) fn opposite(cluster: &mut Cluster) -> Result<()> {
     is_whole(cluster, 0, before)
 }
 
-/// Linux runs at b, and a program in it rewrites memory.
+/// Linux runs at a, and a program in it is made to rewrite more memory than rounds get ahead of.
 pub(super) fn auto_switches(cluster: &mut Cluster) -> Result<()> {
-    let host = &mut cluster.hosts[1];
-    run(host, "pattern stop", SWEEP_TIMEOUT)?;
+    let host = &mut cluster.hosts[0];
     let output = run(host, "pattern start 8 2000", SWEEP_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
-    let moved = moved(host, LINUX, "a", "--mode auto")?;
+    let moved = moved(host, LINUX, "b", "--mode auto --downtime-limit 1s")?;
     ensure!(moved.details.contains("since rounds did not pay"), "{}", moved.details);
-    runs_only_at(cluster, LINUX, 0)?;
-    pattern_is_whole(&mut cluster.hosts[0])?;
+    runs_only_at(cluster, LINUX, 1)?;
+    pattern_is_whole(&mut cluster.hosts[1])?;
     // Nothing that still runs takes the processors from what comes next.
-    cluster.hosts[0].succeed(&format!("vm stop {LINUX}")).map(|_| ())
+    cluster.hosts[1].succeed(&format!("vm stop {LINUX}")).map(|_| ())
 }
