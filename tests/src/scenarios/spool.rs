@@ -74,8 +74,19 @@ fn source_dies(cluster: &mut Cluster) -> Result<()> {
     sweeps(b)
 }
 
-/// The last of what is done here: the guest runs at b.
+/// The last of what is done here: the guest runs at b, which still waits for a host that is gone for good.
 fn source_dies_before(cluster: &mut Cluster) -> Result<()> {
+    let b = &mut cluster.hosts[1];
+    b.enter(&format!("migrate {SWEEPER} c"))?;
+    let line = b.serial().expect_line("error:", COMMAND_TIMEOUT)?;
+    ensure!(line.contains("migrate release"), "{line}");
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    b.succeed(&format!("migrate release {SWEEPER}"))?;
+    eventually(COMMAND_TIMEOUT, || {
+        let status = b.succeed("migrate status")?;
+        ensure!(status.contains("no guest is being moved"), "{status}");
+        Ok(())
+    })?;
     deaths::begin(cluster, 1, "c", deaths::BEFORE)?;
     cluster.hosts[1].kill();
     deaths::is_discarded(cluster, 2)
