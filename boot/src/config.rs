@@ -39,6 +39,8 @@ pub const DOWNTIME_LIMIT_MS: u32 = 300;
 pub const LINK_TIMEOUT_S: u8 = 8;
 /// How often a guest is stopped in vain before a migration ends, unless the configuration says otherwise.
 pub const STOPS_MAX: u8 = 6;
+/// Most virtual CPUs of a guest. They take turns on one CPU of the host, so that more would be of no use.
+pub const VCPUS_MAX: u32 = 16;
 
 /// Whether `text` can name a host or a guest: [`NAME_RULE`].
 #[must_use]
@@ -176,7 +178,7 @@ pub struct Guest {
     start: u8,
     /// RAM in MiB.
     pub memory_mib: u32,
-    /// Virtual CPUs.
+    /// Virtual CPUs, 1 to [`VCPUS_MAX`].
     pub vcpus: u32,
 }
 

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use super::{
     COMMAND_LINE_MAX, Configuration, GUESTS_MAX, Guest, MIGRATION_PORT, MemoryMode, Migration, NAME_MAX,
-    NAME_RULE, Network, PATH_MAX, PEERS_MAX, Peer,
+    NAME_RULE, Network, PATH_MAX, PEERS_MAX, Peer, VCPUS_MAX,
     error::{ConfigError, Problem},
     is_name,
     section::{Section, Source},
@@ -29,7 +29,7 @@ const LINK_TIMEOUT: &str = "seconds from 1 to 255";
 const MODE: &str = "one of \"auto\", \"precopy\", \"postcopy\", \"hybrid\"";
 const STOPS: &str = "stops from 1 to 255, or 0 to carry the first one through";
 const MEMORY: &str = "MiB from 16 to 1048576";
-const VCPUS: &str = "1: guests have one virtual CPU for now";
+const VCPUS: &str = "virtual CPUs from 1 to 16";
 
 /// Reads the configuration in `text`; errors call it `file`.
 ///
@@ -182,7 +182,7 @@ fn guest(section: &Section<'_>) -> Result<Guest, ConfigError> {
         start: u8::from(section.flag("start")?.unwrap_or(false)),
         memory_mib: memory_mib
             .ok_or_else(|| section.error("memory_mib", Problem::Missing { expected: MEMORY }))?,
-        vcpus: section.number("vcpus", 1..=1, VCPUS)?.unwrap_or(1),
+        vcpus: section.number("vcpus", 1..=VCPUS_MAX, VCPUS)?.unwrap_or(1),
     })
 }
 

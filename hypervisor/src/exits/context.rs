@@ -155,6 +155,8 @@ pub enum Yield {
     Nmi,
     /// The preemption timer ran out.
     Timer,
+    /// It spins, waiting for another processor of its machine; the PAUSE is done.
+    Spin,
 }
 
 impl<V: VmcsAccess, M: GuestMemory> Context<'_, V, M> {

@@ -26,6 +26,8 @@ const FEATURE_NO_IO_DELAY: u32 = 1 << 1;
 const SUBLEAVES_MAX: u32 = 32;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const LEAF_1_OSXSAVE: u32 = 1 << 27;
+/// Bit of EDX: the number of processors in EBX counts.
+const LEAF_1_HTT: u32 = 28;
 
 /// How a leaf's registers come to be, besides the words of [`FEATURES`].
 struct Leaf {
@@ -254,7 +256,10 @@ fn answer(rule: &Leaf, subleaf: u32, basis: &Basis<'_>) -> Registers {
     }
     match rule.number {
         0 => registers[Register::Eax as usize] = BASIC_LAST,
-        1 => registers[1] |= basis.vcpus << 16,
+        1 => {
+            registers[1] |= basis.vcpus << 16;
+            registers[3] |= u32::from(basis.vcpus > 1) << LEAF_1_HTT;
+        }
         7 if subleaf == 0 => registers[0] = 1,
         0xb => registers = topology(subleaf, basis.vcpus),
         0xd => registers = extended_state(subleaf, host, registers, basis.components),
@@ -421,6 +426,8 @@ mod tests {
         let name = [ebx, ecx, edx].map(u32::to_le_bytes).concat();
         assert_eq!(name, b"GodwitGodwit");
         assert_eq!(cpuid.query(1, 0, 3, 1, || 0)[1] >> 16, 3 << 8 | 4);
+        assert_eq!(ask(&cpuid, 1, 0)[3] >> LEAF_1_HTT & 1, 1);
+        assert_eq!(ask(&guest(1), 1, 0)[3] >> LEAF_1_HTT & 1, 0);
         assert_eq!(cpuid.query(0xb, 1, 3, 1, || 0), [2, 4, 2 << 8 | 1, 3]);
         assert_eq!(cpuid.query(0xb, 9, 3, 1, || 0), [0, 0, 9, 3]);
     }

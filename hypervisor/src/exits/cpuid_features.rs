@@ -77,7 +77,7 @@ pub static FEATURES: [Word; WORDS] = [
             (27, "ss"),
         ],
         emulated: &[(9, "apic"), (12, "mtrr")],
-        reason: "no debug store, thermal control or hyper-threading; the APIC and MTRRs are emulated",
+        reason: "no debug store or thermal control; the APIC and MTRRs are emulated; HTT follows the number of processors",
     },
     Word {
         leaf: 1,

@@ -78,7 +78,8 @@ pub fn handle<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, ex
         Exit::ExceptionOrNmi(event) => exception(context, event),
         Exit::PmlFull => Outcome::LogFull,
         Exit::Xsetbv => xsetbv(context),
-        Exit::Invd | Exit::Wbinvd | Exit::Pause => Outcome::Skip,
+        Exit::Pause => Outcome::Yield(Yield::Spin),
+        Exit::Invd | Exit::Wbinvd => Outcome::Skip,
         Exit::Rdpmc => Outcome::Inject(Event::general_protection()),
         Exit::Vmcall | Exit::Mwait | Exit::Monitor | Exit::Forbidden(_) => {
             Outcome::Inject(Event::invalid_opcode())
@@ -121,11 +122,11 @@ fn cpuid<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> Outc
     Outcome::Skip
 }
 
-/// HLT waits for an interrupt; with interrupts off only an NMI could end it, and if none can come the guest
-/// has stopped itself.
+/// HLT waits for an interrupt; with interrupts off only an NMI or another processor can end it, and if there is neither the
+/// guest has stopped itself.
 fn halt<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -> Outcome {
     let interruptible = context.vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
-    if interruptible || context.cpu.nmi_pending {
+    if interruptible || context.cpu.nmi_pending || context.board.vcpus() > 1 {
         Outcome::Block
     } else {
         Outcome::Stop(StopReason::HaltedForGood { rip: context.rip() })

@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use godwit_boot::config::VCPUS_MAX;
 use godwit_migration::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
 use minicbor::{Decode, Encode};
 
@@ -81,7 +82,7 @@ pub(super) fn of_host(
         },
         tsc_tolerance_ppm: TSC_TOLERANCE_PPM,
         memory_free_bytes: if machines.is_some() { free } else { 0 },
-        vcpus_max: vm::builder::VCPUS_MAX,
+        vcpus_max: VCPUS_MAX,
         is_busy: false,
         post_copy: machines.is_some(),
     }

@@ -1,6 +1,6 @@
-//! One loop per CPU: the machines that it owns take turns on it.
+//! One loop per CPU: the processors of the machines that it owns take turns on it.
 //!
-//! [`CpuLoop::turn`] does what is owed (commands, new machines), runs one machine for a slice, and says when it wants to be
+//! [`CpuLoop::turn`] does what is owed (commands, new machines), runs one processor for a slice, and says when it wants to be
 //! called again; the boot CPU's loop calls it between its other duties, every other CPU does nothing else
 //! ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines' mailboxes, both of which raise [`WORK`]
 //! and kick the CPU.
@@ -26,9 +26,9 @@ use run_queue::{Choice, RunQueue};
 pub const WORK: u32 = 1 << 0;
 /// The CPU on which people and peers are served.
 const BOOT_CPU: usize = 0;
-/// Slices in a second while several machines share a CPU.
+/// Slices in a second while several processors share a CPU.
 const SLICES_PER_SECOND: u64 = 250;
-/// Slices in a second of a machine that has its CPU alone: only so that a command is noticed if its kick was not.
+/// Slices in a second of a processor that has its CPU alone: only so that a command is noticed if its kick was not.
 const LONE_SLICES_PER_SECOND: u64 = 20;
 /// Machines that wait for a CPU to take them.
 const INBOX_MAX: usize = 64;
@@ -160,17 +160,24 @@ impl CpuLoop {
     fn run_one(&mut self, until: u64) -> Turn {
         let now = tsc::read();
         let machines = &mut self.machines;
-        let choice = self.queue.choose(machines.len(), |position| {
+        let seats = machines.iter().map(Machine::vcpus).sum();
+        let choice = self.queue.choose(seats, |seat| {
+            let (position, vcpu) =
+                run_queue::occupant(machines.iter().map(Machine::vcpus), seat).ok_or(u64::MAX)?;
             let machine = &mut machines[position];
-            machine.readiness(0)?;
+            machine.readiness(vcpu)?;
             match machine.share(now) {
                 Share::RunUntil(_) => Ok(()),
                 Share::WaitUntil(time) => Err(time),
             }
         });
-        let Choice::Run { position, others } = choice else {
-            let Choice::Wait(time) = choice else { return Turn::Ran };
-            return Turn::Idle(time);
+        let (seat, others) = match choice {
+            Choice::Run { position, others } => (position, others),
+            Choice::Wait(time) => return Turn::Idle(time),
+        };
+        let Some((position, vcpu)) = run_queue::occupant(self.machines.iter().map(Machine::vcpus), seat)
+        else {
+            return Turn::Ran;
         };
         let slices = if others > 0 { SLICES_PER_SECOND } else { LONE_SLICES_PER_SECOND };
         let mut end = until.min(now + self.platform.tsc_hz / slices);
@@ -181,7 +188,7 @@ impl CpuLoop {
         interrupts::disable();
         let machine = &mut self.machines[position];
         let before = machine.run_ticks();
-        let why = machine.run(0, end);
+        let why = machine.run(vcpu, end);
         interrupts::enable();
         if let Some(block) = percpu::of(self.index) {
             block.time().add_guest(machine.run_ticks().wrapping_sub(before));

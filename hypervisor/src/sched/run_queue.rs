@@ -44,9 +44,28 @@ impl RunQueue {
     }
 }
 
+/// Which machine, by its position, and which of its processors sits on `seat`: all processors of all machines have one, in
+/// order. `processors` says how many each machine has.
+pub fn occupant(processors: impl Iterator<Item = usize>, seat: usize) -> Option<(usize, usize)> {
+    let mut first = 0;
+    for (position, count) in processors.enumerate() {
+        if seat < first + count {
+            return Some((position, seat - first));
+        }
+        first += count;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_processor_has_a_seat() {
+        let seats: alloc::vec::Vec<_> = (0..5).map(|seat| occupant([1, 2, 0, 1].into_iter(), seat)).collect();
+        assert_eq!(seats, [Some((0, 0)), Some((1, 0)), Some((1, 1)), Some((3, 0)), None]);
+    }
 
     #[test]
     fn everybody_who_can_gets_a_turn() {

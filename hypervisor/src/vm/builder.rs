@@ -11,7 +11,10 @@ use super::lifecycle::State;
 use super::machine::Blueprint;
 use super::memory::{GuestRam, RamError};
 use super::platform::Platform;
+use super::startup;
 use super::state::{Entry64, SegmentState, TableState, VcpuState};
+use godwit_boot::config::VCPUS_MAX;
+
 use crate::devices::GuestTime;
 use crate::devices::board::{Board, BoardConfig, BoardError};
 use crate::exits::cpuid::{CRYSTAL_HZ, told_frequency};
@@ -46,7 +49,7 @@ pub struct Plan<'a> {
 /// Why a machine cannot be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
-    /// This many processors are not possible yet.
+    /// This many processors are not possible.
     Vcpus(u32),
     /// The memory has an impossible size.
     Size(BadMemorySize),
@@ -61,7 +64,7 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vcpus(count) => write!(f, "guests have one processor for now, not {count}"),
+            Self::Vcpus(count) => write!(f, "guests have 1 to {VCPUS_MAX} processors, not {count}"),
             Self::Size(size) => size.fmt(f),
             Self::Ram(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
@@ -71,9 +74,6 @@ impl fmt::Display for BuildError {
 }
 
 impl core::error::Error for BuildError {}
-
-/// Most processors of a guest.
-pub const VCPUS_MAX: u32 = 1;
 
 /// Builds a machine with Linux loaded, ready for its first run.
 ///
@@ -128,7 +128,10 @@ fn build(
     let ram = Arc::new(ram);
     let shared = Shared::new(plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
     let handle = Arc::new(shared);
-    let vcpus: Vec<VcpuState> = (0..plan.vcpus).map(|_| first_state(&EntryState::at(0))).collect();
+    let first = first_state(&EntryState::at(0));
+    let waiting = startup::after_init(first.clone());
+    let vcpus: Vec<VcpuState> =
+        (0..plan.vcpus).map(|index| if index == 0 { first.clone() } else { waiting.clone() }).collect();
     let policy = Box::new(platform.policy(plan.vcpus, tsc_hz, plan.shown.as_ref()));
     let blueprint = Blueprint { handle: Arc::clone(&handle), ram, board, policy, vcpus, state };
     Ok((handle, blueprint))

@@ -11,8 +11,7 @@ use super::handle::{Command, Figures, Refusal, Reply};
 use super::host;
 use super::lifecycle::Input;
 use super::machine::{Machine, MachineState, Timer, multiplier};
-use super::state::InvalidState;
-use super::tables::Tables;
+use super::state::{InvalidState, VcpuState};
 use crate::devices::board::Board;
 use crate::exits::GuestClock;
 
@@ -37,10 +36,14 @@ impl Machine {
                 self.attend_all();
             }
             Command::StartDirtyLog => self.start_dirty_log()?,
-            Command::HarvestDirtyLog => self.with_vmcs(|tables, vmcs| tables.harvest(vmcs))?,
+            Command::HarvestDirtyLog => {
+                self.drain_log();
+                self.tables.harvest();
+            }
             Command::StopDirtyLog => {
                 if self.ram.dirty().is_enabled() {
-                    self.with_vmcs(|tables, vmcs| tables.stop_log(vmcs))?;
+                    self.with_each_vmcs(|tables, vmcs| tables.disarm(vmcs))?;
+                    self.tables.stop_log();
                 }
                 self.throttle.set(0);
                 self.step(Input::EndMove)?;
@@ -88,20 +91,12 @@ impl Machine {
             pages => return Err(Refusal::Absent(pages)),
         }
         self.state.clone().after(Input::BeginMove).map_err(Refusal::Impossible)?;
-        self.load(0)?;
-        let Some(vmcs) = self.vcpus[0].slot.current() else { return Err(Refusal::Vmcs) };
-        self.tables.start_log(vmcs).map_err(Refusal::Tables)?;
+        self.tables.start_log().map_err(Refusal::Tables)?;
+        if let Err(refusal) = self.with_each_vmcs(|tables, vmcs| tables.arm(vmcs)) {
+            self.tables.stop_log();
+            return Err(refusal);
+        }
         self.step(Input::BeginMove)
-    }
-
-    fn with_vmcs(
-        &mut self,
-        act: impl FnOnce(&mut Tables, &mut godwit_vmx::vmcs::Vmcs<godwit_vmx::vmcs::Current>),
-    ) -> Result<(), Refusal> {
-        self.load(0)?;
-        let Some(vmcs) = self.vcpus[0].slot.current() else { return Err(Refusal::Vmcs) };
-        act(&mut self.tables, vmcs);
-        Ok(())
     }
 
     /// Its state; it stands still, so that nothing changes meanwhile.
@@ -112,17 +107,22 @@ impl Machine {
         }
         let mut vcpus = Vec::new();
         for index in 0..self.vcpus.len() {
-            self.load(index)?;
-            let vcpu = &mut self.vcpus[index];
-            host::save_resident(&mut vcpu.resident, &self.platform.residency);
-            host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
-            let Some(vmcs) = vcpu.slot.as_current() else { return Err(Refusal::Vmcs) };
-            vcpus.push(vcpu.save(vmcs));
+            vcpus.push(self.save_vcpu(index)?);
         }
         self.unload();
         let (tsc, tsc_hz) = (self.tsc(), self.policy.tsc_hz);
         let paused = self.state.is_paused();
         Ok(Box::new(MachineState { tsc, tsc_hz, paused, vcpus, board: self.board.save() }))
+    }
+
+    /// The state of processor `index`, which is loaded for that.
+    pub(super) fn save_vcpu(&mut self, index: usize) -> Result<VcpuState, Refusal> {
+        self.load(index)?;
+        let vcpu = &mut self.vcpus[index];
+        host::save_resident(&mut vcpu.resident, &self.platform.residency);
+        host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
+        let Some(vmcs) = vcpu.slot.as_current() else { return Err(Refusal::Vmcs) };
+        Ok(vcpu.save(vmcs))
     }
 
     /// Takes over a state. Everything is checked before anything changes.

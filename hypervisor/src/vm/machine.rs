@@ -12,6 +12,7 @@ use godwit_vmx::ept::EptError;
 use godwit_vmx::io_bitmap::IoBitmaps;
 use godwit_vmx::msr_bitmap::MsrBitmap;
 use godwit_vmx::tsc::{self, TscMapping, UNITY};
+use godwit_vmx::vmcs::{Current, Vmcs};
 
 use super::frames::Frame;
 use super::handle::{Refusal, Reply, VmHandle};
@@ -19,6 +20,7 @@ use super::host;
 use super::lifecycle::{Input, State};
 use super::memory::GuestRam;
 use super::platform::Platform;
+use super::processors::Called;
 use super::slot::{Loaded, VmcsSlot};
 use super::state::{InvalidState, VcpuState};
 use super::tables::Tables;
@@ -95,7 +97,8 @@ pub struct Machine {
     bitmaps: Bitmaps,
     pub(super) tsc_multiplier: u64,
     /// The processor whose registers are in this CPU.
-    loaded: Option<usize>,
+    pub(super) loaded: Option<usize>,
+    pub(super) called: Called,
 }
 
 /// When the board wants to be looked at: its own time, and the host's TSC.
@@ -183,6 +186,7 @@ impl Machine {
             bitmaps,
             tsc_multiplier: multiplier,
             loaded: None,
+            called: Called::default(),
         };
         match machine.equip(vcpus) {
             Ok(()) => Ok(machine),
@@ -249,6 +253,7 @@ impl Machine {
             io_bitmaps: [0, 1].map(|half: usize| self.bitmaps.io[half].address().as_u64()),
             pml: self.tables.log_address(),
             tsc_multiplier: self.tsc_multiplier,
+            catch_spinning: self.vcpus.len() > 1 && self.platform.can_catch_spinning(),
         };
         let Some(vcpu) = self.vcpus.get_mut(index) else { return Err(Refusal::Gone) };
         let loaded = vcpu.slot.load().map_err(|_refused| Refusal::Vmcs)?;
@@ -267,6 +272,7 @@ impl Machine {
             if let Some(eoi) = &mut vcpu.virtual_eoi {
                 eoi.forget();
             }
+            self.tables.arm(vmcs);
         }
         host::load_resident(&vcpu.resident, &self.platform.residency, vcpu.context.xcr0);
         self.loaded = Some(index);
@@ -274,13 +280,35 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes the registers out of this CPU again, so that another machine may have it.
+    /// Takes the registers out of this CPU again, so that another processor or machine may have it. All processors log
+    /// their writes in one page, so none leaves anything there.
     pub fn unload(&mut self) {
         let Some(index) = self.loaded.take() else { return };
         if let Some(vcpu) = self.vcpus.get_mut(index) {
             host::save_resident(&mut vcpu.resident, &self.platform.residency);
+            drain(vcpu, &mut self.tables);
             vcpu.slot.park();
         }
+    }
+
+    /// Takes over what the processor that is loaded has logged. The others left nothing when they were unloaded.
+    pub(super) fn drain_log(&mut self) {
+        if let Some(vcpu) = self.loaded.and_then(|index| self.vcpus.get_mut(index)) {
+            drain(vcpu, &mut self.tables);
+        }
+    }
+
+    /// Carries out `act` with the VMCS of every processor in turn.
+    pub(super) fn with_each_vmcs(
+        &mut self,
+        mut act: impl FnMut(&mut Tables, &mut Vmcs<Current>),
+    ) -> Result<(), Refusal> {
+        for index in 0..self.vcpus.len() {
+            self.load(index)?;
+            let Some(vmcs) = self.vcpus[index].slot.current() else { return Err(Refusal::Vmcs) };
+            act(&mut self.tables, vmcs);
+        }
+        Ok(())
     }
 
     /// Writes the TSC offset of processor `index`, whose VMCS is current.
@@ -396,6 +424,13 @@ impl Machine {
             vcpu.slot.clear();
         }
         self.tables.destroy();
+    }
+}
+
+/// Takes over what a processor has logged.
+fn drain(vcpu: &mut Vcpu, tables: &mut Tables) {
+    if let Some(vmcs) = vcpu.slot.current() {
+        tables.drain(vmcs);
     }
 }
 

@@ -117,6 +117,12 @@ impl Platform {
         self.capabilities.has_virtual_eoi()
     }
 
+    /// Whether a processor that spins can be made to exit, so that the one it waits for gets its turn.
+    #[must_use]
+    pub fn can_catch_spinning(&self) -> bool {
+        self.capabilities.secondary.offers(SecondaryControls::PAUSE_LOOP_EXITING)
+    }
+
     /// Whether 1 GiB pages can map guests' memory.
     #[must_use]
     pub const fn has_huge_pages(&self) -> bool {

@@ -5,6 +5,7 @@
 //! than the processor do not even set the timer, see [`Coast`]. All else waits until somebody sets
 //! [`CpuContext::attention`](crate::exits::CpuContext::attention).
 
+use godwit_vmx::addr::Gva;
 use godwit_vmx::controls::PrimaryControls;
 use godwit_vmx::event::{self, Event, EventKind, Exception};
 use godwit_vmx::exit::{Exit, REASONS};
@@ -20,11 +21,12 @@ use super::machine::{Machine, Timer};
 use super::memory::GuestRam;
 use super::page_wait::PageWait;
 use super::platform::Platform;
+use super::processors::Called;
 use super::state::Activity;
 use super::tables::{Resolution, Tables};
 use super::vcpu::Vcpu;
 use super::virtual_eoi::VirtualEoi;
-use crate::devices::board::{Board, Request};
+use crate::devices::board::Board;
 use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield, debug};
 use crate::guest_memory::CpuMemory;
 
@@ -57,37 +59,11 @@ pub enum RunEnd {
 enum Attention {
     GoOn,
     Blocked,
-    Stop(StopReason),
+    /// Others have something to do first: who owns the machine, or another processor.
+    GiveWay,
 }
 
 impl Machine {
-    /// Whether processor `index` has something to do now, or else at which host TSC it will.
-    ///
-    /// # Errors
-    /// The host TSC of the next deadline, [`u64::MAX`] if there is none.
-    pub fn readiness(&mut self, index: usize) -> Result<(), u64> {
-        let Some(vcpu) = self.vcpus.get(index) else { return Err(u64::MAX) };
-        if !self.state.runs() {
-            return Err(u64::MAX);
-        }
-        if let Some(wait) = vcpu.waits_for {
-            return if wait.is_over(self.ram.absent()) { Ok(()) } else { Err(u64::MAX) };
-        }
-        match vcpu.activity {
-            Activity::Active => Ok(()),
-            Activity::WaitingForStartup => Err(u64::MAX),
-            Activity::Halted => {
-                let due = tsc::host() >= self.timer.host_tsc;
-                // After a pause or a move nobody has looked yet, and the deadline is not known.
-                let wakes = vcpu.context.attention
-                    || self.board.pending_interrupt(index).is_some()
-                    || vcpu.context.nmi_pending
-                    || self.board.has_requests();
-                if due || wakes { Ok(()) } else { Err(self.timer.host_tsc) }
-            }
-        }
-    }
-
     /// Runs processor `index` until the host TSC reaches `slice_end` or something else ends the run. Interrupts
     /// are off, and no other machine's registers are in this CPU.
     pub fn run(&mut self, index: usize, slice_end: u64) -> RunEnd {
@@ -103,12 +79,27 @@ impl Machine {
         if self.first_entry_tsc == 0 {
             self.first_entry_tsc = start;
         }
-        let end = self.rounds(index, slice_end);
+        if self.vcpus.len() > 1 {
+            // Another processor may have sent it something.
+            self.vcpus[index].context.attention = true;
+        }
+        let end = self.rounds(index, slice_end).and_then(|end| self.after_run(index, end));
         self.run_ticks += tsc::host().wrapping_sub(start);
         end.unwrap_or_else(|reason| {
             self.stop(reason);
             RunEnd::Stopped
         })
+    }
+
+    /// Processor `index`, which is still loaded, has run.
+    fn after_run(&mut self, index: usize, end: RunEnd) -> Result<RunEnd, StopReason> {
+        if end == RunEnd::Blocked && self.is_dead() {
+            let vmcs = self.vcpus[index].slot.as_current();
+            let rip = Gva::new(vmcs.map_or(0, |vmcs| vmcs.read(field::GUEST_RIP)));
+            return Err(StopReason::HaltedForGood { rip });
+        }
+        self.obey_requests()?;
+        Ok(end)
     }
 
     /// The page that processor `index` waits for, if it waits, has come or never will.
@@ -125,8 +116,8 @@ impl Machine {
 
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
         self.tables.flush();
-        let Self { vcpus, board, ram, clock, policy, tables, timer, platform, handle, .. } = self;
-        let Vcpu { context: cpu, slot, event, activity, waits_for, primary, virtual_eoi, .. } =
+        let Self { vcpus, board, ram, clock, policy, tables, timer, platform, handle, called, .. } = self;
+        let Vcpu { context: cpu, slot, event, activity, deaf, waits_for, primary, virtual_eoi, .. } =
             &mut vcpus[index];
         let Some(vmcs) = slot.current() else { return Err(StopReason::OutOfMemory) };
         cpu.attention |= *activity == Activity::Halted;
@@ -139,8 +130,10 @@ impl Machine {
             ram,
             event,
             activity,
+            deaf,
             waits_for,
             primary,
+            called,
             virtual_eoi: virtual_eoi.as_deref_mut(),
             timer,
             coast,
@@ -153,7 +146,7 @@ impl Machine {
                 match rounds.attend() {
                     Attention::GoOn => {}
                     Attention::Blocked => return Ok(RunEnd::Blocked),
-                    Attention::Stop(reason) => return Err(reason),
+                    Attention::GiveWay => return Ok(RunEnd::Slice),
                 }
             }
             let reason = rounds.enter(platform)?;
@@ -183,8 +176,10 @@ struct Rounds<'a> {
     ram: &'a GuestRam,
     event: &'a mut Option<Event>,
     activity: &'a mut Activity,
+    deaf: &'a mut bool,
     waits_for: &'a mut Option<PageWait>,
     primary: &'a mut u32,
+    called: &'a mut Called,
     virtual_eoi: Option<&'a mut VirtualEoi>,
     timer: &'a mut Timer,
     coast: Coast,
@@ -281,6 +276,10 @@ impl Rounds<'_> {
                     return Ok(Some(RunEnd::Slice));
                 }
             }
+            Outcome::Yield(Yield::Spin) => {
+                self.skip();
+                return Ok(Some(RunEnd::Slice));
+            }
             Outcome::Yield(Yield::Interrupt) => return Ok(Some(RunEnd::Interrupted)),
             Outcome::Yield(Yield::Nmi) => {
                 host::handle_nmi();
@@ -330,18 +329,27 @@ impl Rounds<'_> {
         }
         let now = context.clock.now();
         context.board.advance(now);
-        if context.board.has_requests()
-            && let Some(reason) = take_requests(context)
-        {
-            return Attention::Stop(reason);
-        }
         renew_timer(context.board, context.clock, self.timer);
         self.offer();
         if let Some(eoi) = &mut self.virtual_eoi {
             let Context { vmcs, cpu, board, .. } = &mut self.context;
             eoi.show(*vmcs, self.primary, board.local_apic(cpu.index));
         }
-        if *self.activity == Activity::Halted { Attention::Blocked } else { Attention::GoOn }
+        if self.others_first() {
+            self.context.cpu.attention = true;
+            return Attention::GiveWay;
+        }
+        if *self.activity == Activity::Halted {
+            *self.deaf = self.context.vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF == 0;
+            return Attention::Blocked;
+        }
+        Attention::GoOn
+    }
+
+    /// Whether somebody else is to have a turn first: the machine's owner, or another processor.
+    fn others_first(&mut self) -> bool {
+        let board = &*self.context.board;
+        board.has_requests() || board.vcpus() > 1 && self.called.news(board, self.context.cpu.index)
     }
 
     /// The single point where interrupts are offered to the guest.
@@ -386,24 +394,9 @@ impl Rounds<'_> {
 
 type Running<'a> = Context<'a, Vmcs<Current>, CpuMemory<'a, GuestRam>>;
 
-/// What the board asks for; a reason to stop, if it asks for that.
-fn take_requests(context: &mut Running<'_>) -> Option<StopReason> {
-    while let Some(request) = context.board.take_request() {
-        match request {
-            Request::Shutdown => return Some(StopReason::Shutdown),
-            Request::Reset => return Some(StopReason::Reset),
-            Request::NonMaskableInterrupt { vcpu } if vcpu == context.cpu.index => {
-                context.cpu.nmi_pending = true;
-            }
-            // Other processors: there are none yet, and this one is started by its machine.
-            Request::NonMaskableInterrupt { .. } | Request::InitVcpu { .. } | Request::StartVcpu { .. } => {}
-        }
-    }
-    None
-}
-
+/// Notes when the board wants to be looked at next.
 #[inline]
-fn renew_timer(board: &Board, clock: &GuestClock, timer: &mut Timer) {
+pub(super) fn renew_timer(board: &Board, clock: &GuestClock, timer: &mut Timer) {
     let deadline = board.next_deadline();
     if deadline != timer.deadline {
         timer.deadline = deadline;

@@ -262,7 +262,7 @@ const DEBUGCTL_DEFINED: u64 = 0b11;
 const SPEC_CTRL_DEFINED: u64 = 0b111;
 /// RFLAGS bits that are not reserved, and the one that is always 1.
 const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
-const RFLAGS_ONE: u64 = 2;
+pub(super) const RFLAGS_ONE: u64 = 2;
 /// Blocking by STI, MOV SS and NMI.
 const INTERRUPTIBILITY_DEFINED: u32 = 0b1011;
 
@@ -436,8 +436,8 @@ const EFER_64_BIT: u64 = 1 << 10 | 1 << 8;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// Enabled, write-back where no range says otherwise: as firmware leaves it.
 const MTRRS_WRITE_BACK: u64 = 1 << 11 | 6;
-const DR6_RESET: u64 = 0xffff_0ff0;
-const DR7_RESET: u64 = 0x400;
+pub(super) const DR6_RESET: u64 = 0xffff_0ff0;
+pub(super) const DR7_RESET: u64 = 0x400;
 const TSS_LIMIT: u32 = 0x67;
 /// Present, code, readable, accessed, 64-bit, 4 KiB granularity.
 const ACCESS_CODE_64: u32 = 0xa09b;
@@ -445,10 +445,10 @@ const ACCESS_CODE_64: u32 = 0xa09b;
 const ACCESS_DATA: u32 = 0xc093;
 /// Present, busy 64-bit TSS.
 const ACCESS_TSS: u32 = 0x8b;
-const ACCESS_UNUSABLE: u32 = 1 << 16;
+pub(super) const ACCESS_UNUSABLE: u32 = 1 << 16;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -457,7 +457,7 @@ mod tests {
         speculation_control: false,
     };
 
-    fn fresh() -> VcpuState {
+    pub(in super::super) fn fresh() -> VcpuState {
         VcpuState::for_64_bit_entry(&Entry64 {
             rip: 0x10_0200,
             rsp: 0,

@@ -103,11 +103,11 @@ impl Tables {
         Gfn::new(0)..self.ram.end().frame()
     }
 
-    /// Starts to record writes. `vmcs` is the current VMCS of the guest's processor.
+    /// Starts to record writes; each processor is then to be armed ([`Self::arm`]).
     ///
     /// # Errors
     /// [`EptError::OutOfFrames`]; nothing is recorded then.
-    pub fn start_log(&mut self, vmcs: &mut impl VmcsAccess) -> Result<(), EptError> {
+    pub fn start_log(&mut self) -> Result<(), EptError> {
         self.reveal()?;
         let all = self.all();
         match self.ept.split_all(&mut self.frames, all.clone()) {
@@ -120,32 +120,37 @@ impl Tables {
         }
         self.ram.dirty().enable();
         let flush = match self.source {
-            DirtySource::Pml => {
-                vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
-                set_logging(vmcs, Logging::On);
-                self.ept.harvest_dirty(&self.frames, all, |_| {})
-            }
-            DirtySource::DirtyFlags => self.ept.harvest_dirty(&self.frames, all, |_| {}),
+            DirtySource::Pml | DirtySource::DirtyFlags => self.ept.harvest_dirty(&self.frames, all, |_| {}),
             DirtySource::WriteProtect => self.ept.protect_all(&self.frames, all),
         };
         self.owe(flush);
         Ok(())
     }
 
-    /// Publishes what was written since the last harvest and arms the tables for the next.
-    pub fn harvest(&mut self, vmcs: &mut impl VmcsAccess) {
+    /// Has the processor whose VMCS is current log its writes, if writes are recorded and it can.
+    pub fn arm(&self, vmcs: &mut impl VmcsAccess) {
+        if self.is_logging() {
+            vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
+            set_logging(vmcs, Logging::On);
+        }
+    }
+
+    /// Whether processors log their writes.
+    fn is_logging(&self) -> bool {
+        self.log.is_some() && self.ram.dirty().is_enabled()
+    }
+
+    /// Publishes what was written since the last harvest and arms the tables for the next. No processor has anything in
+    /// its log ([`Self::drain`]).
+    pub fn harvest(&mut self) {
         let all = self.all();
         let Self { ept, frames, ram, source, .. } = self;
         let dirty = ram.dirty();
         let mut owed = false;
         match source {
-            DirtySource::Pml => {
-                self.drain(vmcs);
-                let Self { ept, frames, ram, .. } = self;
-                ram.dirty().harvest(|page| {
-                    owed |= ept.clear_dirty(frames, GuestRam::frame_of(page)).defer();
-                });
-            }
+            DirtySource::Pml => dirty.harvest(|page| {
+                owed |= ept.clear_dirty(frames, GuestRam::frame_of(page)).defer();
+            }),
             DirtySource::DirtyFlags => {
                 owed = ept
                     .harvest_dirty(frames, all, |touched| {
@@ -163,17 +168,21 @@ impl Tables {
 
     /// Takes over what the processor has logged, and empties its log.
     pub fn drain(&mut self, vmcs: &mut impl VmcsAccess) {
-        let Some(log) = &self.log else { return };
+        let Some(log) = self.log.as_ref().filter(|_| self.is_logging()) else { return };
         for position in pml::written(vmcs.read(field::PML_INDEX)) {
             mark(&self.ram, pml::frame(log.read_u64(position)), 1);
         }
         vmcs.write(field::PML_INDEX, pml::EMPTY_INDEX);
     }
 
-    /// Stops recording and makes large pages of small ones again.
-    pub fn stop_log(&mut self, vmcs: &mut impl VmcsAccess) {
-        let all = self.all();
+    /// Has the processor whose VMCS is current no longer log its writes.
+    pub fn disarm(&self, vmcs: &mut impl VmcsAccess) {
         set_logging(vmcs, Logging::Off);
+    }
+
+    /// Stops recording and makes large pages of small ones again. All processors are disarmed.
+    pub fn stop_log(&mut self) {
+        let all = self.all();
         self.ram.dirty().disable();
         self.ept.allow_all(&self.frames, all.clone());
         let flush = self.ept.collapse_all(&self.frames, all);

@@ -46,6 +46,8 @@ pub struct Vcpu {
     pub event: Option<Event>,
     /// What it is doing.
     pub activity: Activity,
+    /// It is halted with interrupts off: nothing wakes it but an NMI or INIT.
+    pub deaf: bool,
     /// What it waits for, whatever its activity: a page that has not come.
     pub waits_for: Option<PageWait>,
     /// What the primary controls in the VMCS are.
@@ -71,7 +73,15 @@ pub struct Structures {
     pub pml: Option<u64>,
     /// TSC multiplier.
     pub tsc_multiplier: u64,
+    /// Whether a processor that spins exits: there are others to which it gives way.
+    pub catch_spinning: bool,
 }
+
+/// PAUSEs that are not further apart than this many ticks are of one loop: as far as that goes, the processor's own
+/// makers and every hypervisor agree.
+const SPIN_GAP_TICKS: u32 = 128;
+/// A loop that takes longer than this many ticks waits for somebody who does not run.
+const SPIN_TICKS_MAX: u32 = 4096;
 
 type Segment =
     (Field<Bits16, ReadWrite>, Field<Natural, ReadWrite>, Field<Bits32, ReadWrite>, Field<Bits32, ReadWrite>);
@@ -121,6 +131,7 @@ impl Vcpu {
             resident: Resident::default(),
             event: None,
             activity: Activity::Active,
+            deaf: false,
             waits_for: None,
             primary: platform.controls.primary.bits(),
             vpid,
@@ -156,6 +167,7 @@ impl Vcpu {
         };
         self.event = event;
         self.activity = state.activity;
+        self.deaf = false;
         self.waits_for = None;
         self.pending = Some(state);
     }
@@ -163,13 +175,14 @@ impl Vcpu {
     /// Saves the processor's state. Its VMCS is current, [`Self::resident`] up to date, and it does not run.
     #[must_use]
     pub fn save(&self, vmcs: &impl VmcsAccess) -> VcpuState {
-        // A wait is no state: whatever waits is executed again.
+        // A wait is no state: whatever waits is executed again. Whether it is deaf follows from its flags.
         let Self {
             context,
             slot: _,
             resident,
             event,
             activity,
+            deaf: _,
             waits_for: _,
             primary: _,
             vpid: _,
@@ -277,15 +290,19 @@ fn write_controls(
     vpid: Option<u16>,
 ) {
     let controls = &platform.controls;
-    let scaling = if structures.tsc_multiplier == UNITY {
-        SecondaryControls::empty()
-    } else {
+    let mut secondary = controls.secondary;
+    if structures.tsc_multiplier != UNITY {
         vmcs.write(field::TSC_MULTIPLIER, structures.tsc_multiplier);
-        SecondaryControls::USE_TSC_SCALING
-    };
+        secondary |= SecondaryControls::USE_TSC_SCALING;
+    }
+    if structures.catch_spinning {
+        vmcs.write(field::PLE_GAP, SPIN_GAP_TICKS);
+        vmcs.write(field::PLE_WINDOW, SPIN_TICKS_MAX);
+        secondary |= SecondaryControls::PAUSE_LOOP_EXITING;
+    }
     vmcs.write(field::PIN_CONTROLS, controls.pin.bits());
     vmcs.write(field::PRIMARY_CONTROLS, controls.primary.bits());
-    vmcs.write(field::SECONDARY_CONTROLS, (controls.secondary | scaling).bits());
+    vmcs.write(field::SECONDARY_CONTROLS, secondary.bits());
     vmcs.write(field::EXIT_CONTROLS, controls.exit.bits());
     vmcs.write(field::EXCEPTION_BITMAP, EXCEPTIONS);
     vmcs.write(field::PAGE_FAULT_ERROR_MASK, 0);
@@ -431,15 +448,42 @@ pub(super) mod tests {
             io_bitmaps: [0x2000, 0x3000],
             pml: Some(0x4000),
             tsc_multiplier: UNITY,
+            catch_spinning: true,
         };
         let mut vmcs = FakeVmcs::new();
         let pending = vcpu.pending.take().unwrap();
         Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
         assert_eq!(vcpu.save(&vmcs), state);
         assert_eq!(vmcs.read(field::PML_INDEX), pml::EMPTY_INDEX);
+        let spinning = SecondaryControls::PAUSE_LOOP_EXITING.bits();
+        assert_ne!(vmcs.read(field::SECONDARY_CONTROLS) & spinning, 0);
+        assert_eq!((vmcs.read(field::PLE_GAP), vmcs.read(field::PLE_WINDOW)), (128, 4096));
         assert_eq!(vmcs.read(field::EXCEPTION_BITMAP), 1 << 18 | 1 << 17 | 1 << 1);
         assert_ne!(vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits(), 0);
         assert_eq!(vmcs.read(field::GUEST_CR4) & (1 << 13), 1 << 13, "VMXE is on in truth");
+    }
+
+    #[test]
+    fn a_processor_that_waits_to_be_started_is_restored_as_one() {
+        let (platform, policy) = (platform(), policy());
+        let waiting = super::super::startup::after_init(state());
+        let parts = waiting.validate(&platform.limits(&policy)).unwrap();
+        let mut vcpu = Vcpu::new(1, VmcsSlot::Gone, &platform, Box::new(waiting.clone()), parts);
+        let structures = Structures {
+            ept_pointer: 0x5e,
+            msr_bitmap: 0x1000,
+            io_bitmaps: [0x2000, 0x3000],
+            pml: None,
+            tsc_multiplier: UNITY,
+            catch_spinning: false,
+        };
+        let mut vmcs = FakeVmcs::new();
+        let pending = vcpu.pending.take().unwrap();
+        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
+        assert_eq!(vcpu.save(&vmcs), waiting);
+        assert_eq!(vmcs.read(field::GUEST_CR0) & (1 << 31 | 1), 0, "real mode");
+        assert_eq!(vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits(), 0);
+        assert_eq!(vmcs.read(field::SECONDARY_CONTROLS) & SecondaryControls::PAUSE_LOOP_EXITING.bits(), 0);
     }
 
     /// A source that calls its stop back makes another later: the target restores again, over what it restored before.
@@ -469,6 +513,7 @@ pub(super) mod tests {
             io_bitmaps: [0x2000, 0x3000],
             pml: None,
             tsc_multiplier: UNITY,
+            catch_spinning: false,
         };
         let mut vmcs = FakeVmcs::new();
         vcpu.restore(Box::new(first.clone()), validated(&first));

@@ -128,6 +128,10 @@ pub const ENTRY_INSTRUCTION_LENGTH: Field<Bits32, ReadWrite> = Field::new(0x401a
 pub const TPR_THRESHOLD: Field<Bits32, ReadWrite> = Field::new(0x401c);
 /// Secondary processor-based VM-execution controls.
 pub const SECONDARY_CONTROLS: Field<Bits32, ReadWrite> = Field::new(0x401e);
+/// Most TSC ticks between two PAUSEs of one loop.
+pub const PLE_GAP: Field<Bits32, ReadWrite> = Field::new(0x4020);
+/// TSC ticks that a loop of PAUSEs may take before it exits.
+pub const PLE_WINDOW: Field<Bits32, ReadWrite> = Field::new(0x4022);
 /// VM-instruction error.
 pub const INSTRUCTION_ERROR: Field<Bits32, ReadOnly> = Field::new(0x4400);
 /// Exit reason.

@@ -138,7 +138,8 @@ fn values_out_of_range_are_refused() {
         ("[peer]\nname = \"b\"", 1),
         ("[[guest]]\nname = \"g\"\nkernel = \"../k\"\nmemory_mib = 64", 3),
         ("[[guest]]\nname = \"g\"\nkernel = \"/k\"\nmemory_mib = 64", 3),
-        ("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = 64\nvcpus = 2", 5),
+        ("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = 64\nvcpus = 0", 5),
+        ("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = 64\nvcpus = 17", 5),
     ] {
         assert_eq!(parse("f", text).unwrap_err().line, line, "{text}");
     }
