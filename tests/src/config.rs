@@ -46,6 +46,8 @@ pub struct GuestConfig {
     pub command_line: String,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
     /// Started with the host.
     pub start: bool,
 }
@@ -65,6 +67,7 @@ impl GuestConfig {
             initrd: Some("initrd.img".to_owned()),
             command_line: LinuxFiles::COMMAND_LINE.to_owned(),
             memory_mib,
+            vcpus: 1,
             start: false,
         }
     }
@@ -77,6 +80,7 @@ impl GuestConfig {
             initrd: None,
             command_line: behaviour.to_owned(),
             memory_mib: 16,
+            vcpus: 1,
             start: false,
         }
     }
@@ -114,7 +118,13 @@ impl GuestConfig {
             put(text, format_args!("initrd = {}\n", quoted(initrd)));
         }
         put(text, format_args!("command_line = {}\n", quoted(&self.command_line)));
-        put(text, format_args!("memory_mib = {}\nstart = {}\n", self.memory_mib, self.start));
+        put(
+            text,
+            format_args!(
+                "memory_mib = {}\nvcpus = {}\nstart = {}\n",
+                self.memory_mib, self.vcpus, self.start
+            ),
+        );
     }
 }
 
@@ -162,6 +172,7 @@ kernel = "vmlinuz"
 initrd = "initrd.img"
 command_line = "console=ttyS0 quiet panic=-1 cryptomgr.notests clearcpuid=smap,erms,fsrm"
 memory_mib = 128
+vcpus = 1
 start = false
 "#;
         assert_eq!(config.to_toml(), expected);

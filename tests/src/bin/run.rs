@@ -38,6 +38,9 @@ struct Arguments {
     /// Give host a one more guest: the bare-metal program with this behaviour (may be repeated)
     #[arg(long, value_name = "BEHAVIOUR")]
     bare: Vec<String>,
+    /// Virtual CPUs of each guest
+    #[arg(long, default_value_t = 1)]
+    vcpus: u32,
     /// RAM of a host in MiB
     #[arg(long, default_value_t = 512)]
     memory: u32,
@@ -79,11 +82,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         (host.memory_mib, host.cpus) = (arguments.memory, arguments.cpus);
     }
     if arguments.guest_memory > 0 {
-        plan = plan.guest(0, GuestConfig::linux("linux", arguments.guest_memory));
+        let linux = GuestConfig::linux("linux", arguments.guest_memory);
+        plan = plan.guest(0, GuestConfig { vcpus: arguments.vcpus, ..linux });
     }
     for behaviour in &arguments.bare {
         let name = behaviour.split(' ').next().unwrap_or(behaviour);
-        plan = plan.guest(0, GuestConfig::bare(name, behaviour));
+        let bare = GuestConfig::bare(name, behaviour);
+        plan = plan.guest(0, GuestConfig { vcpus: arguments.vcpus, memory_mib: 32, ..bare });
     }
     eprintln!("building the image …");
     let mut cluster = plan.start()?;

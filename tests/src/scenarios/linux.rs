@@ -22,12 +22,14 @@ pub(super) fn group(kind: Kind) -> Group {
 fn plan(kind: Kind) -> Plan {
     let mut witness = GuestConfig::bare("witness", "pattern 256 50000");
     witness.memory_mib = 32;
-    Plan::new("linux", kind, 1).guest(0, GuestConfig::linux(LINUX, 128)).guest(0, witness)
+    let linux = GuestConfig { vcpus: 2, ..GuestConfig::linux(LINUX, 128) };
+    Plan::new("linux", kind, 1).guest(0, linux).guest(0, witness)
 }
 
 const CHECKS: &[Check] = &[
     Check { name: "the guest boots to a shell", run: boots },
     Check { name: "its shell computes", run: computes },
+    Check { name: "both of its processors work, and one goes off and on again", run: has_two_processors },
     Check { name: "one comes back from its console and attaches again", run: reattaches },
     Check { name: "its clocks stand still while it is paused", run: pauses },
     Check { name: "a second guest runs beside it", run: second_guest },
@@ -69,6 +71,22 @@ fn computes(cluster: &mut Cluster) -> Result<()> {
     ensure!(output.lines().collect::<Vec<_>>() == ["42", "Linux"], "{output:?}");
     let output = run(&mut cluster.hosts[0], "verify", LINUX_TIMEOUT)?;
     ensure!(output.contains("verify: ok"), "{output}");
+    Ok(())
+}
+
+/// Interrupts between its processors tell that both work.
+fn has_two_processors(cluster: &mut Cluster) -> Result<()> {
+    let host = &mut cluster.hosts[0];
+    let calls = "echo cpus=$(grep -c ^processor /proc/cpuinfo) $(grep 'Function call' /proc/interrupts)";
+    let output = run(host, calls, COMMAND_TIMEOUT)?;
+    ensure!(output.contains("cpus=2 CAL: "), "{output}");
+    let words = output.split_whitespace().skip_while(|word| *word != "CAL:").skip(1).take(2);
+    ensure!(words.filter_map(|word| word.parse().ok()).all(|calls: u32| calls > 0), "{output}");
+    let online = "/sys/devices/system/cpu/cpu1/online";
+    let command =
+        format!("echo 0 > {online} && grep -c ^processor /proc/cpuinfo && echo 1 > {online} && cat {online}");
+    let output = run(host, &command, LINUX_TIMEOUT)?;
+    ensure!(output.split_whitespace().collect::<Vec<_>>() == ["1", "1"], "{output}");
     Ok(())
 }
 

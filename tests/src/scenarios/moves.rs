@@ -35,6 +35,7 @@ fn plan(kind: Kind) -> Plan {
     let mut linux = GuestConfig::linux(LINUX, 96);
     // Less of what only fills the wire: it moves many times.
     linux.command_line.push_str(" godwit.data_mib=8");
+    linux.vcpus = 2;
     let mut plan = Plan::new("moves", kind, 2).guest(0, linux).guest(0, sweeper()).guest(0, big);
     plan.set_link_timeout(LINK_TIMEOUT_S);
     plan.hosts[0].memory_mib = 1_024;
@@ -43,12 +44,10 @@ fn plan(kind: Kind) -> Plan {
     plan
 }
 
-/// The bare-metal guest that rewrites 4 MiB of its memory: a page each 80,000 ticks is 0.5 MB/s, a third of what Bochs's
-/// card takes in.
+/// The bare-metal guest that rewrites 4 MiB of its memory, half of it by each of its two processors: a page each 80,000 ticks is
+/// 0.5 MB/s, a third of what Bochs's card takes in.
 pub(super) fn sweeper() -> GuestConfig {
-    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 1024 80000");
-    sweeper.memory_mib = 32;
-    sweeper
+    GuestConfig { memory_mib: 32, vcpus: 2, ..GuestConfig::bare(SWEEPER, "pair 512 160000") }
 }
 
 /// The small guest first, for what needs no Linux; each check begins where the one before left the guests. That Linux moves by

@@ -19,7 +19,7 @@ pub(crate) struct Call {
 
 type Run = fn(&Call);
 
-const BEHAVIOURS: [(&str, Run); 17] = [
+const BEHAVIOURS: [(&str, Run); 18] = [
     ("hello", |_| {}),
     ("bench", |call| MEASURES.iter().for_each(|(name, action)| measure(name, call.first, *action))),
     ("cpuid", |call| measure(MEASURES[0].0, call.first, MEASURES[0].1)),
@@ -36,6 +36,7 @@ const BEHAVIOURS: [(&str, Run); 17] = [
     ("spin", |_| hw::spin()),
     ("echo", |_| echo::run()),
     ("pattern", pattern::run),
+    ("pair", pattern::pair),
     ("power-off", power_off),
 ];
 

@@ -29,6 +29,57 @@ head:
 .org 0x200, 0xf4                         # up to the 64-bit entry
 .code64
 
+# The second processor: the code between second_begin and second_end is copied to a page below 1 MiB, where a start-up message
+# has it begin in real mode; from there to protected and to long mode, on a stack of its own.
+.section .rodata.second, "a"
+.globl second_begin
+.globl second_end
+.code16
+second_begin:
+    cli
+    cld
+    mov %cs, %ax
+    mov %ax, %ds
+    lgdtl second_gdt_pointer - second_begin
+    mov %cr0, %eax
+    and $0x9fffffff, %eax               # caches on
+    or $1, %eax                         # PE
+    mov %eax, %cr0
+    ljmpl $0x08, $second_protected
+second_gdt_pointer:
+    .short 31
+    .long gdt
+second_end:
+
+.section .text.second, "ax"
+.code32
+second_protected:
+    mov $0x18, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $second_stack_top, %esp
+    mov %cr4, %eax
+    or $0x20, %eax                      # PAE
+    mov %eax, %cr4
+    mov $pml4, %eax
+    mov %eax, %cr3
+    mov $0xc0000080, %ecx               # IA32_EFER
+    rdmsr
+    or $0x100, %eax                     # LME
+    wrmsr
+    mov %cr0, %eax
+    or $0x80000000, %eax                # PG
+    mov %eax, %cr0
+    ljmp $0x10, $second_long
+.code64
+second_long:
+    lidt idt_pointer(%rip)
+    call {second}
+5:  cli
+    hlt
+    jmp 5b
+
 .section .text.entry, "ax"
 .globl entry
 entry:
@@ -131,7 +182,7 @@ trap_common:
 .section .rodata
 .balign 8
 gdt:
-    .quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+    .quad 0, 0x00cf9b000000ffff, 0x00af9b000000ffff, 0x00cf93000000ffff
 gdt_pointer:
     .short 31
     .quad gdt
@@ -166,3 +217,5 @@ idt: .skip 48 * 16
 .balign 16
 .skip 16384
 stack_top:
+.skip 16384
+second_stack_top:

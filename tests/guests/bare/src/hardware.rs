@@ -30,6 +30,22 @@ const PIC_MASTER: u16 = 0x20;
 const PIC_SLAVE: u16 = 0xa0;
 const PIT_CHANNEL_0: u16 = 0x40;
 const PIT_COMMAND: u16 = 0x43;
+const TSC_DEADLINE: u32 = 0x6e0;
+const APIC_END_OF_INTERRUPT: u64 = 0xfee0_00b0;
+const APIC_SPURIOUS: u64 = 0xfee0_00f0;
+const APIC_COMMAND_LOW: u64 = 0xfee0_0300;
+const APIC_COMMAND_HIGH: u64 = 0xfee0_0310;
+const APIC_TIMER: u64 = 0xfee0_0320;
+const APIC_ENABLE: u32 = 1 << 8;
+const APIC_DEADLINE_MODE: u32 = 2 << 17;
+/// INIT, level asserted; start-up.
+const APIC_INIT: u32 = 0x4500;
+const APIC_STARTUP: u32 = 0x4600;
+const SECOND_APIC: u32 = 1;
+/// RAM below 1 MiB that holds nothing of the loader's.
+const SECOND_PAGE: u64 = 0x5_0000;
+/// The last that the table has: that of a line which is never let through.
+const DEADLINE_VECTOR: u8 = 0x2f;
 /// Far behind the program and its stack.
 pub(crate) const CLAIMABLE_START: u64 = 8 << 20;
 /// 1 kHz.
@@ -42,12 +58,15 @@ global_asm!(
     include_str!("entry.s"),
     start = sym crate::start,
     trap = sym trap,
+    second = sym crate::pattern::second,
     options(att_syntax)
 );
 
 unsafe extern "C" {
     fn load_tables();
     fn load_empty_idt();
+    static second_begin: u8;
+    static second_end: u8;
 }
 
 /// Installs our own descriptor and page tables.
@@ -58,6 +77,10 @@ pub(crate) fn take_over() {
 
 /// Called by the interrupt stubs.
 extern "C" fn trap(vector: u64, error: u64, rip: u64) {
+    if vector == DEADLINE_VECTOR.into() {
+        write(APIC_END_OF_INTERRUPT, 0);
+        return;
+    }
     if IRQ_VECTORS.contains(&vector) {
         if SLAVE_VECTORS.contains(&vector) {
             port_write(PIC_SLAVE, END_OF_INTERRUPT);
@@ -143,6 +166,34 @@ pub(crate) fn stop() -> ! {
     }
 }
 
+/// Has the second processor begin with [`crate::pattern::second`]: INIT, then two start-up messages, as every processor since
+/// the Pentium understands them (SDM 9.4.4.1).
+pub(crate) fn start_second() {
+    let (begin, end) = (&raw const second_begin, &raw const second_end);
+    let bytes = end as usize - begin as usize;
+    // SAFETY: the flat map; what entry.s has put there, and a page of RAM that nothing else uses.
+    unsafe { core::ptr::copy_nonoverlapping(begin, SECOND_PAGE as *mut u8, bytes) };
+    let startup = APIC_STARTUP | (SECOND_PAGE >> 12) as u32;
+    for command in [APIC_INIT, startup, startup] {
+        write(APIC_COMMAND_HIGH, SECOND_APIC << 24);
+        write(APIC_COMMAND_LOW, command);
+    }
+}
+
+/// Lets [`sleep_until`] wake the processor that calls it.
+pub(crate) fn enable_deadline() {
+    write(APIC_SPURIOUS, APIC_ENABLE | 0xff);
+    write(APIC_TIMER, APIC_DEADLINE_MODE | u32::from(DEADLINE_VECTOR));
+}
+
+/// Halts until the TSC reaches `due`.
+pub(crate) fn sleep_until(due: u64) {
+    while tsc() < due {
+        msr_write(TSC_DEADLINE, due);
+        sleep();
+    }
+}
+
 /// Burns the processor for ever with interrupts off.
 pub(crate) fn spin() {
     loop {
@@ -220,6 +271,14 @@ pub(crate) fn msr_read(msr: u32) -> u64 {
     // SAFETY: raises #GP at worst.
     unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nostack, nomem)) };
     u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes an MSR.
+fn msr_write(msr: u32, value: u64) {
+    // SAFETY: raises #GP at worst; the registers written here do not touch memory.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
+    }
 }
 
 /// Reads a byte from a port.

@@ -1,4 +1,7 @@
-//! `pattern PAGES TICKS`: the memory pattern of all test guests, one page every TICKS ticks, for ever.
+//! `pattern PAGES TICKS`: the memory pattern of all test guests, one page every TICKS ticks, for ever. `pair PAGES TICKS`: the
+//! same on each of two processors, each with a pattern of its own; lines are of both.
+
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use godwit_guest_common::gap::Gap;
 use godwit_guest_common::pattern::{Page, Pattern, Record, Violation};
@@ -19,14 +22,49 @@ const PAGES_PER_LINE: u64 = 1024;
 const LINES_PER_CHECK: u64 = 16;
 /// A broken migration can damage every page: the count says how many, these lines say how.
 const PRINTED_MAX: u64 = 20;
+/// Between the patterns of two processors.
+const APART: u64 = 2 << 20;
+
+/// What the second processor is to do, and what it has done.
+struct Second {
+    pages: AtomicU64,
+    ticks: AtomicU64,
+    sweeps: AtomicU64,
+    errors: AtomicU64,
+}
+
+static SECOND: Second = Second {
+    pages: AtomicU64::new(0),
+    ticks: AtomicU64::new(0),
+    sweeps: AtomicU64::new(0),
+    errors: AtomicU64::new(0),
+};
+
+/// The pattern that begins at `address`, its table behind it.
+fn pattern_at(address: u64, pages: u64) -> Pattern<'static> {
+    let table = address + pages * PAGE_BYTES;
+    Pattern::new(hw::claim::<Page>(address, pages as usize), hw::claim::<Record>(table, pages as usize))
+}
 
 /// Runs for ever.
 pub(crate) fn run(call: &Call) {
+    sweep(call, None);
+}
+
+/// Runs for ever, on two processors.
+pub(crate) fn pair(call: &Call) {
+    sweep(call, Some(&SECOND));
+}
+
+fn sweep(call: &Call, second: Option<&Second>) {
     let pages = if call.first == 0 { PAGES_DEFAULT } else { call.first.min(PAGES_MAX) };
     let ticks = if call.second == 0 { TICKS_DEFAULT } else { call.second };
-    let memory = hw::claim::<Page>(hw::CLAIMABLE_START, pages as usize);
-    let table = hw::claim::<Record>(hw::CLAIMABLE_START + pages * PAGE_BYTES, pages as usize);
-    let mut pattern = Pattern::new(memory, table);
+    let mut pattern = pattern_at(hw::CLAIMABLE_START, pages);
+    if let Some(second) = second {
+        second.ticks.store(ticks, Ordering::Relaxed);
+        second.pages.store(pages, Ordering::Release);
+        hw::start_second();
+    }
     line!("pattern: {pages} pages, one every {ticks} ticks");
     hw::start_timer();
     let (mut due, mut since_line, mut lines) = (hw::tsc(), 0, 0);
@@ -49,15 +87,40 @@ pub(crate) fn run(call: &Call) {
                 gap.restart();
             }
             let counts = pattern.counts();
+            let (sweeps, errors) = second.map_or((u64::MAX, 0), |second| {
+                (second.sweeps.load(Ordering::Relaxed), second.errors.load(Ordering::Relaxed))
+            });
             line!(
                 "pattern: sweep {} over {pages} pages, {} errors, recent gap {} ticks, longest {}, lost {}",
-                counts.sweeps,
-                counts.violations,
+                counts.sweeps.min(sweeps),
+                counts.violations + errors,
                 gap.take_recent(),
                 gap.longest(),
                 gap.lost()
             );
         }
+    }
+}
+
+/// What the second processor does, for ever.
+pub(crate) extern "C" fn second() -> ! {
+    let pages = SECOND.pages.load(Ordering::Acquire);
+    let ticks = SECOND.ticks.load(Ordering::Relaxed);
+    let end = hw::CLAIMABLE_START + pages * (PAGE_BYTES + size_of::<Record>() as u64);
+    let mut pattern = pattern_at(end.next_multiple_of(APART), pages);
+    hw::enable_deadline();
+    let mut due = hw::tsc();
+    loop {
+        for _ in 0..pages {
+            let _found = pattern.step();
+            due = (due + ticks).max(hw::tsc().saturating_sub(BEHIND_TICKS_MAX));
+            hw::sleep_until(due);
+        }
+        if pattern.counts().sweeps % LINES_PER_CHECK == 0 {
+            pattern.check(|_violation| {});
+        }
+        SECOND.errors.store(pattern.counts().violations, Ordering::Relaxed);
+        SECOND.sweeps.store(pattern.counts().sweeps, Ordering::Relaxed);
     }
 }
 
