@@ -17,7 +17,7 @@ use crate::host::{COMMAND_TIMEOUT, Host};
 use crate::machine::{Kind, Nic, kvm_log};
 use crate::suite::{Check, Group};
 
-/// The bare-metal guest that rewrites memory.
+/// The bare-metal guest that rewrites memory on two processors.
 const SWEEPER: &str = "sweeper";
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(300);
 /// In Bochs a MiB on the wire takes some ten seconds of a processor of one's own.
@@ -39,8 +39,7 @@ fn plan(kind: Kind) -> Plan {
     let mut linux = GuestConfig::linux(LINUX, 128);
     // Less to move: the data is incompressible, and so are the kernel's and the RAM disk's images left in free memory.
     linux.command_line.push_str(" godwit.data_mib=1 init_on_free=1");
-    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 64 400000");
-    sweeper.memory_mib = 32;
+    let sweeper = GuestConfig { memory_mib: 32, vcpus: 2, ..GuestConfig::bare(SWEEPER, "pair 32 800000") };
     let mut plan = Plan::new("nested", kind, STAYING + 2).guest(0, linux).guest(0, sweeper);
     for (index, host) in plan.hosts.iter_mut().enumerate() {
         host.memory_mib = if index < STAYING { HOST_MEMORY_MIB } else { SMALL_HOST_MEMORY_MIB };
@@ -67,6 +66,7 @@ fn capabilities(cluster: &mut Cluster) -> Result<()> {
     for (index, has_pml) in [(0, false), (1, true)] {
         let text = cluster.hosts[index].succeed("cpu")?;
         let guests = text.lines().find(|line| line.contains("guests can run here")).context(text.clone())?;
+        println!("     {}: {guests}", cluster.hosts[index].name);
         ensure!(guests.contains("EPT dirty flags") && guests.contains("PML") == has_pml, "{guests}");
     }
     Ok(())
