@@ -137,9 +137,13 @@ impl Endpoint {
         action
     }
 
-    /// Says something, if there is a connection.
+    /// Says something, if there is a connection. How far it has come is said once, as far as it has come then.
     pub(crate) fn say(&mut self, control: Control) {
-        if self.link.is_some() && self.controls.len() < CONTROLS_MAX {
+        if let (Control::Progress(_), Some(last @ Control::Progress(_))) =
+            (&control, self.controls.back_mut())
+        {
+            *last = control;
+        } else if self.link.is_some() && self.controls.len() < CONTROLS_MAX {
             self.controls.push_back(control);
         }
     }

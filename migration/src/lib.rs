@@ -27,6 +27,7 @@ pub mod io;
 mod latency;
 pub mod permit;
 pub mod policy;
+mod progress;
 pub mod ram;
 pub mod reason;
 pub mod source;

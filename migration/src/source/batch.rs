@@ -30,6 +30,11 @@ impl<'a> Batch<'a> {
         Self { buffer: &mut buffer[..length], used: HEADER_BYTES, open: None }
     }
 
+    /// Bytes of pages and records that are in it.
+    pub(crate) const fn len(&self) -> usize {
+        self.used - HEADER_BYTES
+    }
+
     /// Bytes that are left.
     pub(crate) fn room(&self) -> usize {
         self.buffer.len() - self.used

@@ -360,7 +360,7 @@ impl Source {
         if self.bucket.is_out_of_reach() {
             sender.hurry();
         }
-        let filled = match sender.fill(ram, &mut batch) {
+        let filled = match sender.fill(ram, &mut batch, usize::MAX) {
             Ok(filled) => filled,
             Err(failure) => {
                 self.abort(now, AbortReason::Ram(failure));

@@ -136,6 +136,12 @@ impl BandwidthMeter {
         self.window = None;
     }
 
+    /// All that was sent has been taken in: what was said after it has been answered.
+    pub(crate) const fn all_arrived(&mut self, sent: u64) {
+        self.acknowledged = sent;
+        self.window = None;
+    }
+
     /// Bytes under way, of `sent`.
     pub(crate) const fn in_flight(&self, sent: u64) -> u64 {
         sent.saturating_sub(self.acknowledged)

@@ -48,6 +48,8 @@ struct Codec {
     /// Promising pages that are to go raw before compression is tried again, and how many next time.
     skip: u32,
     back_off: u32,
+    /// What a page came to in the last pack that paid.
+    packed_page: usize,
 }
 
 /// The pages of one outgoing guest.
@@ -205,9 +207,20 @@ impl Sender {
         }
     }
 
-    /// Fills a frame.
-    pub(crate) fn fill(&mut self, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<Filled, RamFailure> {
+    /// Fills a frame, to its end or, while the guest waits for pages, until about so many bytes are in it.
+    pub(crate) fn fill(
+        &mut self,
+        ram: &dyn GuestRam,
+        batch: &mut Batch<'_>,
+        enough: usize,
+    ) -> Result<Filled, RamFailure> {
         for _ in 0..if self.is_push { EXAMINED_MAX_PUSHED } else { EXAMINED_MAX } {
+            if self.is_push && batch.len() + self.codec.as_ref().map_or(0, Codec::staged_bytes) >= enough {
+                self.flush_staged(batch);
+                if batch.len() >= enough {
+                    return Ok(Filled::More);
+                }
+            }
             let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
             if batch.room() < (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES) {
                 // A small buffer: what is staged must go while it fits.
@@ -341,6 +354,7 @@ impl Codec {
             reference: Box::new([0; PAGE_BYTES]),
             skip: 0,
             back_off: 0,
+            packed_page: PAGE_BYTES / 2,
         })
     }
 
@@ -379,9 +393,17 @@ impl Codec {
         true
     }
 
+    /// About what is staged will come to.
+    fn staged_bytes(&self) -> usize {
+        self.staged.pages.len() * self.packed_page
+    }
+
     /// Draws conclusions from a pack: one that saved little makes the next ones wait.
     fn learn(&mut self, packed: Option<usize>, plain_bytes: usize) {
         let paid = packed.is_some_and(|bytes| bytes * 8 <= plain_bytes * 7);
+        if let Some(bytes) = packed.filter(|_| paid) {
+            self.packed_page = bytes * PAGE_BYTES / plain_bytes.max(1);
+        }
         self.back_off = if paid { 0 } else { (self.back_off * 2).clamp(1, BACK_OFF_MAX) };
         self.skip = self.back_off * PACK_PAGES_MAX as u32;
     }
@@ -445,12 +467,12 @@ mod tests {
         let mut ram = Ram(vec![page(true), page(false)]);
         let mut sender = Sender::new(2, Compression::Adaptive).unwrap();
         let mut buffer = vec![0; OUTPUT_BYTES_MIN];
-        let filled = sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap();
+        let filled = sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap();
         assert_eq!((filled, sender.pending().len()), (Filled::More, 0), "page 1 was taken and did not go");
         ram.0[1] = [0; PAGE_BYTES];
         sender.take_dirty(&mut ram);
         sender.begin_round();
-        while sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap() == Filled::More {}
+        while sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap() == Filled::More {}
         assert_eq!(sender.identities.get(Page(1)), Identity::ZERO, "the last that went is what RAM holds");
     }
 
@@ -459,10 +481,10 @@ mod tests {
         let ram = Ram(vec![page(true), page(false)]);
         let mut sender = Sender::new(2, Compression::Adaptive).unwrap();
         let mut buffer = vec![0; OUTPUT_BYTES_MIN];
-        sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap();
+        sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap();
         sender.begin_round();
         assert!(sender.pending().contains(Page(1)));
-        while sender.fill(&ram, &mut Batch::new(&mut buffer)).unwrap() == Filled::More {}
+        while sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap() == Filled::More {}
         assert_eq!(sender.identities.get(Page(1)), Identity::of(&page(false)));
     }
 }

@@ -163,6 +163,12 @@ impl Source {
             sender.begin_push(lacks.clone());
         }
         self.spool_from_now_on(now, lacks.as_ref());
+        if let Some(link) = &self.endpoint.link {
+            // The target has answered the last that was said. Otherwise it would say so only when more has come, and the push
+            // would wait for that.
+            self.bandwidth.all_arrived(link.sent);
+            self.serving.window.took(link.sent, now);
+        }
         self.endpoint.enter(Phase::PostCopy);
         self.endpoint.urgent.connect();
     }
@@ -363,7 +369,7 @@ impl Source {
                 return Streamed::Wait(wait);
             }
             let Some(sender) = &mut self.sender else { return Streamed::Wait(Instant::NEVER) };
-            match sender.fill(ram, &mut batch) {
+            match sender.fill(ram, &mut batch, self.serving.window.frame_bytes()) {
                 Err(_) => return self.on_unreadable(now),
                 Ok(Filled::More | Filled::RoundDone) => {}
             }

@@ -4,6 +4,7 @@ use super::{SETS_SHARE, Shelf, Spool, SpoolEnd, SpoolEvent};
 use crate::bitmap::PageBitmap;
 use crate::endpoint::{Link, keepalive};
 use crate::io::Channel;
+use crate::progress::Told;
 use crate::ram::{GuestRam, RamFailure};
 use crate::reason::{AbortReason, Refusal, StreamFault};
 use crate::target::receiver::Receiver;
@@ -17,10 +18,6 @@ use crate::wire::hello::Reply;
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::reasons::{AbortBody, refusals_to_wire};
 use crate::wire::{VERSION_MAX, VERSION_MIN};
-
-/// The source is told how far we are after so many bytes: it keeps little under way.
-const PROGRESS_BYTES: u64 = 24 * 1024;
-const PROGRESS_TIME: core::time::Duration = core::time::Duration::from_millis(100);
 
 /// How far the source's connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +43,7 @@ impl Spool {
         let theirs = self.deposit.as_ref().map_or(self.config.policy.peer_timeout, patience_of);
         let keepalive = keepalive(self.config.policy.peer_timeout, theirs);
         self.source.link_up(Link::new(Assembler::for_target(), now, keepalive));
-        self.told = (0, now);
+        self.told = Told::default();
         self.stage = Stage::Opening;
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::SPOOL);
@@ -102,7 +99,7 @@ impl Spool {
                 (Ok(Some(Unit::Opening(greeting))), ..) => self.on_opening(&greeting),
                 (Ok(Some(Unit::Control(Kind::Deposit, body))), ..) => {
                     let deposit = control::decode(body).map_err(AbortReason::Stream);
-                    deposit.and_then(|deposit| self.on_deposit(now, deposit))
+                    deposit.and_then(|deposit| self.on_deposit(deposit))
                 }
                 (Ok(Some(Unit::Control(Kind::Pushed, body))), _, Stage::Taking) => {
                     let pushed = control::decode(body).map_err(AbortReason::Stream);
@@ -121,7 +118,7 @@ impl Spool {
                 receiver.take_arrived().into_iter().for_each(|page| self.held.insert(page));
             }
         }
-        self.tell_progress(now);
+        self.tell_progress();
     }
 
     /// What came cannot be taken. What is here already is kept.
@@ -135,13 +132,11 @@ impl Spool {
         self.on_source_down(now);
     }
 
-    fn tell_progress(&mut self, now: Instant) {
+    fn tell_progress(&mut self) {
         let Some(link) = &self.source.link else { return };
-        let (bytes, at) = self.told;
-        let is_due = link.received - bytes >= PROGRESS_BYTES || now.since(at) >= PROGRESS_TIME;
-        if self.stage == Stage::Taking && link.received > bytes && is_due {
-            self.told = (link.received, now);
-            self.source.say(Control::Progress(Progress { bytes: link.received, rounds: 0 }));
+        if self.stage == Stage::Taking && self.told.is_behind(link) {
+            let bytes = self.told.tell(link);
+            self.source.say(Control::Progress(Progress { bytes, rounds: 0 }));
         }
     }
 
@@ -162,7 +157,7 @@ impl Spool {
         Ok(())
     }
 
-    fn on_deposit(&mut self, now: Instant, deposit: Deposit) -> Result<(), AbortReason> {
+    fn on_deposit(&mut self, deposit: Deposit) -> Result<(), AbortReason> {
         deposit.check().map_err(AbortReason::Stream)?;
         let is_new = match (self.stage, &self.deposit) {
             (Stage::Deposit, None) => true,
@@ -189,7 +184,6 @@ impl Spool {
         self.deposit = Some(deposit);
         if self.stage == Stage::Deposit {
             self.stage = Stage::Answering(Walk::default());
-            self.told.1 = now;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::guest::NAME_BYTES_MAX;
 use crate::io::{Channel, Command, Event, Input, OUTPUT_BYTES_MIN, Output};
 use crate::permit::{GuestId, MigrationId};
 use crate::policy::SpoolPolicy;
+use crate::progress::Told;
 use crate::ram::{GuestRam, PAGE_BYTES};
 use crate::status::{Phase, PostCopy, Spooled, Status, Waits};
 use crate::target::receiver::Receiver;
@@ -70,7 +71,7 @@ pub struct Spool {
     held: PageBitmap,
     digest: Option<u64>,
     offering: Offering,
-    told: (u64, Instant),
+    told: Told,
     heard_at: Instant,
     began_at: Option<Instant>,
     is_over: bool,
@@ -94,7 +95,7 @@ impl Spool {
             held: PageBitmap::empty(0),
             digest: None,
             offering: Offering::default(),
-            told: (0, Instant::ORIGIN),
+            told: Told::default(),
             heard_at: Instant::ORIGIN,
             began_at: None,
             is_over: false,

@@ -11,6 +11,7 @@ use super::{State, Target};
 use crate::endpoint::{Link, keepalive};
 use crate::io::{Channel, Event, GuestAction, OUTPUT_BYTES_MIN};
 use crate::latency::Latency;
+use crate::progress::Told;
 use crate::ram::{GuestRam, Page};
 use crate::reason::{AbortReason, StreamFault};
 use crate::status::{Phase, PostCopy};
@@ -34,6 +35,8 @@ pub(super) struct Filling {
     /// Those of them that are still to be asked for.
     to_ask: VecDeque<Page>,
     latency: Latency,
+    /// What the source was told of the pages that it sends.
+    pub(super) told: Told,
     /// Pages that were absent at first.
     pages: u32,
     began_at: Option<Instant>,

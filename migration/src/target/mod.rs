@@ -18,6 +18,7 @@ use crate::guest::{GuestDescription, HostCapabilities};
 use crate::io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::policy::TargetPolicy;
+use crate::progress::Told;
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, GuestFailure, Refusal, StreamFault};
 use crate::status::{Downtime, Phase, Report, Status, Stops};
@@ -290,6 +291,7 @@ impl Target {
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.link_up(Link::new(Assembler::for_target(), now, keepalive));
         self.told = (0, now);
+        self.filling.told = Told::default();
         self.alone_since = None;
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::MAIN);

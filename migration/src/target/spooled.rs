@@ -6,6 +6,7 @@
 use super::{State, Target};
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::io::{Channel, Event};
+use crate::progress::Told;
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, StreamFault};
 use crate::spool::SpoolEvent;
@@ -17,9 +18,6 @@ use crate::wire::control::{self, Control, Fate, Outcome, Progress, Want};
 use crate::wire::deposit::Spent;
 use crate::wire::frame::Kind;
 use crate::wire::opening::{Greeting, Opening};
-
-/// The spool is told how far we are after so many bytes.
-const PROGRESS_BYTES: u64 = 24 * 1024;
 
 /// How far the spool's connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +37,13 @@ pub(super) struct Spooled {
     stage: Stage,
     /// Pages that came from a spool.
     pages: u32,
-    told: u64,
+    told: Told,
 }
 
 impl Default for Spooled {
     fn default() -> Self {
         let line = Endpoint::on(Channel::SPOOL, Phase::Idle);
-        Self { line, stage: Stage::None, pages: 0, told: 0 }
+        Self { line, stage: Stage::None, pages: 0, told: Told::default() }
     }
 }
 
@@ -126,7 +124,7 @@ impl Target {
         }
         let keepalive = keepalive(self.policy.peer_timeout, self.policy.peer_timeout);
         self.spooled.line.link_up(Link::new(Assembler::for_target(), now, keepalive));
-        self.spooled.told = 0;
+        self.spooled.told = Told::default();
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::SPOOL);
         }
@@ -226,9 +224,9 @@ impl Target {
 
     fn tell_spool_progress(&mut self) {
         let Some(link) = &self.spooled.line.link else { return };
-        if self.spooled.stage == Stage::Taking && link.received - self.spooled.told >= PROGRESS_BYTES {
-            self.spooled.told = link.received;
-            self.spooled.line.say(Control::Progress(Progress { bytes: link.received, rounds: 0 }));
+        if self.spooled.stage == Stage::Taking && self.spooled.told.is_behind(link) {
+            let bytes = self.spooled.told.tell(link);
+            self.spooled.line.say(Control::Progress(Progress { bytes, rounds: 0 }));
         }
     }
 

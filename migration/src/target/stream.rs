@@ -12,11 +12,9 @@ use crate::wire::frame::Kind;
 use crate::wire::hello::Hello;
 use crate::wire::reasons::AbortBody;
 
-/// The source is told how far we are at least after so many bytes or this time.
+/// The source is told how far we are at least after so many bytes or this time, before the guest runs here.
 const PROGRESS_BYTES: u64 = 1 << 20;
 const PROGRESS_TIME: core::time::Duration = core::time::Duration::from_millis(100);
-/// The same while the guest runs here and waits for pages: the source keeps little under way then.
-const PROGRESS_BYTES_FILLING: u64 = 24 * 1024;
 
 /// What a source says, sections and pages aside.
 #[derive(Debug)]
@@ -114,20 +112,20 @@ impl Target {
     fn tell_progress(&mut self, now: Instant) {
         let Some(link) = &self.endpoint.link else { return };
         let (bytes, at) = self.told;
-        let step = match self.state {
-            State::Receiving => PROGRESS_BYTES,
-            State::Filling => PROGRESS_BYTES_FILLING,
-            _ => return,
+        let new = link.received - bytes;
+        let is_due = match self.state {
+            State::Receiving => new >= PROGRESS_BYTES || new > 0 && now.since(at) >= PROGRESS_TIME,
+            State::Filling => self.filling.told.is_behind(link),
+            _ => false,
         };
-        let is_due = link.received - bytes >= step || now.since(at) >= PROGRESS_TIME;
-        if link.received > bytes && is_due {
+        if is_due {
             self.say_progress(now);
         }
     }
 
     pub(super) fn say_progress(&mut self, now: Instant) {
         let Some(link) = &self.endpoint.link else { return };
-        self.told = (link.received, now);
+        self.told = (self.filling.told.tell(link), now);
         self.endpoint.say(Control::Progress(Progress { bytes: self.told.0, rounds: self.rounds }));
     }
 

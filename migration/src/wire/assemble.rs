@@ -126,6 +126,14 @@ impl Assembler {
         }
     }
 
+    /// How many frames have come as a whole.
+    pub(crate) const fn frames_ended(&self) -> u32 {
+        match self.expect {
+            Expect::Opening | Expect::Header => self.sequence,
+            Expect::Body(..) | Expect::Record(_) | Expect::Content { .. } => self.sequence.wrapping_sub(1),
+        }
+    }
+
     fn need(&self) -> usize {
         match self.expect {
             Expect::Opening => OPENING_BYTES,

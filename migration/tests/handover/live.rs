@@ -208,7 +208,8 @@ impl Part for LivePart<Source> {
             throttle_percent_max: 0,
             duration_max: FOR_EVER,
             impatience: Impatience::GiveUp,
-            compression: Compression::Off,
+            // All that is pushed is one frame, as in the model, however short frames are.
+            compression: Compression::Adaptive,
             peer_timeout: PEER_TIMEOUT,
             ..Policy::default()
         };

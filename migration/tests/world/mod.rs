@@ -32,7 +32,7 @@ pub(crate) const COPY: GuestId = GuestId([0x63; 16]);
 /// Bytes that a sending host's socket takes before it pushes back.
 const SOCKET_BYTES: usize = 96 * 1024;
 /// A world that has not come to rest after so many events is going in circles.
-const EVENTS_MAX: u64 = 400_000;
+const EVENTS_MAX: u64 = 1_000_000;
 
 /// Who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
