@@ -10,13 +10,13 @@ const DISTINCT_MAX: u32 = 140;
 
 /// Whether compressing the page is worth a try.
 pub(crate) fn is_promising(page: &PageBytes) -> bool {
-    let mut seen = [0u64; 4];
+    // A byte for each value, not a bit: what is only stored waits for nothing that was stored before.
+    let mut seen = [0u8; 256];
     for group in 0..SAMPLES {
         // The offset within the stride moves on, so that a record structure does not hide bytes.
-        let byte = page[group * STRIDE + group % STRIDE];
-        seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        seen[usize::from(page[group * STRIDE + group % STRIDE])] = 1;
     }
-    seen.iter().map(|word| word.count_ones()).sum::<u32>() <= DISTINCT_MAX
+    seen.iter().map(|&is_seen| u32::from(is_seen)).sum::<u32>() <= DISTINCT_MAX
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::batch::Batch;
 use crate::bitmap::PageBitmap;
-use crate::codec::lz::{Compressor, PLAIN_MAX};
+use crate::codec::lz::{Compressor, PLAIN_MAX, Plain};
 use crate::codec::patch;
 use crate::codec::sample;
 use crate::codec::similar::{Features, SimilarIndex};
@@ -31,7 +31,7 @@ const OVERHEAD_BYTES: usize = RECORD_BYTES + PACK_NUMBER_BYTES;
 /// Pages that wait to be compressed together.
 #[derive(Debug)]
 struct Staged {
-    plain: Vec<u8>,
+    plain: Plain,
     pages: Vec<(Page, Identity)>,
     features: Vec<Features>,
 }
@@ -314,8 +314,7 @@ impl Sender {
         let pages = core::mem::take(&mut codec.staged.pages);
         let features = core::mem::take(&mut codec.staged.features);
         if packed.is_none() {
-            let (contents, _) = codec.staged.plain.as_chunks::<PAGE_BYTES>();
-            for ((page, identity), content) in pages.iter().zip(contents) {
+            for ((page, identity), content) in pages.iter().zip(codec.staged.plain.pages()) {
                 batch.slot(*page).copy_from_slice(content);
                 batch.raw(*page, *identity);
             }
@@ -342,7 +341,7 @@ impl Sender {
 impl Codec {
     fn new(page_count: u32) -> Result<Self, RamFailure> {
         let staged = Staged {
-            plain: Vec::with_capacity(PLAIN_MAX),
+            plain: Plain::new(),
             pages: Vec::with_capacity(PACK_PAGES_MAX),
             features: Vec::with_capacity(PACK_PAGES_MAX),
         };
@@ -411,7 +410,7 @@ impl Codec {
 
 impl Staged {
     fn push(&mut self, page: Page, identity: Identity, content: &PageBytes, features: Features) {
-        self.plain.extend_from_slice(content);
+        self.plain.push(content);
         self.pages.push((page, identity));
         self.features.push(features);
     }

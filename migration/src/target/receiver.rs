@@ -2,11 +2,10 @@
 //! read back from RAM, so the digest speaks of RAM and not of the stream.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::bitmap::PageBitmap;
-use crate::codec::lz::{COPY_BYTES, Decompressor, PLAIN_MAX};
+use crate::codec::lz::Decompressor;
 use crate::codec::patch;
 use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTIONS_BYTES_MAX, SECTIONS_MAX, Section};
 use crate::identity::{Identities, Identity};
@@ -42,8 +41,8 @@ pub(crate) struct Receiver {
     /// Of the channels.
     current: [Option<Current>; 3],
     page: Box<PageBytes>,
-    decompressor: Decompressor,
-    plain: Vec<u8>,
+    /// There, except while the pages that it gave are placed.
+    decompressor: Option<Decompressor>,
     state: DeviceState,
     state_bytes: usize,
     /// Bytes that the last section still lacks.
@@ -67,8 +66,7 @@ impl Receiver {
             identities: Identities::new(page_count, Identity::ZERO)?,
             current: [const { None }; 3],
             page: Box::new([0; PAGE_BYTES]),
-            decompressor: Decompressor::new(),
-            plain: vec![0; PLAIN_MAX + COPY_BYTES],
+            decompressor: Some(Decompressor::new()),
             state: Vec::new(),
             state_bytes: 0,
             section_missing: 0,
@@ -87,8 +85,7 @@ impl Receiver {
             identities: Identities::empty(),
             current: [const { None }; 3],
             page: Box::new([0; PAGE_BYTES]),
-            decompressor: Decompressor::new(),
-            plain: vec![0; PLAIN_MAX + COPY_BYTES],
+            decompressor: Some(Decompressor::new()),
             state: Vec::new(),
             state_bytes: 0,
             section_missing: 0,
@@ -186,13 +183,12 @@ impl Receiver {
         let Some((numbers, packed)) = bytes.split_at_checked(count * PACK_NUMBER_BYTES) else {
             return Err(AbortReason::Stream(StreamFault::Length));
         };
-        let mut plain = core::mem::take(&mut self.plain);
-        let result = self.decompressor.decompress(packed, &mut plain, count * PAGE_BYTES);
+        let mut decompressor = self.decompressor.take().unwrap_or_else(Decompressor::new);
+        let result = decompressor.decompress(packed, count * PAGE_BYTES);
         let result = result.map_err(|_| AbortReason::Stream(StreamFault::Value));
-        let (contents, _) = plain.as_chunks::<PAGE_BYTES>();
         let (numbers, _) = numbers.as_chunks::<PACK_NUMBER_BYTES>();
-        let placed = result.and_then(|()| {
-            for (number, content) in numbers.iter().zip(contents) {
+        let placed = result.and_then(|plain| {
+            for (number, content) in numbers.iter().zip(plain.pages()) {
                 let page = Page(u32::from_le_bytes(*number));
                 self.check_page(page)?;
                 self.place(page, content, current, ram)?;
@@ -200,7 +196,7 @@ impl Receiver {
             }
             Ok(())
         });
-        self.plain = plain;
+        self.decompressor = Some(decompressor);
         placed
     }
 
