@@ -20,6 +20,7 @@ mod sender;
 mod serving;
 mod spooling;
 mod state;
+mod under_way;
 mod unwind;
 pub(crate) mod window;
 

@@ -5,7 +5,6 @@
 //! pages cost under a cap is half of it; what somebody waits for is not counted against that and has its own connection.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -14,6 +13,7 @@ use super::batch::Batch;
 use super::rate::TokenBucket;
 use super::sender::Sender;
 use super::state::State;
+use super::under_way::{Runs, UnderWay};
 use super::window::Window;
 use super::{Source, handover};
 use crate::bitmap::PageBitmap;
@@ -28,11 +28,10 @@ use crate::wire::absent::AbsentPart;
 use crate::wire::assemble::{Assembler, Unit};
 use crate::wire::control::{self, Control, Progress, Pushed, guest_digest};
 use crate::wire::deposit::{ADDRESS_BYTES_MAX, Deposit};
-use crate::wire::frame::{HEADER_BYTES, Kind};
+use crate::wire::frame::Kind;
 use crate::wire::hello::Reply;
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::reasons::{AbortBody, refusals_from_wire};
-use crate::wire::record::{PACK_NUMBER_BYTES, RECORD_BYTES, Record};
 use crate::wire::{VERSION_MAX, VERSION_MIN};
 
 /// First wait before a spool is tried again; the longest is that of a lost target.
@@ -63,61 +62,6 @@ enum Stage {
     Asking,
     /// Pages go.
     Sending,
-}
-
-/// Pages of frames that are under way on one connection, each frame by the byte with which it ends.
-#[derive(Debug, Default)]
-struct UnderWay(VecDeque<(u64, Vec<(Page, u16)>)>);
-
-impl UnderWay {
-    fn add(&mut self, end: u64, frame: &[u8]) {
-        self.0.push_back((end, runs_of(frame)));
-    }
-
-    /// The pages of the next frame that was taken in, of so many bytes.
-    fn took(&mut self, bytes: u64) -> Option<Vec<(Page, u16)>> {
-        self.0.pop_front_if(|(end, _)| *end <= bytes).map(|(_, runs)| runs)
-    }
-
-    fn pages(&self) -> impl Iterator<Item = Page> + '_ {
-        self.0.iter().flat_map(|(_, runs)| runs).flat_map(|(first, count)| pages(*first, *count))
-    }
-}
-
-fn pages(first: Page, count: u16) -> impl Iterator<Item = Page> {
-    (first.0..first.0.saturating_add(count.into())).map(Page)
-}
-
-/// The pages that a frame of ours carries.
-fn runs_of(frame: &[u8]) -> Vec<(Page, u16)> {
-    let mut runs = Vec::new();
-    let mut rest = &frame[HEADER_BYTES.min(frame.len())..];
-    while let Some((head, body)) = rest.split_first_chunk::<RECORD_BYTES>()
-        && let Ok(received) = Record::decode(head)
-    {
-        let behind = match received.record {
-            Record::Zero { first, count } => {
-                runs.push((first, count));
-                0
-            }
-            Record::Raw { first, count } => {
-                runs.push((first, count));
-                usize::from(count) * PAGE_BYTES
-            }
-            Record::Pack { count, bytes } => {
-                let (numbers, _) = body.as_chunks::<PACK_NUMBER_BYTES>();
-                let numbers = numbers.iter().take(count.into());
-                runs.extend(numbers.map(|number| (Page(u32::from_le_bytes(*number)), 1)));
-                bytes as usize
-            }
-            Record::Similar { page, bytes, .. } => {
-                runs.push((page, 1));
-                bytes.into()
-            }
-        };
-        rest = body.get(behind..).unwrap_or_default();
-    }
-    runs
 }
 
 /// See the module.
@@ -186,7 +130,7 @@ impl Spooling {
     /// The target has so many bytes of its connection.
     fn target_took(&mut self, bytes: u64) {
         while let Some(runs) = self.to_target.took(bytes) {
-            for page in runs.into_iter().flat_map(|(first, count)| pages(first, count)) {
+            for page in runs.pages() {
                 self.rest.remove(page);
                 self.unsettled.remove(page);
             }
@@ -198,7 +142,7 @@ impl Spooling {
         self.acknowledged = bytes;
         self.window.took(bytes, now);
         while let Some(runs) = self.to_spool.took(bytes) {
-            for page in runs.into_iter().flat_map(|(first, count)| pages(first, count)) {
+            for page in runs.pages() {
                 self.unsettled.remove(page);
                 self.pages += 1;
             }
@@ -337,7 +281,7 @@ impl Source {
         spooling.bucket.spend(len, now);
         spooling.line.transmitted(now, len);
         spooling.window.sent(sent + len as u64, now);
-        spooling.to_spool.add(sent + len as u64, &buffer[..len]);
+        spooling.to_spool.add(sent + len as u64, Runs::of(&buffer[..len]));
         len
     }
 
@@ -373,11 +317,11 @@ impl Source {
     /// A frame of pages went to the target.
     pub(super) fn spool_sees_push(&mut self, end: u64, frame: &[u8]) {
         if let Some(spooling) = &mut self.spooling {
-            let runs = runs_of(frame);
-            for page in runs.iter().flat_map(|(first, count)| pages(*first, *count)) {
+            let runs = Runs::of(frame);
+            for page in runs.pages() {
                 spooling.to_send.remove(page);
             }
-            spooling.to_target.0.push_back((end, runs));
+            spooling.to_target.add(end, runs);
         }
     }
 
@@ -551,31 +495,4 @@ fn deposit(spooling: &Spooling, guest: String, pages: u32, patience: Duration) -
         address: spooling.order.address.clone(),
         peer_timeout_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::identity::Identity;
-    use std::vec;
-
-    #[test]
-    fn the_pages_of_a_frame_are_found_in_it() {
-        let mut buffer = vec![0; 64 * 1024];
-        let mut batch = Batch::new(&mut buffer);
-        let identity = Identity::of(&[1; PAGE_BYTES]);
-        for page in [3, 4] {
-            batch.slot(Page(page)).fill(1);
-            batch.raw(Page(page), identity);
-        }
-        (9..12).for_each(|page| batch.zero(Page(page)));
-        let pack = [(Page(20), identity), (Page(7), identity)];
-        batch.pack(&pack, |into| Some(into[..50].len())).unwrap();
-        batch.similar(Page(1), Page(0), identity, &[1, 2, 3]);
-        batch.zero(Page(30));
-        let length = batch.finish(0);
-        let runs = runs_of(&buffer[..length]);
-        let found: Vec<_> = runs.into_iter().flat_map(|(first, count)| pages(first, count)).collect();
-        assert_eq!(found, [3, 4, 9, 10, 11, 20, 7, 1, 30].map(Page));
-    }
 }
