@@ -66,7 +66,7 @@ fn a_guest_whose_source_dies_is_made_whole_by_the_third_host() {
     let views = trio.third.views(trio.world.now);
     let kept = views.iter().find(|view| view.side == Side::Spool).expect("it is listed");
     assert_eq!((&*kept.guest, &*kept.peer, kept.third.as_deref()), ("linux", "b", Some("10.0.0.1")));
-    assert!(kept.status.post_copy.is_some_and(|it| it.is_whole && it.spool.is_some_and(|it| it.pages > 0)));
+    assert!(kept.status.post_copy.is_some_and(|it| it.is_whole && it.spool.is_some_and(|it| it.pages > 30)));
     trio.kill_source();
     trio.until(|trio| Trio::is_told(&trio.third, |event| matches!(event, SpoolEvent::Over(_))));
     trio.world.target.house.find("linux").expect("it runs").assert_memory();
@@ -84,7 +84,7 @@ fn a_third_host_that_has_not_all_gives_what_it_has_and_the_rest_is_named() {
         let views = trio.third.views(trio.world.now);
         views
             .iter()
-            .any(|view| view.status.post_copy.is_some_and(|it| it.spool.is_some_and(|it| it.pages > 10)))
+            .any(|view| view.status.post_copy.is_some_and(|it| it.spool.is_some_and(|it| it.pages > 30)))
     });
     trio.kill_source();
     trio.until(|trio| Trio::is_told(&trio.third, |event| matches!(event, SpoolEvent::Over(_))));
