@@ -24,6 +24,7 @@ mod moves;
 mod nested;
 mod postcopy;
 mod spool;
+mod strangers;
 mod version;
 mod without;
 
