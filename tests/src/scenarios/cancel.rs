@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use godwit_migration::Step;
 
 use super::moves::{SWEEPER, runs_only_at, sweeps};
-use super::{LAB_NAME, lab_peer, lab_target};
+use super::{LAB_NAME, deaths, lab_peer, lab_target};
 use crate::cluster::Cluster;
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
 use crate::suite::eventually;
@@ -39,8 +39,8 @@ pub(super) fn in_rounds(cluster: &mut Cluster) -> Result<()> {
 /// The sweeper runs at host b, and stands still when the person comes.
 pub(super) fn in_the_stop(cluster: &mut Cluster) -> Result<()> {
     let b = &mut cluster.hosts[1];
-    // What is dirty after the first rounds fits the limit.
-    begin(b, &format!("migrate {SWEEPER} a {SLOWLY} --downtime-limit 120s"), "stop-and-copy:")?;
+    let (options, moment) = deaths::IN;
+    begin(b, &format!("migrate {SWEEPER} a {options}"), moment)?;
     is_shown(b, &format!("{SWEEPER} to a: stop-and-copy"))?;
     b.enter(&format!("migrate cancel {SWEEPER}"))?;
     goes_on(b, "a")?;

@@ -39,7 +39,7 @@ fn plan(kind: Kind) -> Plan {
     big.memory_mib = BIG_MEMORY_MIB;
     let mut linux = GuestConfig::linux(LINUX, 96);
     // Less of what only fills the wire: it moves many times.
-    linux.command_line.push_str(" godwit.data_mib=8");
+    linux.command_line.push_str(" godwit.data_mib=2 init_on_free=1");
     let mut plan = Plan::new("moves", kind, 2).guest(0, linux).guest(0, sweeper()).guest(0, big);
     plan.set_link_timeout(LINK_TIMEOUT_S);
     plan.hosts[0].memory_mib = 1_024;
@@ -48,10 +48,10 @@ fn plan(kind: Kind) -> Plan {
     plan
 }
 
-/// The bare-metal guest that rewrites 4 MiB of its memory: a page each 80,000 ticks is 0.5 MB/s, a third of what Bochs's
+/// The bare-metal guest that rewrites 2 MiB of its memory: a page each 80,000 ticks is 0.5 MB/s, a third of what Bochs's
 /// card takes in.
 pub(super) fn sweeper() -> GuestConfig {
-    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 1024 80000");
+    let mut sweeper = GuestConfig::bare(SWEEPER, "pattern 512 80000");
     sweeper.memory_mib = 32;
     sweeper
 }
@@ -176,7 +176,7 @@ pub(super) fn pattern_is_whole(host: &mut Host) -> Result<()> {
 
 /// The limit is far above what the wire's delay alone makes of a stop.
 fn bad_wire(cluster: &mut Cluster) -> Result<()> {
-    let wire = Conditions { loss: 0.01, delay: Duration::from_millis(40), ..Conditions::default() };
+    let wire = Conditions { loss: 0.003, delay: Duration::from_millis(40), ..Conditions::default() };
     let options = "--mode precopy --downtime-limit 120s";
     let (moved, round_trip) =
         over(cluster, wire, 0, |source| postcopy::moved(source, SWEEPER, "b", options))?;

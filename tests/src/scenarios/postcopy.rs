@@ -27,7 +27,7 @@ pub(super) fn moved(host: &mut Host, guest: &str, peer: &str, options: &str) -> 
 
 /// The sweeper runs at a. Each page that it waits for at b is a round trip away.
 pub(super) fn bad_wire(cluster: &mut Cluster) -> Result<()> {
-    let wire = Conditions { loss: 0.01, delay: Duration::from_millis(100), ..Conditions::default() };
+    let wire = Conditions { loss: 0.003, delay: Duration::from_millis(100), ..Conditions::default() };
     let options = "--mode postcopy --downtime-limit 60s";
     let (moved, round_trip) = over(cluster, wire, 1, |source| moved(source, SWEEPER, "b", options))?;
     ensure!(moved.rounds == 0 && moved.details.contains("after the switch: "), "{}", moved.details);
@@ -103,7 +103,7 @@ pub(super) fn opposite(cluster: &mut Cluster) -> Result<()> {
 /// Linux runs at a, and a program in it is made to rewrite more memory than rounds get ahead of.
 pub(super) fn auto_switches(cluster: &mut Cluster) -> Result<()> {
     let host = &mut cluster.hosts[0];
-    let output = run(host, "pattern start 8 2000", SWEEP_TIMEOUT)?;
+    let output = run(host, "pattern start 3 2000", SWEEP_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
     let moved = moved(host, LINUX, "b", "--mode auto --downtime-limit 1s")?;
     ensure!(moved.details.contains("since rounds did not pay"), "{}", moved.details);
