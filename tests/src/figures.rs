@@ -125,6 +125,23 @@ impl Moved {
             details,
         })
     }
+
+    /// One cause of the downtime: `verify`, `commit`, …
+    #[must_use]
+    pub fn part(&self, name: &str) -> Option<Duration> {
+        self.span_after(&format!(" + {name} "))
+    }
+
+    /// Half of the times that the guest waited for a page were at most this.
+    #[must_use]
+    pub fn median_wait(&self) -> Option<Duration> {
+        self.span_after("waits: p50 ")
+    }
+
+    fn span_after(&self, text: &str) -> Option<Duration> {
+        let (_, rest) = self.details.split_once(text)?;
+        span(rest.split([',', '+', '\n']).next()?)
+    }
 }
 
 #[cfg(test)]
@@ -174,12 +191,19 @@ mod tests {
         let before = "pre-copy 2: sent 30.0 MiB\n\
             pages: 23558 zero, 210 whole, 9000 compressed, 120 known, 11 unchanged; 41 while stopped\n\
             downtime: 41 ms = pause 1.0 ms + dirty log 2.0 ms + last pages 10 ms\n\
-            digest: 0123456789abcdef at both ends\n";
+            \x20 + devices 1.5 ms + verify 20 ms + commit 6.0 ms\n\
+            digest: 0123456789abcdef at both ends\n\
+            after the switch: 8192 pages, as was asked for\n\
+            \x20 last page after 4.2 s; the guest waited 59 times\n\
+            \x20 waits: p50 58 ms, p99 508 ms, max 508 ms, 3.9 s in all\n";
         let line = "linux moved to b: total 12.3 s, downtime 41 ms, rounds 4, sent 38.2 MiB, verified";
         let moved = Moved::parse(before, line).unwrap();
         assert_eq!((moved.rounds, moved.pages_in_downtime), (4, 41));
         assert_eq!(moved.downtime, Duration::from_millis(41));
-        assert!(moved.details.starts_with("pages: ") && moved.details.ends_with("both ends"));
+        assert!(moved.details.starts_with("pages: ") && moved.details.ends_with("in all"));
+        let parts = ["last pages", "verify", "commit"].map(|name| moved.part(name).unwrap().as_millis());
+        assert_eq!((parts, moved.part("lunch")), ([10, 20, 6], None));
+        assert_eq!(moved.median_wait(), Some(Duration::from_millis(58)));
         assert_eq!(Moved::parse(before, &line.replace(", verified", "")), None);
         let after_two_in_vain = line.replace("rounds 4", "stops 3, rounds 4");
         let before = format!(

@@ -13,21 +13,25 @@ use crate::peer::Peer;
 use crate::suite::Group;
 use crate::switch::mac;
 
+mod cancel;
 mod clone;
 mod deaths;
 mod faults;
 mod host;
+mod lab_target;
 mod linux;
 mod moves;
 mod nested;
 mod postcopy;
 mod spool;
+mod strangers;
 mod version;
 mod without;
 
 /// The lab's own address on the wire, and its name in `godwit.toml`.
 const LAB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 200);
 const LAB_NAME: &str = "lab";
+const MIGRATION_PORT: u16 = 7_100;
 /// Where hosts die and wires are cut, so that silence is noticed soon; an idle clock of Bochs takes 8 s for it, which is how long
 /// a machine may get no processor without being taken for dead.
 const LINK_TIMEOUT_S: u64 = 20;

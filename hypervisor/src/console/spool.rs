@@ -46,6 +46,7 @@ pub(super) fn told(guest: &str, peer: &str, event: &SpoolEvent, out: &mut impl W
         SpoolEvent::Keeping { pages } => {
             writeln!(out, "{guest}: pages of it are kept here for {peer}, up to {}", bytes(*pages))
         }
+        SpoolEvent::TurnedAway(why) => writeln!(out, "{guest}: pages of it were turned away: {why}"),
         SpoolEvent::Filled { pages } => {
             writeln!(out, "{guest}: all that {peer} could lack is at {peer} or here ({pages} pages)")
         }

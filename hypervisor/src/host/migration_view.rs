@@ -136,6 +136,10 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::Interrupted => remark(Remark::Interrupted),
         Event::Reconnected => remark(Remark::Reconnected),
         Event::DigestDiffers => remark(Remark::DigestDiffers),
+        Event::Spool(SpoolEvent::TurnedAway(why)) => {
+            log::warn!("pages that {peer} wanted to leave here were turned away: {why}");
+            None
+        }
         Event::Spool(event) => {
             log::info!("{guest}, spool, {peer}: {event:?}");
             // Nothing of it was ever here.

@@ -8,7 +8,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 
 use godwit_migration::{
     Channel, Command, Event, GuestAction, GuestEvent, GuestId, GuestRam, Input, Instant, MigrationId, Output,
-    RunPermit, Spool, SpoolConfig, SpoolOrder, SpoolPolicy, Status,
+    RunPermit, Spool, SpoolConfig, SpoolEvent, SpoolOrder, SpoolPolicy, Status,
 };
 
 use super::arrivals::Arrival;
@@ -195,7 +195,10 @@ impl Spools {
                 if let Event::Phase(_) = event {
                     continue;
                 }
-                let (guest, peer): (String, String) = (kept.guest().to_string(), kept.target().to_string());
+                // Whoever is turned away has not said for whom the pages are.
+                let is_of_source = matches!(event, Event::Spool(SpoolEvent::TurnedAway(_)));
+                let peer = if is_of_source { kept.session.peer() } else { kept.target() };
+                let (guest, peer): (String, String) = (kept.guest().to_string(), peer.to_string());
                 let (side, what) = (Side::Spool, What::Event(Box::new(event)));
                 told.push(Occurrence { guest, copy: None, peer, side, what, estimate: None });
             }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::reason::Refusal;
+use crate::reason::{AbortReason, Refusal};
 
 /// Why a spool cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub enum SpoolEvent {
         /// At most so many.
         pages: u32,
     },
+    /// Spool: what its source wants is refused, or what came from it is not the protocol. Pages that are here stay.
+    TurnedAway(AbortReason),
     /// Spool: the source has left everything that the target could lack.
     Filled {
         /// Pages that are here.

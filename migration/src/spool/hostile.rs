@@ -10,6 +10,7 @@ use crate::hostile::{GUEST, MIGRATION, PAGES, Ram, Said, encode, filling_target,
 use crate::io::{Channel, Command, Event, Input, OUTPUT_BYTES_MIN, Output};
 use crate::policy::SpoolPolicy;
 use crate::ram::PAGE_BYTES;
+use crate::reason::{AbortReason, StreamFault};
 use crate::status::Phase;
 use crate::time::Instant;
 use crate::wire::control::Control;
@@ -25,6 +26,7 @@ struct Host {
     now: u64,
     connects: u32,
     ends: u32,
+    turned_away: Vec<AbortReason>,
 }
 
 impl Host {
@@ -36,7 +38,7 @@ impl Host {
             policy: SpoolPolicy::default(),
         };
         let store = Ram(vec![[0; PAGE_BYTES]; PAGES as usize]);
-        Self { spool: Spool::new(config), store, now: 0, connects: 0, ends: 0 }
+        Self { spool: Spool::new(config), store, now: 0, connects: 0, ends: 0, turned_away: Vec::new() }
     }
 
     fn give(&mut self, input: Input<'_>) {
@@ -49,6 +51,7 @@ impl Host {
                 Output::Timeout(_) if self.spool.poll_spool(now, &mut buffer, &mut self.store) == 0 => return,
                 Output::Connect(_) => self.connects += 1,
                 Output::Event(Event::Spool(SpoolEvent::Over(_))) => self.ends += 1,
+                Output::Event(Event::Spool(SpoolEvent::TurnedAway(why))) => self.turned_away.push(why),
                 Output::Guest(action) => panic!("a spool has no guest: {action:?}"),
                 _ => {}
             }
@@ -89,7 +92,23 @@ fn what_is_too_much_is_refused_and_takes_no_memory() {
         first.extend(encode(&Said::Control(deposit(pages, absent)), &mut 0));
         host.give(Input::Bytes(Channel::SPOOL, &first));
         assert!(host.spool.is_finished() && host.ends == 1, "{absent} of {pages} pages");
+        let is_possible = 1 <= absent && absent <= pages;
+        let [AbortReason::Refused(_) | AbortReason::Stream(StreamFault::Value)] = host.turned_away[..] else {
+            panic!("nobody is told why {absent} of {pages} pages are not kept: {:?}", host.turned_away);
+        };
+        assert_eq!(matches!(host.turned_away[0], AbortReason::Refused(_)), is_possible);
     }
+}
+
+#[test]
+fn what_is_not_the_protocol_is_told_and_what_is_here_stays() {
+    let mut host = Host::new();
+    let mut sequence = host.meet_source();
+    let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
+    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+    host.give(Input::Bytes(Channel::SPOOL, &[0xa5; 24]));
+    assert!(matches!(host.turned_away[..], [AbortReason::Stream(_)]), "{:?}", host.turned_away);
+    assert!(!host.spool.has_source() && !host.spool.is_finished() && host.spool.pages() == 4);
 }
 
 proptest! {

@@ -123,6 +123,7 @@ impl Spool {
 
     /// What came cannot be taken. What is here already is kept.
     fn on_bad_source(&mut self, now: Instant, reason: &AbortReason) {
+        self.tell(SpoolEvent::TurnedAway(reason.clone()));
         if matches!(reason, AbortReason::Ram(RamFailure::OutOfMemory(_))) {
             self.source.say(Control::Abort(AbortBody::to_wire(reason)));
             self.source.close();
@@ -209,6 +210,7 @@ impl Spool {
     }
 
     fn refuse(&mut self, refusal: Refusal) {
+        self.tell(SpoolEvent::TurnedAway(AbortReason::Refused([refusal.clone()].into())));
         self.say_reply(&[refusal]);
         if self.deposit.is_none() {
             self.end(SpoolEnd::NeverBegun);

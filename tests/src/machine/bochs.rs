@@ -92,6 +92,8 @@ pub(super) struct Configuration<'a> {
 pub(super) const MEMORY_MIB_MAX: u32 = 3_072;
 /// RAM that Bochs allocates, however much the machine has. Of what is touched beyond that, some is in a file.
 const MEMORY_MIB_ALLOCATED_MAX: u32 = 2_048;
+/// Instructions that a processor executes before it is another's turn: the most that Bochs allows, since each turn has its price.
+const QUANTUM: u32 = 32;
 /// Two channels with two disks each.
 const DISKS_MAX: usize = 4;
 const DISK_PLACES: [&str; DISKS_MAX] = ["ata0-master", "ata0-slave", "ata1-master", "ata1-slave"];
@@ -130,7 +132,7 @@ impl<'a> Configuration<'a> {
              memory: guest={memory_mib}, host={allocated_mib}\n\
              romimage: file={rom}\n\
              vgaromimage: file={VGA_BIOS}\n\
-             cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
+             cpu: model=corei7_skylake_x, count={cpus}, ips={ips}, quantum={QUANTUM}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
              pci: enabled=1, chipset=i440fx\n\
              clock: sync=none\n\
              port_e9_hack: enabled=1\n\

@@ -14,7 +14,7 @@ use crate::suite::{Check, Group, eventually};
 pub(super) type Moment = (&'static str, &'static str);
 pub(super) const BEFORE: Moment = ("--mode precopy --bandwidth 1mbit", "pre-copy 1:");
 /// All that is dirty after the first round fits this limit, and takes long.
-const IN: Moment = ("--mode precopy --bandwidth 4mbit --downtime-limit 120s", "stop-and-copy");
+pub(super) const IN: Moment = ("--mode precopy --bandwidth 2mbit --downtime-limit 120s", "stop-and-copy");
 const AFTER: Moment = ("--mode postcopy --bandwidth 1mbit", "post-copy:");
 
 pub(super) fn group(kind: Kind) -> Group {

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LAB_ADDRESS, LAB_NAME, PING_TIMEOUT, answers_pings, lab_peer};
+use super::{LAB_ADDRESS, LAB_NAME, PING_TIMEOUT, answers_pings, lab_peer, strangers};
 use crate::cluster::{Cluster, Plan};
 use crate::host::COMMAND_TIMEOUT;
 use crate::machine::Kind;
 use crate::suite::{Check, Group};
 use crate::switch::Conditions;
-
-const MIGRATION_PORT: u16 = 7_100;
 
 pub(super) fn group(kind: Kind) -> Group {
     Group { name: "host", kind, weight: 1, plan, checks: CHECKS }
@@ -33,7 +31,11 @@ const CHECKS: &[Check] = &[
     Check { name: "it pings others", run: pings },
     Check { name: "it answers pings on a slow and lossy wire", run: bad_wire },
     Check { name: "it survives a cut wire", run: cut_wire },
-    Check { name: "it survives strangers on the migration port", run: strangers },
+    Check { name: "it survives strangers on the migration port", run: strangers::on_the_port },
+    Check {
+        name: "it turns away who would leave pages with it and means harm, and says why",
+        run: strangers::with_pages,
+    },
 ];
 
 fn help(cluster: &mut Cluster) -> Result<()> {
@@ -136,28 +138,5 @@ fn cut_wire(cluster: &mut Cluster) -> Result<()> {
     cluster.switch.mend(port);
     ensure!(cut.is_err(), "a ping crossed a cut wire");
     peer.ping(address, PING_TIMEOUT).context("after the wire was mended")?;
-    Ok(())
-}
-
-fn strangers(cluster: &mut Cluster) -> Result<()> {
-    let mut peer = lab_peer(cluster);
-    let address = cluster.hosts[0].address;
-    let nonsense: Vec<u8> = (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    for bytes in [&b"GET / HTTP/1.0\r\n\r\n"[..], &nonsense, &[0; 512], &[0xff; 4_096]] {
-        let connection = peer.connect(address, MIGRATION_PORT, PING_TIMEOUT).context("connect")?;
-        // Being thrown out while still talking is fine.
-        let _ = peer.send(connection, bytes, Duration::from_secs(2));
-        let _ = peer.receive(connection, Duration::from_secs(2));
-        peer.close(connection);
-    }
-    // Connections that say nothing must not use the host up.
-    for _ in 0..20 {
-        if let Ok(connection) = peer.connect(address, MIGRATION_PORT, Duration::from_secs(2)) {
-            peer.close(connection);
-        }
-    }
-    cluster.hosts[0].succeed("vm list")?;
-    cluster.hosts[0].succeed("net")?;
-    peer.ping(address, PING_TIMEOUT).context("after strangers")?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::suite::{Check, Group, eventually};
 /// From `vm start` to the shell.
 pub(super) const LINUX_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) const LINUX: &str = "linux";
-const PAUSE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn group(kind: Kind) -> Group {
     Group { name: "linux", kind, weight: 1, plan, checks: CHECKS }
@@ -22,7 +22,9 @@ pub(super) fn group(kind: Kind) -> Group {
 fn plan(kind: Kind) -> Plan {
     let mut witness = GuestConfig::bare("witness", "pattern 256 50000");
     witness.memory_mib = 32;
-    let linux = GuestConfig { vcpus: 2, ..GuestConfig::linux(LINUX, 128) };
+    let mut linux = GuestConfig { vcpus: 2, ..GuestConfig::linux(LINUX, 128) };
+    // Enough to verify.
+    linux.command_line.push_str(" godwit.data_mib=4");
     Plan::new("linux", kind, 1).guest(0, linux).guest(0, witness)
 }
 

@@ -1,16 +1,20 @@
 //! Checks of moves whose memory goes after the switch: the guests run at the target before it is there, also while the wire
 //! is cut.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 
+use super::cancel;
 use super::linux::{LINUX, run, uptime};
-use super::moves::{SWEEP_TIMEOUT, SWEEPER, is_whole, pattern_is_whole, runs_only_at, sweeps};
+use super::moves::{SWEEP_TIMEOUT, SWEEPER, is_whole, over, pattern_is_whole, runs_only_at, sweeps};
 use crate::cluster::Cluster;
 use crate::figures::Moved;
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
 use crate::suite::eventually;
+use crate::switch::Conditions;
 
-fn moved(host: &mut Host, guest: &str, peer: &str, options: &str) -> Result<Moved> {
+pub(super) fn moved(host: &mut Host, guest: &str, peer: &str, options: &str) -> Result<Moved> {
     host.enter(&format!("migrate {guest} {peer} {options}"))?;
     let moved = host.finish_migrate(guest, peer, MOVE_TIMEOUT)?.moved()?;
     println!("     {}", moved.line);
@@ -22,16 +26,20 @@ fn moved(host: &mut Host, guest: &str, peer: &str, options: &str) -> Result<Move
     Ok(moved)
 }
 
-/// The sweeper runs at a.
-pub(super) fn sweeper_moves(cluster: &mut Cluster) -> Result<()> {
-    let moved = moved(&mut cluster.hosts[0], SWEEPER, "b", "--mode postcopy")?;
+/// The sweeper runs at a. Each page that it waits for at b is a round trip away.
+pub(super) fn bad_wire(cluster: &mut Cluster) -> Result<()> {
+    let wire = Conditions { loss: 0.003, delay: Duration::from_millis(100), ..Conditions::default() };
+    let options = "--mode postcopy --downtime-limit 60s";
+    let (moved, round_trip) = over(cluster, wire, 1, |source| moved(source, SWEEPER, "b", options))?;
     ensure!(moved.rounds == 0 && moved.details.contains("after the switch: "), "{}", moved.details);
-    ensure!(moved.details.contains("waits: p50"), "nobody waited for a page: {}", moved.details);
+    let median =
+        moved.median_wait().with_context(|| format!("nobody waited for a page: {}", moved.details))?;
+    ensure!(median >= round_trip, "waits shorter than a round trip, {round_trip:?}: {}", moved.details);
     runs_only_at(cluster, SWEEPER, 1)?;
     sweeps(&mut cluster.hosts[1])
 }
 
-/// The sweeper runs at b. It is cut off twice, once more is too late to cancel, and in the end it is whole.
+/// The sweeper runs at b. It is cut off twice; it is too late to cancel, with the wire and without; and in the end it is whole.
 pub(super) fn cut_twice(cluster: &mut Cluster) -> Result<()> {
     let b = &mut cluster.hosts[1];
     b.enter(&format!("migrate {SWEEPER} a --mode postcopy --bandwidth 1mbit"))?;
@@ -39,19 +47,16 @@ pub(super) fn cut_twice(cluster: &mut Cluster) -> Result<()> {
     let port = cluster.hosts[0].port.context("no port")?;
     for _ in 0..2 {
         cluster.switch.cut(port);
-        let lost = cluster.hosts[1].serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT);
+        let lost = is_lost(&mut cluster.hosts[1]);
         let waits = both_wait(&mut cluster.hosts[0]);
         cluster.switch.mend(port);
-        println!("     {}", lost?);
+        lost?;
         waits?;
         cluster.hosts[1].serial().expect_line("is back, memory flows again", MOVE_TIMEOUT)?;
     }
     let b = &mut cluster.hosts[1];
-    b.serial().write(b"\x03")?;
     b.wait_for_prompt(COMMAND_TIMEOUT)?;
-    b.enter(&format!("migrate cancel {SWEEPER}"))?;
-    b.serial().expect_line("too late to cancel", COMMAND_TIMEOUT)?;
-    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    cancel::is_refused(b)?;
     let status = b.succeed("migrate status")?;
     ensure!(status.contains("sweeper to a: post-copy") && status.contains("after the switch"), "{status}");
     b.succeed(&format!("migrate set {SWEEPER} bandwidth none"))?;
@@ -78,6 +83,15 @@ fn both_wait(host: &mut Host) -> Result<()> {
     })
 }
 
+/// The source's connection is lost; it comes back to its prompt, and it is too late to cancel.
+fn is_lost(source: &mut Host) -> Result<()> {
+    println!("     {}", source.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?);
+    source.serial().write(b"\x03")?;
+    source.wait_for_prompt(COMMAND_TIMEOUT)?;
+    cancel::is_shown(source, &format!("{SWEEPER} to a: recovering"))?;
+    cancel::is_refused(source)
+}
+
 /// Linux runs at b and goes to a, the sweeper stands still at a, and goes on and to b at the same time.
 pub(super) fn opposite(cluster: &mut Cluster) -> Result<()> {
     let before = uptime(&mut cluster.hosts[1])?;
@@ -102,7 +116,7 @@ pub(super) fn opposite(cluster: &mut Cluster) -> Result<()> {
 /// Linux runs at a, and a program in it is made to rewrite more memory than rounds get ahead of.
 pub(super) fn auto_switches(cluster: &mut Cluster) -> Result<()> {
     let host = &mut cluster.hosts[0];
-    let output = run(host, "pattern start 8 2000", SWEEP_TIMEOUT)?;
+    let output = run(host, "pattern start 3 2000", SWEEP_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
     let moved = moved(host, LINUX, "b", "--mode auto --downtime-limit 1s")?;
     ensure!(moved.details.contains("since rounds did not pay"), "{}", moved.details);

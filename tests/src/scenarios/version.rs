@@ -4,12 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use godwit_migration::wire::opening::OPENING_BYTES;
-use godwit_migration::{
-    Channel, HostCapabilities, Input, NoRam, OUTPUT_BYTES_MIN, Output, Target, TargetConfig, TargetPolicy,
-    TscScaling,
-};
+use godwit_migration::{Channel, Input, NoRam, OUTPUT_BYTES_MIN, Output};
 use xxhash_rust::xxh64::xxh64;
 
+use super::lab_target;
 use crate::host::COMMAND_TIMEOUT;
 use crate::peer::{Connection, Peer};
 
@@ -51,19 +49,7 @@ fn make_foreign(opening: &mut [u8; OPENING_BYTES]) -> Result<()> {
 
 /// What a target says to a source that says `said`.
 fn answer(said: &[u8]) -> Result<Vec<u8>> {
-    let host = HostCapabilities {
-        name: "lab".into(),
-        incarnation: 1,
-        features: Vec::new(),
-        tsc_hz: 1,
-        tsc_scaling: TscScaling::Available,
-        tsc_tolerance_ppm: 0,
-        memory_free_bytes: 0,
-        vcpus_max: 1,
-        is_busy: false,
-        post_copy: false,
-    };
-    let mut target = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
+    let mut target = lab_target::engine();
     let begun = Instant::now();
     let now = || godwit_migration::Instant::from_nanos(begun.elapsed().as_nanos() as u64);
     target.handle_input(now(), Input::LinkUp(Channel::MAIN), &mut NoRam);
