@@ -136,16 +136,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::Interrupted => remark(Remark::Interrupted),
         Event::Reconnected => remark(Remark::Reconnected),
         Event::DigestDiffers => remark(Remark::DigestDiffers),
-        Event::Spool(SpoolEvent::TurnedAway(why)) => {
-            log::warn!("pages that {peer} wanted to leave here were turned away: {why}");
-            None
-        }
-        Event::Spool(event) => {
-            log::info!("{guest}, spool, {peer}: {event:?}");
-            // Nothing of it was ever here.
-            let is_told = event != SpoolEvent::Over(SpoolEnd::NeverBegun);
-            is_told.then_some(Notice::Spool { guest, peer, event })
-        }
+        Event::Spool(event) => of_spool(guest, peer, event),
         Event::MemoryLost { pages, ranges } => {
             let address = |page: Page| GuestRam::frame_of(page.0 as usize).as_u64() * PAGE_BYTES as u64;
             let ranges = ranges.into_iter().map(|(first, count)| (address(first), count)).collect();
@@ -157,6 +148,18 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         }
         Event::Phase(_) | Event::Round { .. } | Event::Throttle(_) | Event::Arrived(_) => None,
     }
+}
+
+/// What a person is told of an occurrence with a spool.
+fn of_spool(guest: String, peer: String, event: SpoolEvent) -> Option<Notice> {
+    if let SpoolEvent::TurnedAway(why) = &event {
+        log::warn!("pages that {peer} wanted to leave here were turned away: {why}");
+        return None;
+    }
+    log::info!("{guest}, spool, {peer}: {event:?}");
+    // Nothing of it was ever here.
+    let is_told = event != SpoolEvent::Over(SpoolEnd::NeverBegun);
+    is_told.then_some(Notice::Spool { guest, peer, event })
 }
 
 /// Why an attempt ended, for a person.
