@@ -82,6 +82,20 @@ pub struct Origin {
     pub shown: Option<Shown>,
 }
 
+impl Origin {
+    /// That of a guest that the configuration names and that has no machine yet.
+    fn configured(guest: &config::Guest) -> Self {
+        Self {
+            memory_bytes: u64::from(guest.memory_mib) << 20,
+            vcpus: guest.vcpus,
+            kernel: guest.kernel.as_str().to_string(),
+            command_line: guest.command_line.as_str().to_string(),
+            arrived_from: None,
+            shown: None,
+        }
+    }
+}
+
 /// What a guest's machine shows it, and every other host that it moves to must go on showing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shown {
@@ -136,14 +150,7 @@ pub struct Record {
 impl Record {
     /// A guest that the configuration names.
     pub(super) fn configured(key: Key, guest: &'static config::Guest) -> Self {
-        let origin = Origin {
-            memory_bytes: u64::from(guest.memory_mib) << 20,
-            vcpus: guest.vcpus,
-            kernel: guest.kernel.as_str().to_string(),
-            command_line: guest.command_line.as_str().to_string(),
-            arrived_from: None,
-            shown: None,
-        };
+        let origin = Origin::configured(guest);
         Self { configured: Some(guest), name: guest.name.as_str().to_string(), ..Self::empty(key, origin) }
     }
 
@@ -173,6 +180,17 @@ impl Record {
             ram: MachineRam::default(),
             figures: None,
         }
+    }
+
+    /// Its guest begins anew here, shown `shown` by its machine, as one that has never been anywhere else: whatever it was
+    /// before. The permit to run it; its first.
+    pub(super) fn begin_life(&mut self, id: GuestId, shown: Shown) -> RunPermit {
+        if let Some(guest) = self.configured {
+            self.origin = Origin::configured(guest);
+        }
+        self.origin.shown = Some(shown);
+        (self.id, self.generation) = (id, Generation::FIRST);
+        RunPermit::for_new_guest(id)
     }
 
     /// Its key.

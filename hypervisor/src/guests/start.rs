@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString};
 use core::fmt;
 
-use godwit_migration::{GuestDescription, GuestFailure, GuestId, Refusal, RunPermit};
+use godwit_migration::{GuestDescription, GuestFailure, GuestId, Refusal};
 
 use super::description;
 use super::record::{Record, Shown};
@@ -72,11 +72,11 @@ pub(super) fn start(
     };
     let (handle, blueprint) =
         builder::linux(machines, &plan, &linux, sched::kick).map_err(StartError::Build)?;
-    record.origin.shown = Some(Shown::by(&blueprint));
+    let shown = Shown::by(&blueprint);
     place(cpu, blueprint)?;
-    record.id = GuestId(random::bytes());
+    let permit = record.begin_life(GuestId(random::bytes()), shown);
     record.attach(handle);
-    record.order(Command::Run(Some(RunPermit::for_new_guest(record.id))));
+    record.order(Command::Run(Some(permit)));
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use godwit_migration::{GuestFailure, GuestRam as _, PageBitmap};
 use godwit_vmx::exit::REASONS;
 
 use super::*;
+use crate::exits::cpuid_features::WORDS;
 use crate::vm::absent::Wait;
 use crate::vm::handle::Shared;
 use crate::vm::memory::BLOCK_BYTES;
@@ -34,6 +35,18 @@ fn figures(tsc: u64) -> Reply {
         dirty_source: "",
         first_entry_tsc: 0,
     }))
+}
+
+/// Its next migration would take the permit that it runs by for a stranger's.
+#[test]
+fn a_guest_that_is_started_again_begins_with_its_first_generation() {
+    let (mut record, _handle) = arriving();
+    record.generation = Generation::FIRST.next().next();
+    let shown = Shown { features: crate::exits::cpuid_features::FeatureSet([0; WORDS]), tsc_hz: 1 };
+    let permit = record.begin_life(GuestId([3; 16]), shown);
+    assert_eq!((permit.guest(), permit.generation()), (record.id, record.generation));
+    assert_eq!((record.id, record.generation), (GuestId([3; 16]), Generation::FIRST));
+    assert_eq!(record.origin().shown, Some(shown));
 }
 
 #[test]
