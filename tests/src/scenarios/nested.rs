@@ -11,14 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::linux::{LINUX, quiet_kernel, run, start, uptime};
+use super::moves::{SWEEPER, guest_sweeps};
 use crate::cluster::{Cluster, Plan};
 use crate::config::GuestConfig;
-use crate::host::{COMMAND_TIMEOUT, Host};
+use crate::host::COMMAND_TIMEOUT;
 use crate::machine::{Kind, Nic, kvm_log};
 use crate::suite::{Check, Group};
 
-/// The bare-metal guest that rewrites memory on two processors.
-const SWEEPER: &str = "sweeper";
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(300);
 /// In Bochs a MiB on the wire takes some ten seconds of a processor of one's own.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(1_200);
@@ -126,24 +125,15 @@ fn linux_moves(cluster: &mut Cluster) -> Result<()> {
 
 fn sweeper_moves(cluster: &mut Cluster) -> Result<()> {
     cluster.hosts[0].succeed(&format!("vm start {SWEEPER}"))?;
-    sweeps(&mut cluster.hosts[0])?;
+    guest_sweeps(&mut cluster.hosts[0], SWEEPER)?;
     for (from, to, name) in [(0, 1, "b"), (1, 0, "a")] {
         let moved = cluster.hosts[from].migrate(SWEEPER, name, MOVE_TIMEOUT)?.moved()?;
         println!("     {}", moved.line);
         cluster.hosts[to].expect_state(SWEEPER, "running")?;
-        sweeps(&mut cluster.hosts[to])?;
+        guest_sweeps(&mut cluster.hosts[to], SWEEPER)?;
     }
     // It never halts, and would keep the processor from whoever reads the log.
     cluster.hosts[0].succeed(&format!("vm stop {SWEEPER}")).map(|_| ())
-}
-
-/// The sweeper completes a sweep without finding a damaged page.
-fn sweeps(host: &mut Host) -> Result<()> {
-    host.attach(SWEEPER, "", COMMAND_TIMEOUT)?;
-    host.serial().skip_pending();
-    let line = host.serial().expect_line("pattern: sweep", SWEEP_TIMEOUT)?;
-    ensure!(line.contains(" 0 errors"), "{line}");
-    host.detach()
 }
 
 fn quiet_kvm(cluster: &mut Cluster) -> Result<()> {

@@ -16,8 +16,8 @@ const PAGES_MAX: u64 = 1 << 18;
 const TICKS_DEFAULT: u64 = 20_000;
 /// After a pause no more time than this is made good.
 const BEHIND_TICKS_MAX: u64 = 2_000_000;
-/// At least this many pages between two lines.
-const PAGES_PER_LINE: u64 = 1024;
+/// At least this many pages between two lines, and a sweep.
+const PAGES_PER_LINE: u64 = 128;
 /// Every so many lines each byte is verified, not only the stamps.
 const LINES_PER_CHECK: u64 = 16;
 /// A broken migration can damage every page: the count says how many, these lines say how.
