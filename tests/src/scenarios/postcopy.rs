@@ -64,7 +64,9 @@ pub(super) fn cut_twice(cluster: &mut Cluster) -> Result<()> {
         bail!("it did not move")
     };
     println!("     {}", moved.line);
-    ensure!(moved.details.contains("the connection was lost, times: "), "{}", moved.details);
+    let times = moved.details.split_once("the connection was lost, times: ").map(|(_, times)| times);
+    let times: Option<u32> = times.and_then(|times| times.lines().next()?.trim().parse().ok());
+    ensure!(times.is_some_and(|times| times >= 2), "{}", moved.details);
     runs_only_at(cluster, SWEEPER, 0)?;
     let a = &mut cluster.hosts[0];
     sweeps(a)?;
