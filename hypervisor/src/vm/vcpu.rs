@@ -437,19 +437,21 @@ pub(super) mod tests {
         state
     }
 
+    const STRUCTURES: Structures = Structures {
+        ept_pointer: 0x5e,
+        msr_bitmap: 0x1000,
+        io_bitmaps: [0x2000, 0x3000],
+        pml: None,
+        tsc_multiplier: UNITY,
+        catch_spinning: false,
+    };
+
     #[test]
     fn what_is_restored_is_what_was_saved() {
         let (platform, policy, state) = (platform(), policy(), state());
         let parts = state.validate(&platform.limits(&policy)).unwrap();
         let mut vcpu = Vcpu::new(0, VmcsSlot::Gone, &platform, Box::new(state.clone()), parts);
-        let structures = Structures {
-            ept_pointer: 0x5e,
-            msr_bitmap: 0x1000,
-            io_bitmaps: [0x2000, 0x3000],
-            pml: Some(0x4000),
-            tsc_multiplier: UNITY,
-            catch_spinning: true,
-        };
+        let structures = Structures { pml: Some(0x4000), catch_spinning: true, ..STRUCTURES };
         let mut vmcs = FakeVmcs::new();
         let pending = vcpu.pending.take().unwrap();
         Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
@@ -469,17 +471,9 @@ pub(super) mod tests {
         let waiting = super::super::startup::after_init(state());
         let parts = waiting.validate(&platform.limits(&policy)).unwrap();
         let mut vcpu = Vcpu::new(1, VmcsSlot::Gone, &platform, Box::new(waiting.clone()), parts);
-        let structures = Structures {
-            ept_pointer: 0x5e,
-            msr_bitmap: 0x1000,
-            io_bitmaps: [0x2000, 0x3000],
-            pml: None,
-            tsc_multiplier: UNITY,
-            catch_spinning: false,
-        };
         let mut vmcs = FakeVmcs::new();
         let pending = vcpu.pending.take().unwrap();
-        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
+        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &STRUCTURES, vcpu.vpid);
         assert_eq!(vcpu.save(&vmcs), waiting);
         assert_eq!(vmcs.read(field::GUEST_CR0) & (1 << 31 | 1), 0, "real mode");
         assert_eq!(vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits(), 0);
@@ -507,22 +501,14 @@ pub(super) mod tests {
             Some(VcpuState::save_event(Event::exception_with_code(Exception::PageFault, 2)));
         let validated = |state: &VcpuState| state.validate(&platform.limits(&policy)).unwrap();
         let mut vcpu = Vcpu::new(0, VmcsSlot::Gone, &platform, Box::new(state()), validated(&state()));
-        let structures = Structures {
-            ept_pointer: 0x5e,
-            msr_bitmap: 0x1000,
-            io_bitmaps: [0x2000, 0x3000],
-            pml: None,
-            tsc_multiplier: UNITY,
-            catch_spinning: false,
-        };
         let mut vmcs = FakeVmcs::new();
         vcpu.restore(Box::new(first.clone()), validated(&first));
         let pending = vcpu.pending.take().unwrap();
-        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
+        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &STRUCTURES, vcpu.vpid);
         assert_eq!(vcpu.save(&vmcs), first);
         vcpu.restore(Box::new(second.clone()), validated(&second));
         let pending = vcpu.pending.take().unwrap();
-        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &structures, vcpu.vpid);
+        Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &STRUCTURES, vcpu.vpid);
         assert_eq!(vcpu.save(&vmcs), second);
     }
 
