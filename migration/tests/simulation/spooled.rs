@@ -44,7 +44,7 @@ impl Spools {
     /// Whether all of it happened often enough to prove something.
     pub(crate) fn proves_something(&self, seeds: u64) -> bool {
         let Self { finished, partly, given, unharmed } = *self;
-        finished > seeds / 2000 && partly > seeds / 2000 && given > seeds / 500 && unharmed > seeds / 200
+        finished > seeds / 250 && partly > seeds / 2000 && given > seeds / 500 && unharmed > seeds / 200
     }
 }
 

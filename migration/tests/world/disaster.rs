@@ -54,6 +54,7 @@ impl World {
     /// Nothing goes wrong from now on.
     pub(crate) fn make_peace(&mut self) {
         self.plan.faults.clear();
+        self.plan.dies_when_spooled = None;
         self.is_peaceful = true;
         self.plan.policy.impatience = Impatience::StopAnyway;
         self.target.is_alive = true;

@@ -31,8 +31,8 @@ pub(crate) const GUEST: GuestId = GuestId([0x67; 16]);
 pub(crate) const COPY: GuestId = GuestId([0x63; 16]);
 /// Bytes that a sending host's socket takes before it pushes back.
 const SOCKET_BYTES: usize = 96 * 1024;
-/// A world that has not come to rest after so many events is going in circles.
-const EVENTS_MAX: u64 = 1_000_000;
+/// A world that has not come to rest after so many events, the guest's writes not among them, is going in circles.
+const EVENTS_MAX: u64 = 100_000;
 
 /// Who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,9 +178,9 @@ impl World {
                 panic!("nothing more can happen, but it is not over: {}", self.state());
             };
             self.now = self.now.max(at);
+            events += u64::from(!matches!(happening, Happening::Write));
             self.happen(happening);
             self.check();
-            events += 1;
             assert!(events < EVENTS_MAX && self.now < patience, "no end: {}", self.state());
         }
     }

@@ -71,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) gives_up_early: bool,
     /// A third host is to keep what goes after the switch, too.
     pub(crate) spool: Option<SpoolPlan>,
+    /// So many messages after the third host has said that the source may die it does, and is back after so long.
+    pub(crate) dies_when_spooled: Option<(u64, Duration)>,
     pub(crate) spool_policy: SpoolPolicy,
 }
 
@@ -115,6 +117,7 @@ impl Plan {
             offers_post_copy: true,
             gives_up_early: false,
             spool: None,
+            dies_when_spooled: None,
             spool_policy: SpoolPolicy {
                 peer_timeout: Duration::from_secs(2),
                 grace: Duration::from_secs(1),
@@ -230,7 +233,7 @@ impl Plan {
             self.policy.compression = Compression::Off;
             self.policy.bandwidth_bytes_per_second = Some(400_000);
             self.buffer_bytes = 16 * 1024;
-            self.faults.push((random.between(40, 110), Fault::CrashSource(time)));
+            self.dies_when_spooled = Some((random.below(8), time));
         }
         if random.one_in(3) {
             let faults = [Fault::CutSpool, Fault::CrashSpool(time), Fault::PartitionSpool(time)];
@@ -260,6 +263,7 @@ impl Plan {
     pub(crate) fn is_calm(&self) -> bool {
         let Noise { corrupt, drop, repeat, swap, stall: _ } = self.wire.noise;
         self.faults.iter().all(|(_, fault)| fault.is_of_the_spool())
+            && self.dies_when_spooled.is_none()
             && self.failing_steps.is_empty()
             && corrupt + drop + repeat + swap == 0
             && self.target_pages >= self.pages

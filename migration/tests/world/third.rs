@@ -9,6 +9,7 @@ use godwit_migration::{
 
 use super::guest::Ram;
 use super::link::{Noise, Pipe};
+use super::plan::Fault;
 use super::{Happening, World};
 
 /// Most outputs that one input may lead to.
@@ -542,6 +543,10 @@ impl World {
             SpoolEvent::Whole { .. } => {
                 self.spool.is_whole = !self.spool.has_crashed;
                 self.spool.whole_at = self.spool.whole_at.or(Some(self.messages));
+                if let Some((after, time)) = self.plan.dies_when_spooled.take() {
+                    self.plan.faults.push((self.messages + after, Fault::CrashSource(time)));
+                    self.plan.faults.sort_by_key(|(at, _)| *at);
+                }
             }
             SpoolEvent::Unavailable(_) => self.spool.is_whole = false,
             SpoolEvent::Filling { .. } => self.spool.has_given = true,

@@ -14,6 +14,8 @@ use crate::suite::eventually;
 
 /// So slow that there is time to interfere.
 const SLOWLY: &str = "--mode precopy --bandwidth 1mbit";
+/// With the usual limit a stop whose target does not answer is called back, long before a person comes.
+const PATIENTLY: &str = "--mode precopy --downtime-limit 120s";
 /// What a copy would have been called.
 const COPY: &str = "sweeper-3";
 const TOO_LATE: &str = "too late to cancel";
@@ -83,7 +85,7 @@ pub(super) fn too_late(cluster: &mut Cluster) -> Result<()> {
     beside(
         |over| lab_target::serve(&mut peer, Step::Run, over),
         || {
-            begin(a, &format!("migrate {SWEEPER} {LAB_NAME} --mode precopy"), "committing")?;
+            begin(a, &format!("migrate {SWEEPER} {LAB_NAME} {PATIENTLY}"), "committing")?;
             is_refused(a)
         },
     )?;
@@ -108,7 +110,7 @@ fn begin(host: &mut Host, command: &str, moment: &str) -> Result<()> {
 
 /// The sweeper is to go from host a to the lab, and stays when its move is cancelled in this phase.
 fn is_cancelled(a: &mut Host, phase: &str) -> Result<()> {
-    begin(a, &format!("migrate {SWEEPER} {LAB_NAME} --mode precopy"), phase)?;
+    begin(a, &format!("migrate {SWEEPER} {LAB_NAME} {PATIENTLY}"), phase)?;
     is_shown(a, &format!("{SWEEPER} to {LAB_NAME}: {phase}"))?;
     a.enter(&format!("migrate cancel {SWEEPER}"))?;
     goes_on(a, LAB_NAME).with_context(|| phase.to_owned())
