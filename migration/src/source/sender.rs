@@ -190,11 +190,6 @@ impl Sender {
         Ok(())
     }
 
-    /// What a page is that went to a spool: with it the digest over RAM is known before the target has the page.
-    pub(crate) fn spooled(&mut self, page: Page, identity: Identity) {
-        self.identities.set(page, identity);
-    }
-
     /// Behind which page the push goes on.
     pub(crate) const fn cursor(&self) -> Page {
         self.cursor
@@ -215,26 +210,13 @@ impl Sender {
         enough: usize,
     ) -> Result<Filled, RamFailure> {
         for _ in 0..if self.is_push { EXAMINED_MAX_PUSHED } else { EXAMINED_MAX } {
-            if self.is_push && batch.len() + self.codec.as_ref().map_or(0, Codec::staged_bytes) >= enough {
-                self.flush_staged(batch);
-                if batch.len() >= enough {
-                    return Ok(Filled::More);
-                }
-            }
-            let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
-            if batch.room() < (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES) {
-                // A small buffer: what is staged must go while it fits.
-                if staged > 0 && (batch.is_empty() || self.is_push) {
-                    self.flush(batch);
-                }
+            if !self.has_room(batch, enough) {
                 return Ok(Filled::More);
             }
             let next = self.pending.next(self.cursor);
             let next = if self.is_push { next.or_else(|| self.pending.next(Page(0))) } else { next };
             let Some(page) = next else {
-                if staged > 0 {
-                    self.flush(batch);
-                }
+                self.flush_staged(batch);
                 return Ok(Filled::RoundDone);
             };
             self.pending.remove(page);
@@ -245,6 +227,45 @@ impl Sender {
             self.flush_staged(batch);
         }
         Ok(Filled::More)
+    }
+
+    /// Fills a frame for a spool with the pages that `next` names, until about so many bytes are in it. They are not counted,
+    /// and as pending as before; but the digest over RAM is known before the target has them.
+    pub(crate) fn fill_for_spool(
+        &mut self,
+        ram: &dyn GuestRam,
+        batch: &mut Batch<'_>,
+        enough: usize,
+        mut next: impl FnMut() -> Option<Page>,
+    ) -> Result<(), RamFailure> {
+        let counts = self.counts;
+        let mut result = Ok(());
+        for _ in 0..EXAMINED_MAX_PUSHED {
+            if result.is_err() || !self.has_room(batch, enough) {
+                break;
+            }
+            let Some(page) = next() else { break };
+            result = self.page(page, ram, batch);
+        }
+        self.flush_staged(batch);
+        self.counts = counts;
+        result
+    }
+
+    /// Whether one page more goes into a frame of about `enough` bytes, however it goes. What is staged goes while it fits.
+    fn has_room(&mut self, batch: &mut Batch<'_>, enough: usize) -> bool {
+        if self.is_push && batch.len() + self.codec.as_ref().map_or(0, Codec::staged_bytes) >= enough {
+            self.flush_staged(batch);
+            if batch.len() >= enough {
+                return false;
+            }
+        }
+        let staged = self.codec.as_ref().map_or(0, |codec| codec.staged.pages.len());
+        let has_room = batch.room() >= (staged + 2) * (PAGE_BYTES + OVERHEAD_BYTES);
+        if !has_room && (batch.is_empty() || self.is_push) {
+            self.flush_staged(batch);
+        }
+        has_room
     }
 
     fn page(&mut self, page: Page, ram: &dyn GuestRam, batch: &mut Batch<'_>) -> Result<(), RamFailure> {
@@ -457,6 +478,36 @@ mod tests {
             *byte = if is_noise { (word >> 56) as u8 } else { b"a line of a log, "[index % 17] };
         }
         bytes
+    }
+
+    /// Pages that the push has not reached yet.
+    #[test]
+    fn what_goes_to_a_spool_is_compressed_and_is_still_to_be_sent() {
+        let ram = Ram(vec![page(false), page(true), [0; PAGE_BYTES], page(false), page(false)]);
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        let mut bytes = |compression| {
+            let mut sender = Sender::new(5, compression).unwrap();
+            sender.begin_push(None);
+            let mut pages = (0..5).map(Page);
+            let mut bytes = 0;
+            while pages.len() > 0 {
+                let mut batch = Batch::new(&mut buffer);
+                sender.fill_for_spool(&ram, &mut batch, usize::MAX, || pages.next()).unwrap();
+                bytes += batch.len();
+            }
+            assert_eq!((sender.pending().len(), sender.counts()), (5, PageCounts::default()));
+            for (content, page) in ram.0.iter().zip((0..).map(Page)) {
+                let is_zero = content == &[0; PAGE_BYTES];
+                let identity = if is_zero { Identity::ZERO } else { Identity::of(content) };
+                assert_eq!(sender.identities.get(page), identity, "{page:?}");
+            }
+            bytes
+        };
+        let (plain, packed) = (bytes(Compression::Off), bytes(Compression::Adaptive));
+        assert!(
+            plain > 4 * PAGE_BYTES && packed < 2 * PAGE_BYTES,
+            "{plain} bytes as they are, {packed} packed"
+        );
     }
 
     /// A stop that is called back interrupts a round in which a page waits to be compressed with others. The guest then

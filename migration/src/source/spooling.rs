@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::time::Duration;
 
 use super::batch::Batch;
@@ -19,7 +20,7 @@ use super::{Source, handover};
 use crate::bitmap::PageBitmap;
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::io::{Channel, Event, OUTPUT_BYTES_MIN, Output};
-use crate::ram::{GuestRam, PAGE_BYTES, Page};
+use crate::ram::{GuestRam, Page};
 use crate::reason::{AbortReason, StreamFault};
 use crate::spool::{SpoolEvent, SpoolTrouble};
 use crate::status::{Phase, Spooled};
@@ -36,9 +37,10 @@ use crate::wire::{VERSION_MAX, VERSION_MIN};
 
 /// First wait before a spool is tried again; the longest is that of a lost target.
 const TRY_AGAIN_MIN: Duration = Duration::from_secs(1);
-/// Longest frame, and most pages looked at for one.
+/// Longest frame.
 const FRAME_BYTES: usize = 32 * 1024;
-const EXAMINED_MAX: u32 = 256;
+/// Neighbours that go in their order, as one record where they go as they are.
+const RUN_PAGES: u32 = 7;
 
 /// What a source says of its target to a spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,20 +185,17 @@ impl Spooling {
         ram: &dyn GuestRam,
         batch: &mut Batch<'_>,
     ) -> Result<(), AbortReason> {
-        let mut examined = 0;
-        while batch.has_room_for_page() && examined < EXAMINED_MAX {
-            let behind = sender.cursor().0.checked_sub(1).and_then(|from| self.to_send.previous(Page(from)));
-            let Some(last) = behind.or_else(|| self.to_send.previous(Page(u32::MAX))) else { break };
-            let room = (batch.room() / PAGE_BYTES).saturating_sub(1).max(1) as u32;
-            let least = last.0.saturating_sub(room - 1);
-            let first = (least..=last.0).rev().take_while(|page| self.to_send.contains(Page(*page))).last();
-            for page in (first.unwrap_or(last.0)..=last.0).map(Page) {
-                self.to_send.remove(page);
-                sender.spooled(page, batch.page(page, ram).map_err(AbortReason::Ram)?);
-                examined += 1;
+        let (cursor, enough) = (sender.cursor(), self.window.frame_bytes());
+        let mut run = 0..0;
+        let next = || {
+            if run.is_empty() {
+                run = last_run(&self.to_send, cursor)?;
             }
-        }
-        Ok(())
+            let page = run.next().map(Page)?;
+            self.to_send.remove(page);
+            Some(page)
+        };
+        sender.fill_for_spool(ram, batch, enough, next).map_err(AbortReason::Ram)
     }
 
     fn take(&mut self, kind: Kind, body: &[u8], now: Instant) -> Result<(), SpoolTrouble> {
@@ -483,6 +482,15 @@ impl Source {
             is_connected: matches!(spooling.stage, Stage::Sending),
         })
     }
+}
+
+/// Neighbours among `pages` that a push from `cursor` on would come to last.
+fn last_run(pages: &PageBitmap, cursor: Page) -> Option<Range<u32>> {
+    let behind = cursor.0.checked_sub(1).and_then(|from| pages.previous(Page(from)));
+    let last = behind.or_else(|| pages.previous(Page(u32::MAX)))?.0;
+    let least = last.saturating_sub(RUN_PAGES - 1);
+    let first = (least..=last).rev().take_while(|page| pages.contains(Page(*page))).last();
+    Some(first.unwrap_or(last)..last + 1)
 }
 
 /// What is to be kept, and for whom.
