@@ -97,6 +97,17 @@ impl Kind {
         self != Self::KvmInBochs
     }
 
+    /// Builds what machines of this kind share, and is kept between runs; at once if it is there.
+    ///
+    /// # Errors
+    /// It could not be downloaded or built; the message says what to do.
+    pub fn prepare(self) -> Result<()> {
+        match self {
+            Self::KvmInBochs => nest::prepare(),
+            Self::Bochs | Self::QemuKvm | Self::QemuTcg => Ok(()),
+        }
+    }
+
     /// Starts a machine of this kind.
     ///
     /// # Errors

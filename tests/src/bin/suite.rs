@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Result;
 use clap::Parser;
 use godwit_tests::machine::{Availability, Kind};
 use godwit_tests::suite::{Group, Tally};
-use godwit_tests::{image, scenarios, suite};
+use godwit_tests::{guest, image, scenarios, suite};
 
 /// Runs the end-to-end tests.
 #[derive(Parser)]
@@ -21,6 +22,9 @@ struct Arguments {
     /// named
     #[arg(long)]
     again: bool,
+    /// Build and download what the machines boot, and leave
+    #[arg(long)]
+    build: bool,
     /// List the checks and leave
     #[arg(long)]
     list: bool,
@@ -40,9 +44,12 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = image::programs() {
-        println!("FAIL the image is built: {error:#}\n0 passed, 1 failed, 0 skipped");
+    if let Err(error) = build(&groups) {
+        println!("FAIL what machines boot is built: {error:#}\n0 passed, 1 failed, 0 skipped");
         return ExitCode::FAILURE;
+    }
+    if arguments.build {
+        return ExitCode::SUCCESS;
     }
     let start = Instant::now();
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
@@ -68,6 +75,16 @@ fn main() -> ExitCode {
     println!("end-to-end tests took {} s", start.elapsed().as_secs());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Builds whatever the machines of `groups` boot.
+fn build(groups: &[Group]) -> Result<()> {
+    image::programs()?;
+    guest::linux(&guest::cache())?;
+    guest::bare(&guest::cache())?;
+    let is_here = |kind: &Kind| kind.availability() == Availability::Available;
+    let mut kinds = Kind::ALL.into_iter().filter(|kind| groups.iter().any(|group| group.kind == *kind));
+    kinds.try_for_each(|kind| if is_here(&kind) { kind.prepare() } else { Ok(()) })
 }
 
 /// Runs the groups that failed once more and replaces how they ended.

@@ -60,6 +60,11 @@ pub(super) fn missing() -> Option<String> {
         .or_else(|| missing_file(&["/usr/sbin/mkfs.ext4"], "e2fsprogs"))
 }
 
+/// Builds the disks of the Linux.
+pub(super) fn prepare() -> Result<()> {
+    disks::disks().map(|_| ())
+}
+
 /// Turns on a Linux with `specs` in it; `name` is the Linux's.
 pub(super) fn start(name: &str, specs: &[Spec]) -> Result<Vec<Box<dyn Machine>>> {
     let memory_mib = memory_mib(specs)?;
