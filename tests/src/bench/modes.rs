@@ -117,14 +117,13 @@ fn milliseconds_after(line: &str, name: &str) -> Option<f64> {
 
 fn rows_of(measured: &Measured, round_trip: Duration) -> Vec<Row> {
     let Measured { moved, working_set, mode, gap_ms, lost_ms } = measured;
-    let in_use = (PAGES * working_set / 100) as f64 * PAGE_BYTES;
-    let ratio = moved.sent_bytes as f64 / in_use;
+    let ratio = moved.sent_bytes as f64 / in_use_bytes(&moved.details);
     let figure = figure(*working_set, mode);
     let waits = moved.details.lines().find_map(|line| line.trim().strip_prefix("waits: "));
     let mut rows = vec![Row::reference(
         &figure,
         format!(
-            "downtime {:.0} ms, total {:.1} s, bytes on the wire / bytes written {ratio:.2}, work lost in the \
+            "downtime {:.0} ms, total {:.1} s, bytes on the wire / bytes in use {ratio:.3}, work lost in the \
              guest {lost_ms:.0} ms, at most {gap_ms:.0} ms at once; waits: {}",
             milliseconds(moved.downtime),
             moved.total.as_secs_f64(),
@@ -145,6 +144,13 @@ fn rows_of(measured: &Measured, round_trip: Duration) -> Vec<Row> {
         rows.push(Row::at_most("… 99th percentile / round trip", of_round_trip(p99), 4.0, ""));
     }
     rows
+}
+
+/// What the guest has in its memory that is not zero: what it rewrites, its program, its tables.
+fn in_use_bytes(details: &str) -> f64 {
+    let zero: Option<u64> =
+        details.split_once("pages: ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    PAGES.saturating_sub(zero.unwrap_or(0)) as f64 * PAGE_BYTES
 }
 
 /// `p50 2.0 ms, p99 4.0 ms, …`.
@@ -178,7 +184,7 @@ mod tests {
     #[test]
     fn what_is_sent_and_waited_for_is_set_against_its_limits() {
         let line = "g moved to b: total 2.0 s, downtime 20 ms, rounds 0, sent 8.00 MiB, verified";
-        let before = "pages: 1 zero, 2 whole, 3 compressed, 0 known, 0 unchanged; 2048 while stopped\n\
+        let before = "pages: 10240 zero, 2 whole, 3 compressed, 0 known, 0 unchanged; 2048 while stopped\n\
             after the switch: 2048 pages, as was asked for\n  \
             waits: p50 2.0 ms, p99 9.0 ms, max 9.0 ms, 30 ms in all\n";
         let moved = Moved::parse(before, line).unwrap();

@@ -2,16 +2,13 @@
 # 32-bit: protected mode, flat segments, paging and interrupts off, ESI = boot parameters; it goes on at the other.
 # Tables: a flat map of 4 GiB (2 MiB pages), a GDT and an IDT of 48 vectors.
 
-.section .head, "ax"
-.code32
-head:
-    cli
-    cld
+# From protected to the compatibility mode of long mode, from where a far jump leads on.
+.macro to_long_mode stack
     mov $0x18, %eax                     # __BOOT_DS: who comes from real mode has not loaded it
     mov %eax, %ds
     mov %eax, %es
     mov %eax, %ss
-    mov $stack_top, %esp
+    mov $\stack, %esp
     mov %cr4, %eax
     or $0x20, %eax                      # PAE
     mov %eax, %cr4
@@ -24,6 +21,14 @@ head:
     mov %cr0, %eax
     or $0x80000000, %eax                # PG
     mov %eax, %cr0
+.endm
+
+.section .head, "ax"
+.code32
+head:
+    cli
+    cld
+    to_long_mode stack_top
     lgdt gdt_pointer
     ljmp $0x10, $entry
 .org 0x200, 0xf4                         # up to the 64-bit entry
@@ -54,23 +59,7 @@ second_end:
 .section .text.second, "ax"
 .code32
 second_protected:
-    mov $0x18, %eax
-    mov %eax, %ds
-    mov %eax, %es
-    mov %eax, %ss
-    mov $second_stack_top, %esp
-    mov %cr4, %eax
-    or $0x20, %eax                      # PAE
-    mov %eax, %cr4
-    mov $pml4, %eax
-    mov %eax, %cr3
-    mov $0xc0000080, %ecx               # IA32_EFER
-    rdmsr
-    or $0x100, %eax                     # LME
-    wrmsr
-    mov %cr0, %eax
-    or $0x80000000, %eax                # PG
-    mov %eax, %cr0
+    to_long_mode second_stack_top
     ljmp $0x10, $second_long
 .code64
 second_long:
