@@ -16,6 +16,7 @@ use crate::ram::{GuestRam, NoRam, PAGE_BYTES, Page, PageBytes, RamFailure, RamLa
 use crate::source::{Source, SourceConfig};
 use crate::target::{Target, TargetConfig};
 use crate::time::Instant;
+use crate::wire::VERSION_MAX;
 use crate::wire::absent::Walk;
 use crate::wire::control::{
     Commit, Committed, Complete, Control, Fate, Outcome, Progress, Pushed, RoundEnd, Seal, SectionPart,
@@ -28,6 +29,7 @@ use crate::wire::opening::{Greeting, Opening};
 use crate::wire::record::{Fold, Record};
 
 mod clone;
+mod urgent;
 
 pub(crate) const PAGES: u32 = 40;
 pub(crate) const GUEST: GuestId = GuestId([3; 16]);
@@ -332,10 +334,15 @@ fn source_for(policy: Policy, purpose: Purpose) -> Host<Source> {
 
 /// A target that has accepted the guest, and the number of the next frame to it.
 fn receiving_target() -> (Host<Target>, u32) {
+    receiving_target_of(VERSION_MAX)
+}
+
+/// The same, of a source that speaks up to this version.
+fn receiving_target_of(version_max: u16) -> (Host<Target>, u32) {
     let (mut host, mut sequence) = (target(), 0);
     host.give(Input::LinkUp(Channel::MAIN));
     let opening = Opening::Begin { migration: MIGRATION, guest: GUEST };
-    let mut first = Greeting { opening, version_min: 1, version_max: 1 }.encode().to_vec();
+    let mut first = Greeting { opening, version_min: 1, version_max }.encode().to_vec();
     first.extend(encode(&Said::Control(Control::Hello(Hello::new(&guest(), 1000))), &mut sequence));
     host.give(Input::Bytes(Channel::MAIN, &first));
     (host, sequence)
@@ -399,11 +406,11 @@ fn sections_of_any_number_of_recalled_stops_are_dropped_and_a_half_one_too() {
 
 /// A target whose guest runs and lacks page 5.
 pub(crate) fn filling_target() -> Host<Target> {
-    committed_without_a_page().0
+    committed_without_a_page(VERSION_MAX).0
 }
 
-fn committed_without_a_page() -> (Host<Target>, u32) {
-    let (mut host, mut sequence) = receiving_target();
+fn committed_without_a_page(version_max: u16) -> (Host<Target>, u32) {
+    let (mut host, mut sequence) = receiving_target_of(version_max);
     let (mut absent, mut identities) =
         (PageBitmap::empty(PAGES), Identities::new(PAGES, Identity::ZERO).unwrap());
     absent.insert(Page(5));
@@ -416,21 +423,6 @@ fn committed_without_a_page() -> (Host<Target>, u32) {
     say(&mut host, Control::Seal(Seal { digest, sections: 0, stop: 0, absent: 1 }), &mut sequence);
     say(&mut host, Control::Commit(Commit { generation: 2 }), &mut sequence);
     (host, sequence)
-}
-
-#[test]
-fn the_word_that_all_was_sent_may_come_before_the_last_page() {
-    let (mut host, mut sequence) = committed_without_a_page();
-    let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
-    host.give(Input::LinkUp(Channel::URGENT));
-    let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
-    let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
-    host.give(Input::Bytes(Channel::URGENT, &greeting));
-    say(&mut host, Control::Pushed(Pushed { digest: 0 }), &mut sequence);
-    assert_eq!(phase(&host), crate::Phase::PostCopy, "the connections are whole");
-    let page = Said::Pages(vec![(Record::Zero { first: Page(5), count: 1 }, 0, true)]);
-    host.give(Input::Bytes(Channel::URGENT, &encode(&page, &mut 0)));
-    assert_eq!(phase(&host), crate::Phase::Completed);
 }
 
 fn phase(host: &Host<Source>) -> crate::Phase {
@@ -504,27 +496,6 @@ fn a_target_that_verifies_too_late_and_then_talks_nonsense_costs_no_permit() {
     host.give(Input::Bytes(Channel::MAIN, &bytes));
     assert_eq!(phase(&host), crate::Phase::Aborted);
     assert!(host.permit.is_some(), "the guest that was about to be run again runs");
-}
-
-#[test]
-fn a_page_may_be_asked_for_before_the_word_that_the_guest_runs_has_come() {
-    let (mut host, mut sequence) = sealed_source(crate::Mode::PostCopy);
-    say(&mut host, Control::Verified(Verified { restore_ns: 0, stop: 0 }), &mut sequence);
-    assert_eq!(phase(&host), crate::Phase::Committing);
-    let want = encode(&Said::Control(Control::Want(Want { page: 3 })), &mut 0);
-    host.give(Input::Bytes(Channel::URGENT, &want));
-    let generation = Generation::FIRST.next().0;
-    let runs = encode(&Said::Control(Control::Committed(Committed { generation, run_ns: 0 })), &mut sequence);
-    let Host { engine, ram: Some(ram), now, .. } = &mut host else {
-        panic!("it is kept until the target has it")
-    };
-    let now = Instant::from_nanos(*now);
-    engine.input(now, Input::Bytes(Channel::MAIN, &runs), ram);
-    assert_eq!(engine.status(now).phase, crate::Phase::PostCopy, "the connections are whole");
-    let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
-    let mut said = || engine.poll_urgent(now, &mut buffer, ram);
-    assert!((1..PAGE_BYTES).contains(&said()), "how the connection begins");
-    assert!(said() > PAGE_BYTES, "the page");
 }
 
 #[test]

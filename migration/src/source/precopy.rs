@@ -12,7 +12,7 @@ use super::state::{Sections, State, Stopped};
 use super::{Source, Streamed};
 use crate::device::{DeviceState, Necessity, is_bounded};
 use crate::endpoint::keepalive;
-use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
+use crate::io::{Channel, Event, GuestAction, OUTPUT_BYTES_MIN};
 use crate::permit::RunPermit;
 use crate::policy::{Mode, Purpose};
 use crate::ram::{GuestRam, PAGE_BYTES};
@@ -26,7 +26,7 @@ use crate::wire::frame::Kind;
 use crate::wire::hello::{Hello, Reply};
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::reasons::refusals_from_wire;
-use crate::wire::{VERSION_MAX, VERSION_MIN};
+use crate::wire::{VERSION_MAX, VERSION_MIN, VERSION_URGENT_PROGRESS};
 
 /// How often the log is harvested within a long round, so that what was dirtied again ahead of the cursor goes
 /// once.
@@ -74,6 +74,7 @@ impl Source {
             link.keepalive = keepalive(self.policy.peer_timeout, theirs);
         }
         self.serving.is_offered = reply.post_copy;
+        self.serving.is_urgent_answered = reply.version >= VERSION_URGENT_PROGRESS;
         if !reply.post_copy && matches!(self.policy.mode, Mode::PostCopy | Mode::Hybrid) {
             return Err(AbortReason::Refused([Refusal::PostCopy].into()));
         }
@@ -312,7 +313,7 @@ impl Source {
         }
         self.bandwidth.took(progress.bytes, sent, now);
         self.serving.window.took(progress.bytes, now);
-        self.spool_sees_progress(now, progress.bytes);
+        self.spool_sees_progress(now, Channel::MAIN, progress.bytes);
         if matches!(self.state, State::Draining) && progress.rounds >= self.round.ends {
             self.state = State::Harvesting;
             self.harvest(now);

@@ -14,7 +14,7 @@ use super::window::Window;
 use super::{Source, Streamed};
 use crate::bitmap::PageBitmap;
 use crate::endpoint::{Link, keepalive};
-use crate::io::{Event, GuestAction, OUTPUT_BYTES_MIN};
+use crate::io::{Channel, Event, GuestAction, OUTPUT_BYTES_MIN};
 use crate::permit::RunPermit;
 use crate::policy::Mode;
 use crate::ram::{GuestRam, Page};
@@ -23,7 +23,7 @@ use crate::status::{Phase, PostCopy, Waits, Why};
 use crate::time::Instant;
 use crate::wire::absent::{AbsentPart, Walk};
 use crate::wire::assemble::{Assembler, Unit};
-use crate::wire::control::{self, Complete, Control, Pushed, Want, guest_digest};
+use crate::wire::control::{self, Complete, Control, Progress, Pushed, Want, guest_digest};
 use crate::wire::frame::Kind;
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::{VERSION_MAX, VERSION_MIN};
@@ -40,6 +40,8 @@ pub(super) struct Serving {
     pub(super) why: Option<Why>,
     /// Whether the target can do it.
     pub(super) is_offered: bool,
+    /// Whether the target says how far it has taken the urgent connection in.
+    pub(super) is_urgent_answered: bool,
     /// How far the absent pages have been declared.
     pub(super) walk: Option<Walk>,
     /// How many they are.
@@ -57,6 +59,12 @@ pub(super) struct Serving {
     waits: Waits,
     /// The target has everything.
     is_whole: bool,
+}
+
+/// What a target says on the urgent connection.
+enum Urgently {
+    Want(Want),
+    Progress(Progress),
 }
 
 impl Serving {
@@ -298,13 +306,23 @@ impl Source {
         loop {
             let Some(link) = &mut self.endpoint.urgent.link else { return };
             link.heard_at = now;
-            let wanted = match link.assembler.next(&mut rest) {
+            let said = match link.assembler.next(&mut rest) {
                 Ok(None) => break,
                 Ok(Some(Unit::Control(Kind::Ping, _))) => continue,
-                Ok(Some(Unit::Control(Kind::Want, body))) => control::decode(body).ok(),
+                Ok(Some(Unit::Control(Kind::Want, body))) => control::decode(body).ok().map(Urgently::Want),
+                Ok(Some(Unit::Control(Kind::Progress, body))) => {
+                    control::decode(body).ok().map(Urgently::Progress)
+                }
                 Ok(Some(_)) | Err(_) => None,
             };
-            let is_good = wanted.is_some_and(|want: Want| self.on_want(&want).is_ok());
+            let is_good = match said {
+                Some(Urgently::Want(want)) => self.on_want(&want).is_ok(),
+                Some(Urgently::Progress(progress)) => {
+                    self.spool_sees_progress(now, Channel::URGENT, progress.bytes);
+                    true
+                }
+                None => false,
+            };
             if !is_good {
                 self.endpoint.urgent.hang_up();
                 return self.on_urgent_down_by_us(now);
@@ -337,6 +355,10 @@ impl Source {
         }
         let Some(link) = &mut self.endpoint.urgent.link else { return 0 };
         let len = batch.finish(link.next_sequence());
+        let end = link.sent + len as u64;
+        if self.serving.is_urgent_answered {
+            self.spool_sees_pages(Channel::URGENT, end, &buffer[..len]);
+        }
         self.bucket.spend(len, now);
         self.endpoint.urgent.said(now, len)
     }
@@ -383,7 +405,7 @@ impl Source {
         self.serving.window.sent(end, now);
         self.bandwidth.sending(now);
         self.bucket.spend(len, now);
-        self.spool_sees_push(end, &buffer[..len]);
+        self.spool_sees_pages(Channel::MAIN, end, &buffer[..len]);
         Streamed::Transmit(len)
     }
 

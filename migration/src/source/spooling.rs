@@ -2,7 +2,8 @@
 //! page is soon at one of the two. When none is left that is at neither, the source may die.
 //!
 //! It is a help and nothing else: whatever becomes of the spool, the migration goes on as if there were none. What its
-//! pages cost under a cap is half of it; what somebody waits for is not counted against that and has its own connection.
+//! pages cost under a cap is half of it; what somebody waits for is not counted against that and has its own connection. A page that
+//! went there is not sent to the spool, unless that connection is lost before the target has said that it has it.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -81,7 +82,8 @@ pub(super) struct Spooling {
     to_send: PageBitmap,
     /// While the spool says what it has.
     holds: PageBitmap,
-    to_target: UnderWay,
+    /// By the target's connection: the main one, the urgent one.
+    to_target: [UnderWay; 2],
     to_spool: UnderWay,
     window: Window,
     acknowledged: u64,
@@ -108,7 +110,7 @@ impl Spooling {
             unsettled: none(),
             to_send: none(),
             holds: none(),
-            to_target: UnderWay::default(),
+            to_target: Default::default(),
             to_spool: UnderWay::default(),
             window: Window::default(),
             acknowledged: 0,
@@ -129,9 +131,14 @@ impl Spooling {
         self.stage == Stage::Sending && !self.to_send.is_empty()
     }
 
+    /// What is under way to the target on one of its connections.
+    fn way_to_target(&mut self, channel: Channel) -> &mut UnderWay {
+        &mut self.to_target[usize::from(channel == Channel::URGENT)]
+    }
+
     /// The target has so many bytes of its connection.
-    fn target_took(&mut self, bytes: u64) {
-        while let Some(runs) = self.to_target.took(bytes) {
+    fn target_took(&mut self, channel: Channel, bytes: u64) {
+        while let Some(runs) = self.way_to_target(channel).took(bytes) {
             for page in runs.pages() {
                 self.rest.remove(page);
                 self.unsettled.remove(page);
@@ -153,7 +160,7 @@ impl Spooling {
 
     /// What was under way to the target is lost.
     fn target_is_lost(&mut self) {
-        for page in core::mem::take(&mut self.to_target).pages() {
+        for page in core::mem::take(&mut self.to_target).iter().flat_map(UnderWay::pages) {
             if self.unsettled.contains(page) {
                 self.to_send.insert(page);
             }
@@ -167,7 +174,7 @@ impl Spooling {
         self.unsettled.clone_from(&self.rest);
         self.unsettled.subtract(&holds);
         self.to_send.clone_from(&self.unsettled);
-        self.to_target.pages().for_each(|page| {
+        self.to_target.iter().flat_map(UnderWay::pages).for_each(|page| {
             self.to_send.remove(page);
         });
         if !self.unsettled.is_empty() {
@@ -313,21 +320,21 @@ impl Source {
         self.look_if_spool_is_whole(now);
     }
 
-    /// A frame of pages went to the target.
-    pub(super) fn spool_sees_push(&mut self, end: u64, frame: &[u8]) {
+    /// A frame of pages went to the target. It will say when it has taken that in.
+    pub(super) fn spool_sees_pages(&mut self, channel: Channel, end: u64, frame: &[u8]) {
         if let Some(spooling) = &mut self.spooling {
             let runs = Runs::of(frame);
             for page in runs.pages() {
                 spooling.to_send.remove(page);
             }
-            spooling.to_target.add(end, runs);
+            spooling.way_to_target(channel).add(end, runs);
         }
     }
 
-    /// The target has taken so many bytes of its connection in.
-    pub(super) fn spool_sees_progress(&mut self, now: Instant, bytes: u64) {
+    /// The target has taken so many bytes of a connection in.
+    pub(super) fn spool_sees_progress(&mut self, now: Instant, channel: Channel, bytes: u64) {
         if let Some(spooling) = &mut self.spooling {
-            spooling.target_took(bytes);
+            spooling.target_took(channel, bytes);
         }
         self.look_if_spool_is_whole(now);
     }
@@ -365,7 +372,7 @@ impl Source {
             }
             let none = || PageBitmap::empty(0);
             (spooling.rest, spooling.unsettled, spooling.to_send) = (none(), none(), none());
-            (spooling.to_target, spooling.to_spool) = (UnderWay::default(), UnderWay::default());
+            (spooling.to_target, spooling.to_spool) = Default::default();
         }
     }
 

@@ -16,9 +16,10 @@ use crate::ram::{GuestRam, Page};
 use crate::reason::{AbortReason, StreamFault};
 use crate::status::{Phase, PostCopy};
 use crate::time::Instant;
+use crate::wire::VERSION_URGENT_PROGRESS;
 use crate::wire::absent::Walk;
 use crate::wire::assemble::{Assembler, Unit};
-use crate::wire::control::{Complete, Control, Pushed, Want, guest_digest};
+use crate::wire::control::{Complete, Control, Progress, Pushed, Want, guest_digest};
 use crate::wire::frame::Kind;
 use crate::wire::opening::Opening;
 
@@ -35,8 +36,9 @@ pub(super) struct Filling {
     /// Those of them that are still to be asked for.
     to_ask: VecDeque<Page>,
     latency: Latency,
-    /// What the source was told of the pages that it sends.
+    /// What the source was told of the pages that it sends, and of those that somebody waited for.
     pub(super) told: Told,
+    told_of_urgent: Told,
     /// Pages that were absent at first.
     pages: u32,
     began_at: Option<Instant>,
@@ -289,6 +291,15 @@ impl Target {
                     break;
                 }
             }
+            let is_known = self.version >= VERSION_URGENT_PROGRESS;
+            if is_known
+                && self.filling.told_of_urgent.is_behind(link)
+                && buffer.len() - len >= OUTPUT_BYTES_MIN
+            {
+                let bytes = self.filling.told_of_urgent.tell(link);
+                let progress = Control::Progress(Progress { bytes, rounds: 0 });
+                len += progress.encode(link.next_sequence(), &mut buffer[len..]);
+            }
             self.endpoint.urgent.said(now, len - before);
         }
         len
@@ -298,6 +309,7 @@ impl Target {
     pub(super) fn on_urgent_up(&mut self, now: Instant) {
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.urgent.link_up(Link::new(Assembler::for_target(), now, keepalive), None);
+        self.filling.told_of_urgent = Told::default();
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::URGENT);
         }

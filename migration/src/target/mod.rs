@@ -50,6 +50,8 @@ pub struct Target {
     state: State,
     endpoint: Endpoint,
     migration: Option<MigrationId>,
+    /// The version that is spoken: the highest that both speak.
+    version: u16,
     guest: Option<GuestDescription>,
     receiver: Option<Receiver>,
     /// Whether the guest exists here and is to be discarded at an abort.
@@ -127,6 +129,7 @@ impl Target {
             state: State::Opening,
             endpoint: Endpoint::new(Phase::Negotiating),
             migration: None,
+            version: VERSION_MAX,
             guest: None,
             receiver: None,
             is_built: false,
@@ -318,6 +321,7 @@ impl Target {
                     self.refuse(now, [refusal].into());
                     return Ok(());
                 }
+                self.version = high.min(VERSION_MAX);
                 self.state = State::Hello;
                 Ok(())
             }
@@ -355,7 +359,7 @@ impl Target {
 
     fn say_reply(&mut self, refusals: &[Refusal]) {
         let reply = Reply {
-            version: VERSION_MAX,
+            version: self.version,
             refusals: refusals_to_wire(refusals),
             incarnation: self.host.incarnation,
             peer_timeout_ms: u32::try_from(self.policy.peer_timeout.as_millis()).unwrap_or(u32::MAX),

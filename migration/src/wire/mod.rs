@@ -18,4 +18,6 @@ pub(crate) mod record;
 /// Lowest version of the protocol that this engine speaks.
 pub const VERSION_MIN: u16 = 1;
 /// Highest version of the protocol that this engine speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
+/// From this version on the target says on the urgent connection, too, how far it has taken it in.
+pub(crate) const VERSION_URGENT_PROGRESS: u16 = 2;

@@ -137,6 +137,27 @@ fn a_source_that_was_told_so_may_die_at_any_later_moment() {
     assert!(told > 60 && verified > 40, "{told} {verified}");
 }
 
+/// What the guest waited for, and has, is not left at the third host as well.
+#[test]
+fn pages_that_were_waited_for_are_not_kept_a_second_time() {
+    let (mut pages, mut waited, mut kept) = (0, 0, 0);
+    for seed in 0..30 {
+        let mut plan = with_a_spool(seed, Mode::PostCopy);
+        // It waits most of the time.
+        plan.write_period = Duration::from_millis(2);
+        let mut world = World::new(plan);
+        world.migrate(1);
+        let Some(Event::Completed(report)) = world.verdict() else { panic!("{}", world.state()) };
+        let Some(post_copy) = report.post_copy else { continue };
+        pages += u64::from(post_copy.pages);
+        waited += post_copy.waits.count;
+        kept += post_copy.spool.map_or(0, |spool| u64::from(spool.pages));
+    }
+    println!("{pages} pages, {waited} waited for, {kept} left at the third host");
+    // Without an answer on the urgent connection nine of ten are.
+    assert!(waited * 2 > pages && kept * 10 < pages * 6, "{pages} {waited} {kept}");
+}
+
 /// While the migration lasts the third host is no hindrance: under a cap it costs no more than its half.
 #[test]
 fn a_spool_that_comes_and_goes_costs_its_share_and_no_more() {

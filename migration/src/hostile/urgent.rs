@@ -1,0 +1,76 @@
+//! The urgent connection: what overtakes the main one on it, and what it is answered by.
+
+use std::vec;
+
+use super::{
+    Engine, GUEST, Host, MIGRATION, Said, committed_without_a_page, encode, phase, say, sealed_source,
+};
+use crate::io::{Channel, Input};
+use crate::permit::Generation;
+use crate::ram::{PAGE_BYTES, Page};
+use crate::target::Target;
+use crate::time::Instant;
+use crate::wire::VERSION_MAX;
+use crate::wire::control::{Committed, Control, Pushed, Verified, Want};
+use crate::wire::opening::{Greeting, Opening};
+use crate::wire::record::Record;
+
+#[test]
+fn a_page_may_be_asked_for_before_the_word_that_the_guest_runs_has_come() {
+    let (mut host, mut sequence) = sealed_source(crate::Mode::PostCopy);
+    say(&mut host, Control::Verified(Verified { restore_ns: 0, stop: 0 }), &mut sequence);
+    assert_eq!(phase(&host), crate::Phase::Committing);
+    let want = encode(&Said::Control(Control::Want(Want { page: 3 })), &mut 0);
+    host.give(Input::Bytes(Channel::URGENT, &want));
+    let generation = Generation::FIRST.next().0;
+    let runs = encode(&Said::Control(Control::Committed(Committed { generation, run_ns: 0 })), &mut sequence);
+    let Host { engine, ram: Some(ram), now, .. } = &mut host else {
+        panic!("it is kept until the target has it")
+    };
+    let now = Instant::from_nanos(*now);
+    engine.input(now, Input::Bytes(Channel::MAIN, &runs), ram);
+    assert_eq!(engine.status(now).phase, crate::Phase::PostCopy, "the connections are whole");
+    let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
+    let mut said = || engine.poll_urgent(now, &mut buffer, ram);
+    assert!((1..PAGE_BYTES).contains(&said()), "how the connection begins");
+    assert!(said() > PAGE_BYTES, "the page");
+}
+
+/// The urgent connection of a target to which the absent page comes.
+fn page_on_the_urgent_connection(host: &mut Host<Target>) {
+    host.give(Input::LinkUp(Channel::URGENT));
+    let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
+    let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
+    host.give(Input::Bytes(Channel::URGENT, &greeting));
+    let page = Said::Pages(vec![(Record::Zero { first: Page(5), count: 1 }, 0, true)]);
+    host.give(Input::Bytes(Channel::URGENT, &encode(&page, &mut 0)));
+}
+
+/// To a source of version 1 that word is nonsense.
+#[test]
+fn the_urgent_connection_is_acknowledged_from_version_2_on() {
+    for (version_max, is_acknowledged) in [(1, false), (2, true), (9, true)] {
+        let mut host = committed_without_a_page(version_max).0;
+        page_on_the_urgent_connection(&mut host);
+        let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+        let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
+        let said = host.engine.poll_urgent(now, &mut buffer, ram);
+        assert_eq!(said > 0, is_acknowledged, "version {version_max}");
+        assert_eq!(host.engine.poll_urgent(now, &mut buffer, ram), 0, "once");
+    }
+}
+
+#[test]
+fn the_word_that_all_was_sent_may_come_before_the_last_page() {
+    let (mut host, mut sequence) = committed_without_a_page(VERSION_MAX);
+    let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
+    host.give(Input::LinkUp(Channel::URGENT));
+    let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
+    let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
+    host.give(Input::Bytes(Channel::URGENT, &greeting));
+    say(&mut host, Control::Pushed(Pushed { digest: 0 }), &mut sequence);
+    assert_eq!(phase(&host), crate::Phase::PostCopy, "the connections are whole");
+    let page = Said::Pages(vec![(Record::Zero { first: Page(5), count: 1 }, 0, true)]);
+    host.give(Input::Bytes(Channel::URGENT, &encode(&page, &mut 0)));
+    assert_eq!(phase(&host), crate::Phase::Completed);
+}
