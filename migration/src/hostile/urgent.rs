@@ -36,12 +36,14 @@ fn a_page_may_be_asked_for_before_the_word_that_the_guest_runs_has_come() {
     assert!(said() > PAGE_BYTES, "the page");
 }
 
-/// The urgent connection of a target to which the absent page comes.
-fn page_on_the_urgent_connection(host: &mut Host<Target>) {
+fn urgent_connection_comes(host: &mut Host<Target>) {
     host.give(Input::LinkUp(Channel::URGENT));
     let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
     let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
     host.give(Input::Bytes(Channel::URGENT, &greeting));
+}
+
+fn absent_page_comes(host: &mut Host<Target>) {
     let page = Said::Pages(vec![(Record::Zero { first: Page(5), count: 1 }, 0, true)]);
     host.give(Input::Bytes(Channel::URGENT, &encode(&page, &mut 0)));
 }
@@ -51,7 +53,8 @@ fn page_on_the_urgent_connection(host: &mut Host<Target>) {
 fn the_urgent_connection_is_acknowledged_from_version_2_on() {
     for (version_max, is_acknowledged) in [(1, false), (2, true), (9, true)] {
         let mut host = committed_without_a_page(version_max).0;
-        page_on_the_urgent_connection(&mut host);
+        urgent_connection_comes(&mut host);
+        absent_page_comes(&mut host);
         let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
         let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
         let said = host.engine.poll_urgent(now, &mut buffer, ram);
@@ -64,13 +67,9 @@ fn the_urgent_connection_is_acknowledged_from_version_2_on() {
 fn the_word_that_all_was_sent_may_come_before_the_last_page() {
     let (mut host, mut sequence) = committed_without_a_page(VERSION_MAX);
     let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
-    host.give(Input::LinkUp(Channel::URGENT));
-    let opening = Opening::Urgent { migration: MIGRATION, guest: GUEST };
-    let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
-    host.give(Input::Bytes(Channel::URGENT, &greeting));
+    urgent_connection_comes(&mut host);
     say(&mut host, Control::Pushed(Pushed { digest: 0 }), &mut sequence);
     assert_eq!(phase(&host), crate::Phase::PostCopy, "the connections are whole");
-    let page = Said::Pages(vec![(Record::Zero { first: Page(5), count: 1 }, 0, true)]);
-    host.give(Input::Bytes(Channel::URGENT, &encode(&page, &mut 0)));
+    absent_page_comes(&mut host);
     assert_eq!(phase(&host), crate::Phase::Completed);
 }
