@@ -352,7 +352,7 @@ fn every_fault_around_and_after_a_switch_is_survived() {
         plan.offers_post_copy = true;
         plan.pages = plan.pages.clamp(12, 24);
         plan.working_set = plan.pages.into();
-        plan.write_period = plan.write_period.min(time / 200);
+        plan.write_period = plan.write_period.min(time / 500);
         let messages = live(plan.clone()).messages;
         for at in 1..=messages {
             for fault in faults {

@@ -4,6 +4,7 @@ use std::vec;
 
 use super::{
     Engine, GUEST, Host, MIGRATION, Said, committed_without_a_page, encode, phase, say, sealed_source,
+    serving_source,
 };
 use crate::io::{Channel, Input};
 use crate::permit::Generation;
@@ -11,7 +12,7 @@ use crate::ram::{PAGE_BYTES, Page};
 use crate::target::Target;
 use crate::time::Instant;
 use crate::wire::VERSION_MAX;
-use crate::wire::control::{Committed, Control, Pushed, Verified, Want};
+use crate::wire::control::{Committed, Control, Progress, Pushed, Verified, Want};
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::record::Record;
 
@@ -60,6 +61,19 @@ fn the_urgent_connection_is_acknowledged_from_version_2_on() {
         let said = host.engine.poll_urgent(now, &mut buffer, ram);
         assert_eq!(said > 0, is_acknowledged, "version {version_max}");
         assert_eq!(host.engine.poll_urgent(now, &mut buffer, ram), 0, "once");
+    }
+}
+
+/// Only its own guest would suffer from it.
+#[test]
+fn a_target_that_acknowledges_what_was_never_sent_on_the_urgent_connection_is_served_on() {
+    let mut host = serving_source();
+    host.give(Input::LinkUp(Channel::URGENT));
+    let mut sequence = 0;
+    for bytes in [0, 1, u64::MAX, 7] {
+        let progress = Control::Progress(Progress { bytes, rounds: u32::MAX });
+        host.give(Input::Bytes(Channel::URGENT, &encode(&Said::Control(progress), &mut sequence)));
+        assert_eq!(phase(&host), crate::Phase::PostCopy);
     }
 }
 

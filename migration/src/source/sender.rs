@@ -510,6 +510,20 @@ mod tests {
         );
     }
 
+    /// It shares the wire with what somebody waits for.
+    #[test]
+    fn a_frame_for_a_spool_is_no_longer_than_it_is_to_be() {
+        let ram = Ram((0..8).map(|_| page(true)).collect());
+        let mut buffer = vec![0; 8 * OUTPUT_BYTES_MIN];
+        let mut sender = Sender::new(8, Compression::Adaptive).unwrap();
+        sender.begin_push(None);
+        let mut pages = (0..8).map(Page);
+        let mut batch = Batch::new(&mut buffer);
+        sender.fill_for_spool(&ram, &mut batch, PAGE_BYTES, || pages.next()).unwrap();
+        assert!((PAGE_BYTES..2 * PAGE_BYTES).contains(&batch.len()), "{} bytes", batch.len());
+        assert_eq!(pages.len(), 7, "what did not go is not taken");
+    }
+
     /// A stop that is called back interrupts a round in which a page waits to be compressed with others. The guest then
     /// changes it.
     #[test]

@@ -2,8 +2,9 @@
 //! page is soon at one of the two. When none is left that is at neither, the source may die.
 //!
 //! It is a help and nothing else: whatever becomes of the spool, the migration goes on as if there were none. What its
-//! pages cost under a cap is half of it; what somebody waits for is not counted against that and has its own connection. A page that
-//! went there is not sent to the spool, unless that connection is lost before the target has said that it has it.
+//! pages cost under a cap is half of it; what somebody waits for is not counted against that and has its own connection. A
+//! page that went there is not sent to the spool, unless that connection is lost before the target has said that it has it, or
+//! the target does not say so (version 1).
 
 use alloc::boxed::Box;
 use alloc::string::String;

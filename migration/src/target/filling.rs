@@ -291,8 +291,8 @@ impl Target {
                     break;
                 }
             }
-            let is_known = self.version >= VERSION_URGENT_PROGRESS;
-            if is_known
+            let is_understood = self.version >= VERSION_URGENT_PROGRESS;
+            if is_understood
                 && self.filling.told_of_urgent.is_behind(link)
                 && buffer.len() - len >= OUTPUT_BYTES_MIN
             {

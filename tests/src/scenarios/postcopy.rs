@@ -28,7 +28,7 @@ pub(super) fn moved(host: &mut Host, guest: &str, peer: &str, options: &str) -> 
 
 /// The sweeper runs at a. Each page that it waits for at b is a round trip away.
 pub(super) fn bad_wire(cluster: &mut Cluster) -> Result<()> {
-    let wire = Conditions { loss: 0.003, delay: Duration::from_millis(50), ..Conditions::default() };
+    let wire = Conditions { loss: 0.003, delay: Duration::from_millis(100), ..Conditions::default() };
     let options = "--mode postcopy --downtime-limit 60s";
     let (moved, round_trip) = over(cluster, wire, 1, |source| moved(source, SWEEPER, "b", options))?;
     ensure!(moved.rounds == 0 && moved.details.contains("after the switch: "), "{}", moved.details);
