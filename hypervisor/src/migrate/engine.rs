@@ -16,6 +16,10 @@ pub trait Engine {
     fn poll_spool(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> usize;
     /// Whether a wait should end as soon as anything arrives, whatever that costs.
     fn is_urgent(&self) -> bool;
+    /// Whether the guest runs at the target and may wait for a page at any moment.
+    fn is_after_switch(&self) -> bool {
+        false
+    }
     /// Where it stands.
     fn status(&self, now: Instant) -> Status;
     /// Whether it can be dropped.
@@ -45,6 +49,9 @@ macro_rules! engine {
             }
             fn is_urgent(&self) -> bool {
                 self.is_urgent()
+            }
+            fn is_after_switch(&self) -> bool {
+                self.is_after_switch()
             }
             fn status(&self, now: Instant) -> Status {
                 self.status(now)

@@ -16,6 +16,8 @@ use crate::net::stream::StreamId;
 
 /// Portions of work in one poll, so that the CPU's loop gets its turn.
 const STEPS_MAX: usize = 16;
+/// The same while a page may be waited for: what asks for it, or brings it, may be in the card by now.
+const STEPS_MAX_AFTER_SWITCH: usize = 4;
 
 /// Portions of bytes that are produced before anything else is looked at.
 const PORTIONS_MAX: usize = 16;
@@ -200,7 +202,8 @@ impl<E: Engine, K: Copy> Session<E, K> {
         streams: &mut impl Streams,
         house: &mut impl Lodging<Key = K>,
     ) -> Wakeup {
-        for _ in 0..STEPS_MAX {
+        let steps = if self.engine.is_after_switch() { STEPS_MAX_AFTER_SWITCH } else { STEPS_MAX };
+        for _ in 0..steps {
             let mut busy = false;
             for wire in &mut self.wires {
                 wire.expire(now, streams);

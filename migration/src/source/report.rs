@@ -9,6 +9,12 @@ use crate::status::{Report, Status};
 use crate::time::Instant;
 
 impl Source {
+    /// Whether the guest runs at the target and may wait for a page at any moment.
+    #[must_use]
+    pub const fn is_after_switch(&self) -> bool {
+        matches!(self.state, State::Serving(None))
+    }
+
     /// Whether an answer is waited for whose time is downtime: then a wait should end as soon as anything arrives,
     /// whatever that costs.
     #[must_use]

@@ -18,7 +18,7 @@ use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES};
 /// Most pages looked at for one frame, so that a call stays short where pages need no bytes.
 const EXAMINED_MAX: u32 = 2048;
 /// The same while somebody may wait for a page.
-const EXAMINED_MAX_PUSHED: u32 = 256;
+const EXAMINED_MAX_PUSHED: u32 = 64;
 /// A page whose differences from another are longer than this is compressed instead.
 const PATCH_BYTES_WORTH: usize = 384;
 /// Most packs in a row that go uncompressed after one that did not pay.
@@ -550,5 +550,16 @@ mod tests {
         assert!(sender.pending().contains(Page(1)));
         while sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap() == Filled::More {}
         assert_eq!(sender.identities.get(Page(1)), Identity::of(&page(false)));
+    }
+
+    #[test]
+    fn a_frame_is_soon_done_while_somebody_may_wait() {
+        let ram = Ram(vec![[0; PAGE_BYTES]; 1000]);
+        let mut sender = Sender::new(1000, Compression::Adaptive).unwrap();
+        sender.begin_push(None);
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        let mut batch = Batch::new(&mut buffer);
+        assert_eq!(sender.fill(&ram, &mut batch, PAGE_BYTES), Ok(Filled::More));
+        assert_eq!(sender.counts().zero, 64);
     }
 }

@@ -234,6 +234,12 @@ impl Target {
         None
     }
 
+    /// Whether the guest runs here and may wait for a page at any moment.
+    #[must_use]
+    pub const fn is_after_switch(&self) -> bool {
+        matches!(self.state, State::Filling)
+    }
+
     /// As [`crate::Source::is_urgent`]: a guest is between two hosts.
     #[must_use]
     pub const fn is_urgent(&self) -> bool {

@@ -29,6 +29,7 @@ struct Script {
     /// Bulk has no end.
     has_bulk: bool,
     is_finished: bool,
+    is_after_switch: bool,
     told: Vec<String>,
     received: [Vec<u8>; 2],
     /// Calls in their order.
@@ -75,6 +76,10 @@ impl Engine for Scripted {
 
     fn is_urgent(&self) -> bool {
         false
+    }
+
+    fn is_after_switch(&self) -> bool {
+        self.0.borrow().is_after_switch
     }
 
     fn status(&self, now: Instant) -> Status {
@@ -220,6 +225,19 @@ fn between_portions_of_bulk_what_is_urgent_is_looked_for() {
     let asked = core::mem::take(&mut room.engine.0.borrow_mut().asked);
     assert!(asked.len() > 8);
     assert!(!asked.windows(2).any(|pair| pair == ["bulk", "bulk"]), "{asked:?}");
+}
+
+#[test]
+fn the_network_is_looked_at_sooner_while_a_page_may_be_waited_for() {
+    let bulk = |is_after_switch| {
+        let mut room = Room::connected();
+        room.net.window = 1 << 30;
+        room.engine.0.borrow_mut().has_bulk = true;
+        room.engine.0.borrow_mut().is_after_switch = is_after_switch;
+        assert_eq!(room.run(1), Wakeup::Now);
+        room.engine.0.borrow().asked.iter().filter(|it| **it == "bulk").count()
+    };
+    assert_eq!((bulk(false), bulk(true)), (16, 4));
 }
 
 #[test]
