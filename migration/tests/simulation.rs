@@ -397,6 +397,35 @@ fn a_hybrid_move_finds_out_how_quick_answers_are_without_a_queue() {
     }
 }
 
+/// The guest goes on writing a quarter of its pages, the first ones. Those that have gone before it is noticed go twice, the
+/// others once, behind the switch; what it wrote once at the beginning goes in the round.
+#[test]
+fn what_is_written_all_the_time_does_not_go_in_the_only_round() {
+    for seed in 0..20 {
+        let mut plan = Plan::calm(seed);
+        plan.policy.mode = Mode::Hybrid;
+        plan.policy.downtime_limit = std::time::Duration::from_secs(2);
+        plan.policy.compression = Compression::Off;
+        plan.policy.bandwidth_bytes_per_second = Some(80_000);
+        plan.purpose = Purpose::Move;
+        plan.offers_post_copy = true;
+        plan.pages = 120;
+        plan.working_set = 30;
+        plan.write_period = std::time::Duration::from_millis(4);
+        plan.step_latency_us = 500;
+        plan.buffer_bytes = 16 * 1024;
+        plan.wire.ns_per_byte = 100;
+        plan.wire.latency = std::time::Duration::from_millis(2);
+        plan.wire.stall = std::time::Duration::ZERO;
+        plan.wire.noise = world::link::Noise::default();
+        let world = live(plan);
+        let Some(Event::Completed(report)) = world.verdict() else { panic!("{}", world.state()) };
+        let absent = report.post_copy.as_ref().map_or(0, |post_copy| post_copy.pages);
+        assert!(report.pages.sent() <= 136, "{:?}, {absent} behind the switch", report.pages);
+        assert!((20..=34).contains(&absent), "{absent} behind the switch: {}", world.state());
+    }
+}
+
 /// A person at the target gives up what a source has that is only out of reach. When it is back it hears that it is not
 /// needed; it must not take the guest for lost, or its person would have it go on a second time.
 #[test]

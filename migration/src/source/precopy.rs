@@ -33,6 +33,9 @@ use crate::wire::{VERSION_MAX, VERSION_MIN, VERSION_URGENT_PROGRESS};
 const HARVEST_PERIOD: Duration = Duration::from_millis(1000);
 /// Rounds with fewer pages left than this are not interrupted by a harvest.
 const HARVEST_PAGES_MIN: u32 = 1024;
+/// The same in a round that passes over what is written.
+const HARVEST_PERIOD_PASSING_OVER: Duration = Duration::from_millis(250);
+const HARVEST_PAGES_MIN_PASSING_OVER: u32 = 64;
 
 pub(super) fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
@@ -106,8 +109,12 @@ impl Source {
     }
 
     pub(super) fn begin_round(&mut self, now: Instant) {
+        let is_only = self.is_only_round();
         let Some(sender) = &mut self.sender else { return };
         sender.begin_round();
+        if is_only {
+            sender.pass_over_rewritten();
+        }
         let counts = sender.counts();
         self.round = Round {
             number: self.round.number + 1,
@@ -121,13 +128,22 @@ impl Source {
         self.endpoint.tell(Event::Round { round: self.round.number, pages: self.round.pages });
     }
 
+    /// Whether there is one round, and then the switch.
+    fn is_only_round(&self) -> bool {
+        self.policy.mode == Mode::Hybrid && self.can_switch()
+    }
+
     /// When the log is worth a harvest within the round.
     pub(super) fn harvest_due_at(&self) -> Instant {
+        let (period, pages_min) = match self.is_only_round() {
+            true => (HARVEST_PERIOD_PASSING_OVER, HARVEST_PAGES_MIN_PASSING_OVER),
+            false => (HARVEST_PERIOD, HARVEST_PAGES_MIN),
+        };
         let left = self.sender.as_ref().map_or(0, |sender| sender.pending().len());
-        if left < HARVEST_PAGES_MIN || self.endpoint.outstanding().is_some() {
+        if left < pages_min || self.endpoint.outstanding().is_some() {
             return Instant::NEVER;
         }
-        self.round.harvest_asked_at.after(HARVEST_PERIOD)
+        self.round.harvest_asked_at.after(period)
     }
 
     pub(super) fn harvest_meanwhile(&mut self, now: Instant) {
@@ -217,7 +233,7 @@ impl Source {
     }
 
     pub(super) fn pages_left(&self) -> u32 {
-        self.sender.as_ref().map_or(0, |sender| sender.pending().len())
+        self.sender.as_ref().map_or(0, Sender::left)
     }
 
     /// Bytes that a page which is not zero costs on the wire, from the last round.

@@ -14,6 +14,10 @@ const DECISIONS_MAX: u32 = 400;
 /// What devices and the framing of a stop come to.
 const STATE_BYTES: u64 = 32 * 1024;
 
+/// What a guest writes in this time it is thought to write all the time, by when it has been seen to
+/// ([`super::rewritten`]).
+const REWRITTEN_IN: Duration = Duration::from_secs(1);
+
 /// What was measured of a guest and the way to a host.
 #[derive(Clone, Debug)]
 pub(super) struct Profile<'a> {
@@ -44,6 +48,16 @@ impl Profile<'_> {
         u64::try_from(all).unwrap_or(u64::MAX)
     }
 
+    /// Bytes of a round that passes over what the guest goes on writing, once that has been seen.
+    fn only_round_bytes(&self, rate: u64) -> u64 {
+        let all = self.all_bytes();
+        let time = time_for(all, rate);
+        let rewritten = u128::from(self.written_in(REWRITTEN_IN, 0)) * u128::from(self.page_bytes());
+        let seen = time.saturating_sub(REWRITTEN_IN);
+        let passed_over = rewritten * seen.as_nanos() / time.as_nanos().max(1);
+        all.saturating_sub(u64::try_from(passed_over).unwrap_or(u64::MAX))
+    }
+
     /// How many different pages the guest writes in `time` when it is slowed by `throttle` percent: between two points
     /// that were seen by their line, beyond the last by what was seen last.
     fn written_in(&self, time: Duration, throttle: u8) -> u32 {
@@ -72,7 +86,9 @@ pub(super) fn predict(profile: &Profile<'_>, policy: &Policy) -> Prediction {
     let mut all = Prediction::default();
     let (mut left, mut of_round) = (profile.pages, profile.pages);
     if policy.mode != Mode::PostCopy || !profile.can_switch {
-        (left, of_round) = round(profile, &mut all, profile.all_bytes(), profile.pages, rate, 0);
+        let is_only = policy.mode == Mode::Hybrid && profile.can_switch;
+        let bytes = if is_only { profile.only_round_bytes(rate) } else { profile.all_bytes() };
+        (left, of_round) = round(profile, &mut all, bytes, profile.pages, rate, 0);
     }
     for _ in 0..DECISIONS_MAX {
         let downtime = Some(time_for(u64::from(left) * page_bytes, rate).saturating_add(least));
@@ -196,5 +212,15 @@ mod tests {
         assert!(!predict(&profile(&written), &policy).ends);
         let all_after = predict(&profile(&written), &Policy { mode: Mode::PostCopy, ..Policy::default() });
         assert_eq!((all_after.rounds, all_after.after_switch), (0, 65_536));
+    }
+
+    #[test]
+    fn what_is_written_all_the_time_goes_once_in_a_hybrid_move_that_takes_long() {
+        let written = [(MS * 500, 16_384), (MS * 2000, 16_384)];
+        let slow = Profile { bandwidth: 10_000_000, ..profile(&written) };
+        let told = predict(&slow, &Policy { mode: Mode::Hybrid, ..Policy::default() });
+        assert_eq!((told.rounds, told.after_switch), (1, 16_384));
+        let all = 65_536 * 4096 / 2;
+        assert!((all..all + 16_384 * 4096 / 10).contains(&told.bytes), "{told:?}");
     }
 }

@@ -1,17 +1,13 @@
 //! Which pages are still to be sent, and how each goes.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
 use super::batch::Batch;
+use super::packing::Codec;
+use super::rewritten::Rewritten;
 use crate::bitmap::PageBitmap;
-use crate::codec::lz::{Compressor, PLAIN_MAX, Plain};
-use crate::codec::patch;
-use crate::codec::sample;
-use crate::codec::similar::{Features, SimilarIndex};
+use crate::codec::similar::Features;
 use crate::identity::{Identities, Identity};
 use crate::policy::Compression;
-use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
+use crate::ram::{GuestRam, PAGE_BYTES, Page, RamFailure};
 use crate::status::PageCounts;
 use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES};
 
@@ -21,36 +17,10 @@ const EXAMINED_MAX: u32 = 2048;
 const EXAMINED_MAX_PUSHED: u32 = 64;
 /// A page whose differences from another are longer than this is compressed instead.
 const PATCH_BYTES_WORTH: usize = 384;
-/// Most packs in a row that go uncompressed after one that did not pay.
-const BACK_OFF_MAX: u32 = 64;
 /// Pages that go as they are once compressing was found to be slower than the link.
 const HURRIED_PAGES: u32 = 8192;
 /// Bytes that a page needs at most, besides its content.
 const OVERHEAD_BYTES: usize = RECORD_BYTES + PACK_NUMBER_BYTES;
-
-/// Pages that wait to be compressed together.
-#[derive(Debug)]
-struct Staged {
-    plain: Plain,
-    pages: Vec<(Page, Identity)>,
-    features: Vec<Features>,
-}
-
-const _: () = assert!(PACK_PAGES_MAX * PAGE_BYTES <= PLAIN_MAX);
-
-/// What compression needs.
-#[derive(Debug)]
-struct Codec {
-    index: SimilarIndex,
-    compressor: Compressor,
-    staged: Staged,
-    reference: Box<PageBytes>,
-    /// Promising pages that are to go raw before compression is tried again, and how many next time.
-    skip: u32,
-    back_off: u32,
-    /// What a page came to in the last pack that paid.
-    packed_page: usize,
-}
 
 /// The pages of one outgoing guest.
 #[derive(Debug)]
@@ -58,6 +28,8 @@ pub(crate) struct Sender {
     pending: PageBitmap,
     /// Where a harvest is put before it is merged; empty otherwise.
     harvest: PageBitmap,
+    /// What this round passes over, if it does.
+    rewritten: Option<Rewritten>,
     /// First page that this round has not looked at.
     cursor: Page,
     /// What the target holds.
@@ -91,7 +63,17 @@ impl Sender {
         let pending = PageBitmap::full(page_count);
         let harvest = PageBitmap::empty(page_count);
         let (cursor, counts) = (Page(0), PageCounts::default());
-        Ok(Self { pending, harvest, cursor, identities, codec, counts, hurried: 0, is_push: false })
+        Ok(Self {
+            pending,
+            harvest,
+            rewritten: None,
+            cursor,
+            identities,
+            codec,
+            counts,
+            hurried: 0,
+            is_push: false,
+        })
     }
 
     /// What is left of it when the attempt is over: the counts.
@@ -101,6 +83,7 @@ impl Sender {
         Self {
             pending: none.clone(),
             harvest: none,
+            rewritten: None,
             cursor: Page(0),
             identities,
             codec: None,
@@ -110,9 +93,19 @@ impl Sender {
         }
     }
 
-    /// The pages still to be sent, as far as is known.
+    /// The pages still to be sent, as far as is known; in a round that passes over some, without those.
     pub(crate) const fn pending(&self) -> &PageBitmap {
         &self.pending
+    }
+
+    /// How many pages are still to be sent, as far as is known.
+    pub(crate) fn left(&self) -> u32 {
+        self.pending.len() + self.rewritten.as_ref().map_or(0, Rewritten::len)
+    }
+
+    /// This round passes over what the guest writes meanwhile, if there is memory to remember it.
+    pub(crate) fn pass_over_rewritten(&mut self) {
+        self.rewritten = Rewritten::new(self.pending.page_count());
     }
 
     pub(crate) const fn counts(&self) -> PageCounts {
@@ -127,7 +120,12 @@ impl Sender {
     /// Adds the pages of a harvest; how many.
     pub(crate) fn take_dirty(&mut self, ram: &mut dyn GuestRam) -> u32 {
         ram.take_dirty(&mut self.harvest);
-        self.pending.merge(&self.harvest);
+        if let Some(rewritten) = &mut self.rewritten {
+            rewritten.take(&self.harvest);
+            self.pending.subtract(&self.harvest);
+        } else {
+            self.pending.merge(&self.harvest);
+        }
         let pages = self.harvest.len();
         self.harvest.clear();
         pages
@@ -144,6 +142,9 @@ impl Sender {
     /// content may be old by now, and must not go behind a newer one.
     pub(crate) fn begin_round(&mut self) {
         self.cursor = Page(0);
+        if let Some(rewritten) = self.rewritten.take() {
+            rewritten.give_up(&mut self.pending);
+        }
         if let Some(codec) = &mut self.codec {
             let staged = &mut codec.staged;
             staged.pages.iter().for_each(|(page, _)| self.pending.insert(*page));
@@ -216,6 +217,12 @@ impl Sender {
             let next = self.pending.next(self.cursor);
             let next = if self.is_push { next.or_else(|| self.pending.next(Page(0))) } else { next };
             let Some(page) = next else {
+                if let Some(rewritten) = &mut self.rewritten
+                    && rewritten.revisit(&mut self.pending)
+                {
+                    self.cursor = Page(0);
+                    continue;
+                }
                 self.flush_staged(batch);
                 return Ok(Filled::RoundDone);
             };
@@ -359,97 +366,13 @@ impl Sender {
     }
 }
 
-impl Codec {
-    fn new(page_count: u32) -> Result<Self, RamFailure> {
-        let staged = Staged {
-            plain: Plain::new(),
-            pages: Vec::with_capacity(PACK_PAGES_MAX),
-            features: Vec::with_capacity(PACK_PAGES_MAX),
-        };
-        let index = SimilarIndex::new(page_count)?;
-        Ok(Self {
-            index,
-            compressor: Compressor::new(),
-            staged,
-            reference: Box::new([0; PAGE_BYTES]),
-            skip: 0,
-            back_off: 0,
-            packed_page: PAGE_BYTES / 2,
-        })
-    }
-
-    /// A page that the target holds and that differs little; its number and the length of the differences.
-    fn find(
-        &mut self,
-        page: Page,
-        content: &PageBytes,
-        features: &Features,
-        identities: &Identities,
-        ram: &dyn GuestRam,
-        patch: &mut [u8],
-    ) -> Option<(Page, usize)> {
-        for candidate in self.index.candidates(features) {
-            if candidate == page || ram.read_page(candidate, &mut self.reference).is_err() {
-                continue;
-            }
-            let Some(length) = patch::diff(&self.reference, content, patch) else { continue };
-            // The guest may have changed the candidate since it was sent: only what the target holds counts.
-            if Identity::of(&self.reference) == identities.get(candidate) {
-                return Some((candidate, length));
-            }
-        }
-        None
-    }
-
-    /// Whether to try and compress the page.
-    fn wants(&mut self, content: &PageBytes) -> bool {
-        if !sample::is_promising(content) {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        true
-    }
-
-    /// About what is staged will come to.
-    fn staged_bytes(&self) -> usize {
-        self.staged.pages.len() * self.packed_page
-    }
-
-    /// Draws conclusions from a pack: one that saved little makes the next ones wait.
-    fn learn(&mut self, packed: Option<usize>, plain_bytes: usize) {
-        let paid = packed.is_some_and(|bytes| bytes * 8 <= plain_bytes * 7);
-        if let Some(bytes) = packed.filter(|_| paid) {
-            self.packed_page = bytes * PAGE_BYTES / plain_bytes.max(1);
-        }
-        self.back_off = if paid { 0 } else { (self.back_off * 2).clamp(1, BACK_OFF_MAX) };
-        self.skip = self.back_off * PACK_PAGES_MAX as u32;
-    }
-}
-
-impl Staged {
-    fn push(&mut self, page: Page, identity: Identity, content: &PageBytes, features: Features) {
-        self.plain.push(content);
-        self.pages.push((page, identity));
-        self.features.push(features);
-    }
-
-    /// Keeps the allocations.
-    fn recycle(&mut self, mut pages: Vec<(Page, Identity)>, mut features: Vec<Features>) {
-        pages.clear();
-        features.clear();
-        self.plain.clear();
-        (self.pages, self.features) = (pages, features);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::io::OUTPUT_BYTES_MIN;
+    use crate::ram::PageBytes;
     use std::vec;
+    use std::vec::Vec;
 
     struct Ram(Vec<PageBytes>);
 
