@@ -17,9 +17,7 @@ pub trait Engine {
     /// Whether a wait should end as soon as anything arrives, whatever that costs.
     fn is_urgent(&self) -> bool;
     /// Whether the guest runs at the target and may wait for a page at any moment.
-    fn is_after_switch(&self) -> bool {
-        false
-    }
+    fn is_after_switch(&self) -> bool;
     /// Where it stands.
     fn status(&self, now: Instant) -> Status;
     /// Whether it can be dropped.

@@ -56,6 +56,9 @@ impl Engine for Spool {
     fn is_urgent(&self) -> bool {
         false
     }
+    fn is_after_switch(&self) -> bool {
+        self.is_after_switch()
+    }
     fn status(&self, now: Instant) -> Status {
         self.status(now)
     }

@@ -35,6 +35,7 @@ fn a_page_may_be_asked_for_before_the_word_that_the_guest_runs_has_come() {
     let mut said = || engine.poll_urgent(now, &mut buffer, ram);
     assert!((1..PAGE_BYTES).contains(&said()), "how the connection begins");
     assert!(said() > PAGE_BYTES, "the page");
+    assert!(engine.is_after_switch());
 }
 
 fn urgent_connection_comes(host: &mut Host<Target>) {
@@ -82,8 +83,10 @@ fn the_word_that_all_was_sent_may_come_before_the_last_page() {
     let (mut host, mut sequence) = committed_without_a_page(VERSION_MAX);
     let phase = |host: &Host<Target>| host.engine.status(Instant::from_nanos(host.now)).phase;
     urgent_connection_comes(&mut host);
+    assert!(host.engine.is_after_switch());
     say(&mut host, Control::Pushed(Pushed { digest: 0 }), &mut sequence);
     assert_eq!(phase(&host), crate::Phase::PostCopy, "the connections are whole");
     absent_page_comes(&mut host);
     assert_eq!(phase(&host), crate::Phase::Completed);
+    assert!(!host.engine.is_after_switch());
 }

@@ -111,6 +111,32 @@ fn what_is_not_the_protocol_is_told_and_what_is_here_stays() {
     assert!(!host.spool.has_source() && !host.spool.is_finished() && host.spool.pages() == 4);
 }
 
+/// What asks for a page is to be seen soon, from when the target takes pages until it has all that are here.
+#[test]
+fn a_guest_may_wait_for_a_page_while_the_target_takes_them() {
+    let mut host = Host::new();
+    let mut sequence = host.meet_source();
+    let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
+    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+    host.give(Input::LinkDown(Channel::SPOOL));
+    host.now += 4_000_000_000;
+    host.give(Input::Timeout);
+    host.give(Input::LinkUp(Channel::MAIN));
+    let mut lacks = crate::bitmap::PageBitmap::empty(PAGES);
+    lacks.insert(crate::ram::Page(3));
+    let mut buffer = vec![0; crate::OUTPUT_BYTES_MIN];
+    let len = crate::wire::absent::Walk::default().next(&lacks, 0, &mut buffer).unwrap();
+    host.give(Input::Bytes(Channel::MAIN, &buffer[..len]));
+    assert!(!host.spool.is_after_switch());
+    let owned = crate::wire::control::Outcome { fate: crate::wire::control::Fate::Owned, incarnation: 1 };
+    let said = encode(&Said::Control(Control::Outcome(owned)), &mut 1);
+    let now = crate::time::Instant::from_nanos(host.now);
+    host.spool.handle_input(now, Input::Bytes(Channel::MAIN, &said), &mut host.store);
+    assert!(host.spool.is_after_switch());
+    host.give(Input::Timeout);
+    assert!(!host.spool.is_after_switch(), "it has all that is here");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

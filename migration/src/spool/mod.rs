@@ -195,6 +195,12 @@ impl Spool {
         self.answer_source(now, buffer)
     }
 
+    /// Whether a guest runs at the target and may wait at any moment for a page that is here.
+    #[must_use]
+    pub fn is_after_switch(&self) -> bool {
+        self.offering.is_giving()
+    }
+
     /// Whether the pages are gone and the engine can be dropped.
     #[must_use]
     pub const fn is_finished(&self) -> bool {

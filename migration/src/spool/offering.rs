@@ -24,9 +24,9 @@ use crate::wire::{VERSION_MAX, VERSION_MIN};
 /// First and longest wait before a target that was not reached, or that is served by its source, is asked again.
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
-/// Longest frame, and most pages looked at for one.
+/// Longest frame, and most pages looked at for one: as few as a source does, since somebody may wait.
 const FRAME_BYTES: usize = 32 * 1024;
-const EXAMINED_MAX: u32 = 256;
+const EXAMINED_MAX: u32 = 64;
 /// Most pages in waiting.
 const WANTED_MAX: usize = 4096;
 
@@ -81,9 +81,14 @@ impl Offering {
         self.give = give;
     }
 
+    /// Whether the target takes pages, and waits for some of them, maybe.
+    pub(super) fn is_giving(&self) -> bool {
+        self.stage == Stage::Giving
+    }
+
     /// Pages that the target is still to be sent.
     pub(super) fn pages_left(&self) -> u32 {
-        if self.stage == Stage::Giving { self.give.len() } else { 0 }
+        if self.is_giving() { self.give.len() } else { 0 }
     }
 
     pub(super) const fn due_at(&self) -> Instant {
@@ -207,7 +212,7 @@ impl Spool {
 
     /// Puts what the target gets next into the buffer; how many bytes.
     pub(super) fn stream(&mut self, now: Instant, buffer: &mut [u8], store: &mut dyn GuestRam) -> usize {
-        if self.offering.stage != Stage::Giving {
+        if !self.offering.is_giving() {
             return 0;
         }
         let Some(link) = &mut self.target.link else { return 0 };
