@@ -84,6 +84,10 @@ pub trait GuestRam {
         Ok(crate::zero::is_zero(&bytes))
     }
 
+    /// A hint that the page is looked at next, for RAM that can be fetched into a cache: processors fetch ahead within a
+    /// page by themselves, but not into the next one.
+    fn prefetch(&self, _page: Page) {}
+
     /// Adds the pages of the last harvest to `into` and forgets them. Called after
     /// [`crate::GuestEvent::DirtyLogHarvested`] only.
     fn take_dirty(&mut self, into: &mut PageBitmap);

@@ -51,6 +51,12 @@ impl GuestRam for MachineRam {
         ram.is_zero_page(page.0 as usize).ok_or(RamFailure::OutOfRange(page))
     }
 
+    fn prefetch(&self, page: Page) {
+        if let Some(ram) = self.ram() {
+            ram.prefetch_page(page.0 as usize);
+        }
+    }
+
     fn take_dirty(&mut self, into: &mut PageBitmap) {
         let Some(ram) = self.ram() else {
             return;

@@ -228,6 +228,9 @@ impl Sender {
             };
             self.pending.remove(page);
             self.cursor = Page(page.0 + 1);
+            if self.pending.contains(self.cursor) {
+                ram.prefetch(self.cursor);
+            }
             self.page(page, ram, batch)?;
         }
         if self.is_push {
@@ -371,10 +374,17 @@ mod tests {
     use super::*;
     use crate::io::OUTPUT_BYTES_MIN;
     use crate::ram::PageBytes;
+    use core::cell::RefCell;
     use std::vec;
     use std::vec::Vec;
 
-    struct Ram(Vec<PageBytes>);
+    struct Ram(Vec<PageBytes>, RefCell<Vec<Page>>);
+
+    impl Ram {
+        fn new(pages: Vec<PageBytes>) -> Self {
+            Self(pages, RefCell::default())
+        }
+    }
 
     impl GuestRam for Ram {
         fn page_count(&self) -> u32 {
@@ -386,6 +396,9 @@ mod tests {
         }
         fn write_page(&mut self, page: Page, _from: &PageBytes) -> Result<(), RamFailure> {
             Err(RamFailure::OutOfRange(page))
+        }
+        fn prefetch(&self, page: Page) {
+            self.1.borrow_mut().push(page);
         }
         fn take_dirty(&mut self, into: &mut PageBitmap) {
             into.insert(Page(1));
@@ -406,7 +419,7 @@ mod tests {
     /// Pages that the push has not reached yet.
     #[test]
     fn what_goes_to_a_spool_is_compressed_and_is_still_to_be_sent() {
-        let ram = Ram(vec![page(false), page(true), [0; PAGE_BYTES], page(false), page(false)]);
+        let ram = Ram::new(vec![page(false), page(true), [0; PAGE_BYTES], page(false), page(false)]);
         let mut buffer = vec![0; OUTPUT_BYTES_MIN];
         let mut bytes = |compression| {
             let mut sender = Sender::new(5, compression).unwrap();
@@ -436,7 +449,7 @@ mod tests {
     /// It shares the wire with what somebody waits for.
     #[test]
     fn a_frame_for_a_spool_is_no_longer_than_it_is_to_be() {
-        let ram = Ram((0..8).map(|_| page(true)).collect());
+        let ram = Ram::new((0..8).map(|_| page(true)).collect());
         let mut buffer = vec![0; 8 * OUTPUT_BYTES_MIN];
         let mut sender = Sender::new(8, Compression::Adaptive).unwrap();
         sender.begin_push(None);
@@ -451,7 +464,7 @@ mod tests {
     /// changes it.
     #[test]
     fn old_content_never_goes_behind_new() {
-        let mut ram = Ram(vec![page(true), page(false)]);
+        let mut ram = Ram::new(vec![page(true), page(false)]);
         let mut sender = Sender::new(2, Compression::Adaptive).unwrap();
         let mut buffer = vec![0; OUTPUT_BYTES_MIN];
         let filled = sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap();
@@ -465,7 +478,7 @@ mod tests {
 
     #[test]
     fn what_was_taken_and_did_not_go_is_still_to_be_sent() {
-        let ram = Ram(vec![page(true), page(false)]);
+        let ram = Ram::new(vec![page(true), page(false)]);
         let mut sender = Sender::new(2, Compression::Adaptive).unwrap();
         let mut buffer = vec![0; OUTPUT_BYTES_MIN];
         sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap();
@@ -477,12 +490,22 @@ mod tests {
 
     #[test]
     fn a_frame_is_soon_done_while_somebody_may_wait() {
-        let ram = Ram(vec![[0; PAGE_BYTES]; 1000]);
+        let ram = Ram::new(vec![[0; PAGE_BYTES]; 1000]);
         let mut sender = Sender::new(1000, Compression::Adaptive).unwrap();
         sender.begin_push(None);
         let mut buffer = vec![0; OUTPUT_BYTES_MIN];
         let mut batch = Batch::new(&mut buffer);
         assert_eq!(sender.fill(&ram, &mut batch, PAGE_BYTES), Ok(Filled::More));
         assert_eq!(sender.counts().zero, 64);
+    }
+
+    #[test]
+    fn what_comes_next_is_fetched_ahead() {
+        let ram = Ram::new(vec![page(true); 4]);
+        let mut sender = Sender::new(4, Compression::Off).unwrap();
+        sender.pending.remove(Page(2));
+        let mut buffer = vec![0; 8 * OUTPUT_BYTES_MIN];
+        assert_eq!(sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX), Ok(Filled::RoundDone));
+        assert_eq!(*ram.1.borrow(), [Page(1)], "pages that do not go are not fetched");
     }
 }

@@ -90,6 +90,16 @@ fn zero_pages_are_recognised() {
 }
 
 #[test]
+fn fetching_ahead_changes_nothing_and_stays_within_the_guest() {
+    let ram = ram(1);
+    ram.write(Gpa::new(3 * PAGE_SIZE), &[1]).unwrap();
+    for page in [3, 511, 512, usize::MAX >> 12] {
+        ram.prefetch_page(page);
+    }
+    assert_eq!((ram.is_zero_page(3), ram.is_zero_page(511)), (Some(false), Some(true)));
+}
+
+#[test]
 fn a_host_without_memory_keeps_nothing() {
     let mut source = HeapBlocks { left: 2 };
     let error = GuestRam::new(&mut source, 3 * BLOCK_BYTES, 1).unwrap_err();
