@@ -231,7 +231,7 @@ pub trait Host {
     /// Asks the lost target of a move again now, with a name at that host's address.
     ///
     /// # Errors
-    /// [`ActionError::NotMigrating`], or that there is no such host.
+    /// [`ActionError::NotMigrating`], or that there is nobody to ask.
     fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError>;
     /// Migrations under way, out and in.
     fn migrations(&self) -> Vec<MigrationView>;

@@ -96,9 +96,8 @@ impl Machine {
 
     fn command(&mut self, guest: &str, command: Command) -> Result<(), ActionError> {
         let now = migration_time(Instant::now());
-        self.migrations
-            .command(now, &mut self.guests, guest, command)
-            .map_err(|error| ActionError::NotMigrating(error.0))
+        let done = self.migrations.command(now, &mut self.guests, guest, command);
+        done.map_err(|why| migration_view::unheeded(why, command, &self.platform.info.configuration))
     }
 
     fn address_of(&self, peer: &str) -> Result<core::net::SocketAddrV4, ActionError> {
@@ -230,10 +229,10 @@ impl Host for Machine {
 
     fn recover(&mut self, guest: &str, peer: Option<&str>) -> Result<(), ActionError> {
         if let Some(peer) = peer {
-            let address = self.address_of(peer)?;
-            self.migrations
-                .redirect(guest, (peer, address))
-                .map_err(|error| ActionError::NotMigrating(error.0))?;
+            let (now, to) = (migration_time(Instant::now()), (peer, self.address_of(peer)?));
+            let configuration = &self.platform.info.configuration;
+            let done = self.migrations.redirect(now, &self.guests, guest, to);
+            done.map_err(|why| migration_view::unheeded(why, Command::Retry, configuration))?;
         }
         self.command(guest, Command::Retry)
     }

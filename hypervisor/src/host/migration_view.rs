@@ -8,16 +8,16 @@ use core::time::Duration;
 
 use godwit_boot::config::{Configuration, MemoryMode};
 use godwit_migration::{
-    AbortReason, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Policy, Refusal, SpoolEnd, SpoolEvent,
-    SpoolPolicy, TargetPolicy,
+    AbortReason, Command, Event, Instant, Mode, Overrun, PAGE_BYTES, Page, Phase, Policy, Refusal, SpoolEnd,
+    SpoolEvent, SpoolPolicy, TargetPolicy,
 };
 
 use crate::console::view::{
     Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, MigrationView, Remark, Side,
 };
-use crate::console::{Notice, Tuning};
+use crate::console::{ActionError, Notice, Tuning};
 use crate::guests::{Guests, Key};
-use crate::migrate::{self, Migrations, Occurrence, What};
+use crate::migrate::{self, Migrations, Occurrence, Unheeded, What};
 use crate::vm::memory::GuestRam;
 
 const BITS_PER_BYTE: u64 = 8;
@@ -172,6 +172,49 @@ fn why_not(reason: &AbortReason, copy: Option<&str>) -> String {
     }
 }
 
+/// Why `command` changed nothing, for a person.
+pub(super) fn unheeded(why: Unheeded, command: Command, configuration: &Configuration) -> ActionError {
+    match why {
+        Unheeded::NotMigrating(guest) => ActionError::NotMigrating(guest),
+        Unheeded::OutOfPlace(view) => {
+            let peer = peer_name(configuration, &view.peer);
+            ActionError::Refused(out_of_place(&view.guest, &peer, (view.side, view.status.phase), command))
+        }
+    }
+}
+
+/// What is in the way of `command` for a migration of `guest` that stands there.
+fn out_of_place(guest: &str, peer: &str, (side, phase): (migrate::Side, Phase), command: Command) -> String {
+    use migrate::Side;
+    let way = if side == Side::Target { "from" } else { "to" };
+    match (command, side, phase) {
+        (Command::Cancel, Side::Source, Phase::Committing) => {
+            format!("too late to cancel: {peer} may run {guest} already")
+        }
+        (Command::Cancel, Side::Source, Phase::CommitUnknown) => format!(
+            "too late to cancel: {peer} may run {guest} already; it is asked, and if it does not know, \
+             'migrate reclaim' or 'migrate release' decides"
+        ),
+        (Command::Cancel, Side::Source, _) => format!("too late to cancel: {guest} runs at {peer}"),
+        (Command::Cancel, Side::Target, _) => format!("too late to cancel: {guest} runs here"),
+        (Command::Cancel, Side::Spool, _) => {
+            format!("pages of {guest} are kept here for {peer}: 'migrate release {guest}' drops them")
+        }
+        (Command::Retry, Side::Target, _) => {
+            format!("the source asks, not the target: 'migrate recover {guest}' at {peer}")
+        }
+        (Command::Retry, ..) => {
+            format!("there is nobody to ask: the way of {guest} to {peer} is in phase {phase}")
+        }
+        (Command::Reclaim | Command::Release | Command::TakeOver, ..) => {
+            format!("there is nothing to decide: the way of {guest} {way} {peer} is in phase {phase}")
+        }
+        (Command::Start | Command::Tune(_), ..) => {
+            format!("it is too late: the way of {guest} {way} {peer} is in phase {phase}")
+        }
+    }
+}
+
 /// Why nobody has to decide over a guest of which a copy is made.
 pub(super) fn undecidable(guest: &str, copy: &str) -> String {
     format!(
@@ -203,5 +246,38 @@ mod tests {
         let settings = settings(&configuration);
         let seconds = Duration::from_secs(u64::from(configuration.migration().link_timeout_s));
         assert_eq!((settings.policy.peer_timeout, settings.target.peer_timeout), (seconds, seconds));
+    }
+
+    #[test]
+    fn a_command_that_changes_nothing_says_why() {
+        use migrate::Side::{Source, Spool, Target};
+        let said = |place, command| out_of_place("linux", "b", place, command);
+        for (place, command, wanted) in [
+            ((Source, Phase::PostCopy), Command::Cancel, "too late to cancel: linux runs at b"),
+            ((Source, Phase::Committing), Command::Cancel, "too late to cancel: b may run linux already"),
+            ((Target, Phase::PostCopy), Command::Cancel, "too late to cancel: linux runs here"),
+            (
+                (Spool, Phase::Spooling),
+                Command::Cancel,
+                "pages of linux are kept here for b: 'migrate release linux' drops them",
+            ),
+            (
+                (Source, Phase::PreCopy),
+                Command::Reclaim,
+                "there is nothing to decide: the way of linux to b is in phase pre-copy",
+            ),
+            (
+                (Target, Phase::PreCopy),
+                Command::TakeOver,
+                "there is nothing to decide: the way of linux from b is in phase pre-copy",
+            ),
+            (
+                (Target, Phase::Recovering),
+                Command::Retry,
+                "the source asks, not the target: 'migrate recover linux' at b",
+            ),
+        ] {
+            assert_eq!(said(place, command), wanted);
+        }
     }
 }

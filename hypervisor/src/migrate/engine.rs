@@ -2,12 +2,14 @@
 
 use core::net::SocketAddrV4;
 
-use godwit_migration::{GuestRam, Input, Instant, Output, RunPermit, Source, Status, Target};
+use godwit_migration::{Command, GuestRam, Input, Instant, Output, RunPermit, Source, Status, Target};
 
 /// An engine of one side. See [`godwit_migration::io`] for the contract.
 pub trait Engine {
     /// Takes one input.
     fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam);
+    /// Whether `command` would do something now.
+    fn heeds(&self, command: Command) -> bool;
     /// The next thing to do.
     fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output;
     /// What is to be sent on [`godwit_migration::Channel::URGENT`] now, put into `buffer`; how long it is.
@@ -35,6 +37,9 @@ macro_rules! engine {
         impl Engine for $engine {
             fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
                 self.handle_input(now, input, ram);
+            }
+            fn heeds(&self, command: Command) -> bool {
+                self.heeds(command)
             }
             fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
                 self.poll_output(now, buffer, ram)

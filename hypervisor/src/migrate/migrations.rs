@@ -69,17 +69,25 @@ impl fmt::Display for StartError {
 
 impl core::error::Error for StartError {}
 
-/// There is no such migration.
+/// Why a command changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotMigrating(pub String);
+pub enum Unheeded {
+    /// There is no such migration.
+    NotMigrating(String),
+    /// There is, and it stands where the command has no meaning.
+    OutOfPlace(Box<View>),
+}
 
-impl fmt::Display for NotMigrating {
+impl fmt::Display for Unheeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is not being moved", self.0)
+        match self {
+            Self::NotMigrating(guest) => write!(f, "{guest} is not being moved"),
+            Self::OutOfPlace(view) => write!(f, "{} is in phase {}", view.guest, view.status.phase),
+        }
     }
 }
 
-impl core::error::Error for NotMigrating {}
+impl core::error::Error for Unheeded {}
 
 /// One migration, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,46 +229,74 @@ impl<K: Copy> Migrations<K> {
     /// address.
     ///
     /// # Errors
-    /// [`NotMigrating`] if there is none.
-    pub fn redirect(
+    /// [`Unheeded`] if there is none, or it has no target that could be lost.
+    pub fn redirect<H: GuestHouse<Key = K>>(
         &mut self,
+        now: Instant,
+        house: &H,
         guest: &str,
         (peer, address): (&str, SocketAddrV4),
-    ) -> Result<(), NotMigrating> {
+    ) -> Result<(), Unheeded> {
+        self.check(now, house, guest, Command::Retry)?;
         if let Some(outgoing) = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest) {
             outgoing.session.redirect(peer.to_string(), address);
             outgoing.session.engine_mut().retarget(spools::order(peer, address));
-            return Ok(());
+        } else {
+            self.spools.redirect(guest, (peer, address));
         }
-        let is_kept = self.spools.redirect(guest, (peer, address));
-        if is_kept { Ok(()) } else { Err(NotMigrating(guest.to_string())) }
+        Ok(())
     }
 
     /// Gives `command` to the migration of `guest`, out or in, or to whoever keeps pages of it here.
     ///
     /// # Errors
-    /// [`NotMigrating`] if there is none.
+    /// [`Unheeded`] if there is none, or it would change nothing.
     pub fn command<H: GuestHouse<Key = K>>(
         &mut self,
         now: Instant,
         house: &mut H,
         guest: &str,
         command: Command,
-    ) -> Result<(), NotMigrating> {
+    ) -> Result<(), Unheeded> {
+        self.check(now, house, guest, command)?;
         if let Some(outgoing) = self.outgoing.iter_mut().find(|outgoing| outgoing.guest == guest) {
             if let Command::Tune(policy) = command {
                 outgoing.policy = policy;
             }
             outgoing.session.command(now, house, command);
-            return Ok(());
-        }
-        let incoming = self.incoming.iter_mut().find(|session| house.name(session.guest()) == guest);
-        if let Some(incoming) = incoming {
+        } else if let Some(incoming) =
+            self.incoming.iter_mut().find(|session| house.name(session.guest()) == guest)
+        {
             incoming.command(now, house, command);
-            return Ok(());
+        } else {
+            self.spools.command(now, guest, command);
         }
-        let is_kept = self.spools.command(now, guest, command);
-        if is_kept { Ok(()) } else { Err(NotMigrating(guest.to_string())) }
+        Ok(())
+    }
+
+    /// Whether `command` would do something now to the migration of `guest`, in the order in which one is looked for.
+    fn check<H: GuestHouse<Key = K>>(
+        &self,
+        now: Instant,
+        house: &H,
+        guest: &str,
+        command: Command,
+    ) -> Result<(), Unheeded> {
+        let out = self.outgoing.iter().find(|outgoing| outgoing.guest == guest);
+        let arriving = || self.incoming.iter().find(|session| house.name(session.guest()) == guest);
+        let is_heeded = out
+            .map(|outgoing| outgoing.session.heeds(command))
+            .or_else(|| arriving().map(|session| session.heeds(command)))
+            .or_else(|| self.spools.heeds(guest, command));
+        match is_heeded {
+            Some(true) => Ok(()),
+            Some(false) => {
+                let view = self.views(now, house).into_iter().find(|view| view.guest == guest);
+                let unknown = || Unheeded::NotMigrating(guest.to_string());
+                Err(view.map_or_else(unknown, |view| Unheeded::OutOfPlace(Box::new(view))))
+            }
+            None => Err(Unheeded::NotMigrating(guest.to_string())),
+        }
     }
 
     /// The limits in force for the outgoing migration of `guest`.

@@ -28,7 +28,7 @@ pub mod wire;
 mod tests;
 
 pub use guest::{GuestHouse, Lodging, NotMovable};
-pub use migrations::{Migrations, Settings, StartError};
+pub use migrations::{Migrations, Settings, StartError, Unheeded};
 pub use occurrence::{Occurrence, Side, What};
 pub use session::Wakeup;
 pub use streams::Streams;

@@ -171,6 +171,12 @@ impl<E: Engine, K: Copy> Session<E, K> {
         core::mem::take(&mut self.events)
     }
 
+    /// Whether `command` would do something now.
+    #[must_use]
+    pub fn heeds(&self, command: Command) -> bool {
+        self.engine.heeds(command)
+    }
+
     /// A person wants something.
     pub fn command(&mut self, now: Instant, house: &mut impl Lodging<Key = K>, command: Command) {
         self.input(now, house, Input::Command(command));

@@ -44,6 +44,9 @@ impl Engine for Spool {
     fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
         self.handle_input(now, input, ram);
     }
+    fn heeds(&self, command: Command) -> bool {
+        self.heeds(command)
+    }
     fn poll_output(&mut self, now: Instant, buffer: &mut [u8], ram: &mut dyn GuestRam) -> Output {
         self.poll_output(now, buffer, ram)
     }
@@ -164,18 +167,24 @@ impl Spools {
         polls.fold(Wakeup::At(Instant::NEVER), Wakeup::min)
     }
 
-    /// Gives `command` to the one that keeps pages of `guest`; whether there is one.
-    pub(super) fn command(&mut self, now: Instant, guest: &str, command: Command) -> bool {
-        let Some(kept) = self.kept.iter_mut().find(|kept| kept.guest() == guest) else { return false };
-        kept.session.command(now, &mut kept.cellar, command);
-        true
+    /// Whether `command` would do something now to what is kept of `guest`; `None` if nothing is.
+    pub(super) fn heeds(&self, guest: &str, command: Command) -> Option<bool> {
+        let kept = self.kept.iter().find(|kept| kept.guest() == guest)?;
+        Some(kept.session.heeds(command))
     }
 
-    /// From now on the target of `guest` is reached at another address; whether its pages are kept here.
-    pub(super) fn redirect(&mut self, guest: &str, (peer, address): (&str, SocketAddrV4)) -> bool {
-        let Some(kept) = self.kept.iter_mut().find(|kept| kept.guest() == guest) else { return false };
-        kept.session.redirect(peer.to_string(), address);
-        true
+    /// Gives `command` to the one that keeps pages of `guest`, if there is one.
+    pub(super) fn command(&mut self, now: Instant, guest: &str, command: Command) {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.guest() == guest) {
+            kept.session.command(now, &mut kept.cellar, command);
+        }
+    }
+
+    /// From now on the target of `guest`, if pages of it are kept here, is reached at another address.
+    pub(super) fn redirect(&mut self, guest: &str, (peer, address): (&str, SocketAddrV4)) {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.guest() == guest) {
+            kept.session.redirect(peer.to_string(), address);
+        }
     }
 
     pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = View> {

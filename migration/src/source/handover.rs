@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::Source;
 use super::state::{Asking, Stake, State};
-use crate::io::Event;
+use crate::io::{Command, Event};
 use crate::permit::RunPermit;
 use crate::reason::{AbortReason, StreamFault};
 use crate::status::{Phase, Stage};
@@ -131,6 +131,33 @@ impl Source {
                 self.state = state;
                 self.abort(now, AbortReason::LinkLost);
             }
+        }
+    }
+
+    /// Whether `command` would do something now; in every other phase it is ignored.
+    #[must_use]
+    pub const fn heeds(&self, command: Command) -> bool {
+        match command {
+            Command::Start => matches!(self.state, State::Idle),
+            Command::Tune(_) => !matches!(self.state, State::Finished),
+            Command::Cancel => !matches!(
+                self.state,
+                State::Committing(Stake::Guest(_))
+                    | State::Unknown(_, Stake::Guest(_))
+                    | State::Serving(_)
+                    | State::Releasing
+                    | State::Settling
+                    | State::Finished
+            ),
+            Command::Reclaim | Command::Release => {
+                matches!(self.state, State::Serving(Some(_)) | State::Unknown(_, Stake::Guest(_)))
+            }
+            Command::Retry => matches!(
+                self.state,
+                State::Unknown(Asking::Waiting(_) | Asking::Connecting(_) | Asking::Asked, _)
+                    | State::Serving(None | Some(Asking::Waiting(_) | Asking::Connecting(_) | Asking::Asked))
+            ),
+            Command::TakeOver => false,
         }
     }
 

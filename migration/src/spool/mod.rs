@@ -144,6 +144,18 @@ impl Spool {
         self.source.link.is_some()
     }
 
+    /// Whether `command` would do something now.
+    #[must_use]
+    pub const fn heeds(&self, command: Command) -> bool {
+        match command {
+            Command::Release => !self.is_over,
+            Command::Retry => self.is_asking(),
+            Command::Start | Command::Cancel | Command::Tune(_) | Command::Reclaim | Command::TakeOver => {
+                false
+            }
+        }
+    }
+
     /// Takes one input. Drain [`Self::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, store: &mut dyn GuestRam) {
         match input {

@@ -116,6 +116,11 @@ impl Spool {
         is_new
     }
 
+    /// Whether the target lacks a source, and is not reached yet.
+    pub(super) const fn is_asking(&self) -> bool {
+        matches!(self.offering.stage, Stage::Waiting(_) | Stage::Connecting(_) | Stage::Asked)
+    }
+
     /// A person wants the target to be asked now.
     pub(super) fn offer_now(&mut self, now: Instant) {
         if matches!(self.offering.stage, Stage::Waiting(_)) {

@@ -385,10 +385,14 @@ impl Target {
         }
     }
 
+    /// Whether nobody is there who could send what is absent.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.endpoint.link.is_none() && !self.spooled.is_in_charge()
+    }
+
     /// A person declares that the memory that has not come never will.
     pub(super) fn forsake(&mut self) {
-        let is_alone = self.endpoint.link.is_none() && !self.spooled.is_in_charge();
-        if matches!(self.state, State::Filling) && is_alone {
+        if matches!(self.state, State::Filling) && self.is_alone() {
             self.state = State::Forsaking;
             self.endpoint.act(GuestAction::Forsake);
         }

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use super::{Decider, State, Target, permit_after_commit};
 use crate::guest::GuestDescription;
-use crate::io::{Event, GuestAction, Step};
+use crate::io::{Command, Event, GuestAction, Step};
 use crate::permit::{MigrationId, RunPermit};
 use crate::reason::{AbortReason, GuestFailure, StreamFault};
 use crate::status::Phase;
@@ -54,6 +54,30 @@ impl Target {
         }
         self.run(now, Decider::Source);
         Ok(())
+    }
+
+    /// Whether `command` would do something now; in every other phase it is ignored.
+    #[must_use]
+    pub const fn heeds(&self, command: Command) -> bool {
+        match command {
+            Command::Cancel => !matches!(
+                self.state,
+                State::Starting { .. }
+                    | State::Filling
+                    | State::Forsaking
+                    | State::Owner
+                    | State::Released
+                    | State::Disowned(_)
+                    | State::Stranger
+            ),
+            Command::TakeOver => match self.state {
+                State::Held(_) => true,
+                State::Filling => self.is_alone(),
+                _ => false,
+            },
+            Command::Release => matches!(self.state, State::Owner) && self.endpoint.link.is_none(),
+            Command::Start | Command::Tune(_) | Command::Reclaim | Command::Retry => false,
+        }
     }
 
     /// A person declares the source dead.
@@ -133,7 +157,7 @@ impl Target {
 
     /// A person says that the source is gone for good: nobody will ask any more what became of the guest that runs here.
     pub(super) fn release_by_word(&mut self, now: Instant) {
-        if matches!(self.state, State::Owner) && self.endpoint.link.is_none() {
+        if self.heeds(Command::Release) {
             self.released(now);
         }
     }

@@ -169,7 +169,7 @@ fn a_clone_is_cancelled_at_any_time_and_says_what_it_does_not_know() {
             world.clone_until(phase);
         }
         for word in [Command::Reclaim, Command::Release] {
-            world.command(Side::Source, "linux", word).unwrap();
+            world.command(Side::Source, "linux", word).unwrap_err();
         }
         world.command(Side::Source, "linux", Command::Cancel).unwrap();
         world.until(|world| world.source.views(world.now).is_empty());

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use godwit_migration::{AbortReason, Command, Event, Phase};
 
-use super::super::Side;
+use super::super::{Side, Unheeded};
 use super::{Host, SOURCE, TARGET, World};
 
 /// The source has sent its commit, which is not delivered yet.
@@ -94,9 +94,9 @@ fn a_link_that_is_cut_again_and_again_delays_the_end_and_changes_nothing() {
 fn a_target_that_forgot_leaves_the_guest_held_until_a_person_takes_it_back() {
     let mut world = forgotten();
     assert_eq!(world.start("linux"), Err(super::StartError::AlreadyMigrating("linux".into())));
-    world.command(Side::Source, "linux", Command::Cancel).unwrap();
+    assert_out_of_place(&mut world, Command::Cancel, Phase::CommitUnknown);
+    assert_out_of_place(&mut world, Command::Retry, Phase::CommitUnknown);
     world.pass(Duration::from_millis(10));
-    assert!(world.source.events("linux").any(|event| *event == Event::CancelTooLate));
     assert!(!world.source.house.runs("linux"));
     world.command(Side::Source, "linux", Command::Reclaim).unwrap();
     world.until_quiet();
@@ -142,7 +142,7 @@ fn a_person_runs_the_guest_at_the_target_when_the_source_is_gone_for_good() {
 fn a_target_does_not_let_go_by_a_word_while_its_source_can_be_heard() {
     let mut world = committing();
     world.until(|world| world.target.house.runs("linux"));
-    world.command(Side::Target, "linux", Command::Release).unwrap();
+    world.command(Side::Target, "linux", Command::Release).unwrap_err();
     world.until_quiet();
     world.assert_moved("linux");
 }
@@ -180,4 +180,33 @@ impl World {
         assert_eq!(self.phase(Side::Target), Some(Phase::CommitUnknown));
         assert!(!self.target.house.runs("linux") && self.target.house.names() == ["linux"]);
     }
+}
+
+/// What changes nothing says so, and changes nothing.
+#[track_caller]
+fn assert_out_of_place(world: &mut World, command: Command, phase: Phase) {
+    match world.command(Side::Source, "linux", command) {
+        Err(Unheeded::OutOfPlace(view)) => {
+            assert_eq!((view.guest.as_str(), view.side, view.status.phase), ("linux", Side::Source, phase));
+        }
+        other => panic!("{command:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_has_no_meaning_yet_is_refused_and_the_guest_moves() {
+    let mut world = World::new();
+    world.start_until(Phase::PreCopy);
+    for word in [Command::Reclaim, Command::Release, Command::TakeOver, Command::Retry] {
+        assert_out_of_place(&mut world, word, Phase::PreCopy);
+    }
+    for word in [Command::TakeOver, Command::Release, Command::Retry] {
+        let refused = world.command(Side::Target, "linux", word);
+        assert!(matches!(refused, Err(Unheeded::OutOfPlace(_))), "{word:?}: {refused:?}");
+    }
+    let elsewhere = ("c", core::net::SocketAddrV4::new(SOURCE, super::PORT));
+    let World { source, now, .. } = &mut world;
+    source.migrations.redirect(*now, &source.house, "linux", elsewhere).unwrap_err();
+    world.until_quiet();
+    world.assert_moved("linux");
 }

@@ -31,7 +31,7 @@ use godwit_migration::{
 use self::fake_guest::Key;
 use self::fake_house::House;
 use self::fake_streams::{Net, Weather};
-use super::migrations::{NotMigrating, View};
+use super::migrations::{Unheeded, View};
 use super::{Migrations, Occurrence, Settings, Side, StartError, Wakeup, What};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -148,7 +148,7 @@ impl World {
         self.until(|world| world.phase(Side::Source) == Some(phase));
     }
 
-    fn command(&mut self, side: Side, guest: &str, command: Command) -> Result<(), NotMigrating> {
+    fn command(&mut self, side: Side, guest: &str, command: Command) -> Result<(), Unheeded> {
         let host = if side == Side::Source { &mut self.source } else { &mut self.target };
         host.migrations.command(self.now, &mut host.house, guest, command)
     }

@@ -8,8 +8,8 @@ use core::cell::RefCell;
 use core::net::SocketAddrV4;
 
 use godwit_migration::{
-    Channel, GuestAction, GuestId, GuestRam, Input, Instant, MigrationId, Output, Page, PageBitmap, Purpose,
-    RunPermit, Source, SourceConfig, Status,
+    Channel, Command, GuestAction, GuestId, GuestRam, Input, Instant, MigrationId, Output, Page, PageBitmap,
+    Purpose, RunPermit, Source, SourceConfig, Status,
 };
 
 use super::super::engine::Engine;
@@ -40,6 +40,9 @@ struct Script {
 struct Scripted(Rc<RefCell<Script>>);
 
 impl Engine for Scripted {
+    fn heeds(&self, _command: Command) -> bool {
+        false
+    }
     fn handle_input(&mut self, _now: Instant, input: Input<'_>, _ram: &mut dyn GuestRam) {
         let mut script = self.0.borrow_mut();
         match input {
