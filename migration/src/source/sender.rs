@@ -217,13 +217,17 @@ impl Sender {
             let next = self.pending.next(self.cursor);
             let next = if self.is_push { next.or_else(|| self.pending.next(Page(0))) } else { next };
             let Some(page) = next else {
+                // What waits to be compressed may be among what was written since, and must not go behind it.
+                self.flush_staged(batch);
                 if let Some(rewritten) = &mut self.rewritten
                     && rewritten.revisit(&mut self.pending)
                 {
                     self.cursor = Page(0);
                     continue;
                 }
-                self.flush_staged(batch);
+                if self.pending.next(self.cursor).is_some() {
+                    continue;
+                }
                 return Ok(Filled::RoundDone);
             };
             self.pending.remove(page);
@@ -344,16 +348,27 @@ impl Sender {
         codec.learn(packed, plain_bytes);
         let pages = core::mem::take(&mut codec.staged.pages);
         let features = core::mem::take(&mut codec.staged.features);
+        let mut went = pages.len();
         if packed.is_none() {
+            went = 0;
             for ((page, identity), content) in pages.iter().zip(codec.staged.plain.pages()) {
+                if !batch.has_room_for_page() {
+                    break;
+                }
                 batch.slot(*page).copy_from_slice(content);
                 batch.raw(*page, *identity);
+                went += 1;
             }
-            self.counts.raw += pages.len() as u64;
+            self.counts.raw += went as u64;
         } else {
-            self.counts.compressed += pages.len() as u64;
+            self.counts.compressed += went as u64;
         }
-        for ((page, identity), features) in pages.iter().zip(&features) {
+        // This frame is shorter than those before, since a person has lowered the cap: they are looked at again.
+        for (page, _) in &pages[went..] {
+            self.pending.insert(*page);
+            self.cursor = self.cursor.min(*page);
+        }
+        for ((page, identity), features) in pages.iter().zip(&features).take(went) {
             self.sent(*page, *identity, features);
         }
         if let Some(codec) = &mut self.codec {
@@ -507,5 +522,58 @@ mod tests {
         let mut buffer = vec![0; 8 * OUTPUT_BYTES_MIN];
         assert_eq!(sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX), Ok(Filled::RoundDone));
         assert_eq!(*ram.1.borrow(), [Page(1)], "pages that do not go are not fetched");
+    }
+
+    /// A hybrid move's round goes back at its end. A page that waits to be compressed with others has changed meanwhile.
+    #[test]
+    fn a_round_that_goes_back_never_sends_old_content_behind_new() {
+        let mut ram = Ram::new(vec![page(false), page(true), page(true)]);
+        let mut sender = Sender::new(3, Compression::Adaptive).unwrap();
+        sender.pass_over_rewritten();
+        let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+        assert_eq!(sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX), Ok(Filled::More));
+        ram.0[0] = [0; PAGE_BYTES];
+        let harvest = |sender: &mut Sender, pages: &[u32]| {
+            pages.iter().for_each(|page| sender.harvest.insert(Page(*page)));
+            let Sender { rewritten, harvest, .. } = sender;
+            rewritten.as_mut().unwrap().take(harvest);
+            sender.harvest.clear();
+        };
+        harvest(&mut sender, &[0]);
+        (0..8).for_each(|_| harvest(&mut sender, &[]));
+        while sender.fill(&ram, &mut Batch::new(&mut buffer), usize::MAX).unwrap() == Filled::More {}
+        assert_eq!(sender.identities.get(Page(0)), Identity::ZERO, "the last that went is what RAM holds");
+    }
+
+    /// A person lowers the cap, and frames get shorter than what waits to be compressed.
+    #[test]
+    fn pages_that_neither_compress_nor_fit_a_shorter_frame_go_in_the_next() {
+        let half: Vec<u8> = page(true)[..2048].iter().chain(&page(false)[..2048]).copied().collect();
+        let distinct = |first: u8| {
+            let mut page: PageBytes = half.as_slice().try_into().unwrap();
+            page.iter_mut().take(2048).for_each(|byte| *byte = byte.wrapping_mul(2 * first + 1));
+            page
+        };
+        let ram = Ram::new((0..13).map(distinct).collect());
+        let mut sender = Sender::new(13, Compression::Adaptive).unwrap();
+        let mut long = vec![0; 64 << 10];
+        let mut batch = Batch::new(&mut long);
+        for number in 0..13 {
+            sender.pending.remove(Page(number));
+            sender.page(Page(number), &ram, &mut batch).unwrap();
+        }
+        sender.cursor = Page(13);
+        let staged = |sender: &Sender| sender.codec.as_ref().unwrap().staged.pages.len();
+        assert_eq!((staged(&sender), batch.is_empty()), (13, true), "all wait");
+        let mut short = vec![0; OUTPUT_BYTES_MIN];
+        let mut frames = 0;
+        while sender.fill(&ram, &mut Batch::new(&mut short), usize::MAX).unwrap() == Filled::More {
+            frames += 1;
+            assert!(frames < 20, "it comes to an end");
+        }
+        assert_eq!((staged(&sender), sender.left()), (0, 0));
+        for (content, page) in ram.0.iter().zip((0..).map(Page)) {
+            assert_eq!(sender.identities.get(page), Identity::of(content), "{page:?}");
+        }
     }
 }

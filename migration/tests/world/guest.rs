@@ -113,12 +113,32 @@ pub(crate) struct Truth {
     pub(crate) pages: Vec<Box<PageBytes>>,
     pub(crate) writes: u64,
     working_set: u64,
+    drifts: bool,
+    contents: Contents,
 }
 
+/// What is in the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Zeros, noise, text and what resembles it.
+    Mixed,
+    /// So little of it compresses that what does waits long for more of its kind.
+    MostlyNoise,
+    /// Most of it looks as if it compressed, and hardly does.
+    HalfNoise,
+}
+
+/// The kind of such a page.
+const HALF_NOISE: u64 = 8;
+
+/// Pages that a guest whose writing drifts writes at a time, and how often it writes before it writes others.
+const DRIFT_PAGES: u64 = 4;
+const DRIFT_WRITES: u64 = 24;
+
 impl Truth {
-    pub(crate) fn new(count: u32, working_set: u64) -> Self {
+    pub(crate) fn new(count: u32, working_set: u64, drifts: bool, contents: Contents) -> Self {
         let pages = (0..count).map(|_| Box::new([0; PAGE_BYTES])).collect();
-        Self { pages, writes: 0, working_set: working_set.clamp(1, count.into()) }
+        Self { pages, writes: 0, working_set: working_set.clamp(1, count.into()), drifts, contents }
     }
 
     /// Fills RAM as after a boot.
@@ -131,7 +151,11 @@ impl Truth {
 
     /// The page that the guest's program writes next.
     pub(crate) fn choose(&self, random: &mut Random) -> u32 {
-        random.below(self.working_set) as u32
+        if !self.drifts {
+            return random.below(self.working_set) as u32;
+        }
+        let first = self.writes / DRIFT_WRITES * DRIFT_PAGES;
+        ((first + random.below(DRIFT_PAGES)) % self.working_set) as u32
     }
 
     /// The next write of the guest's program: the new content of a page.
@@ -144,11 +168,20 @@ impl Truth {
     fn invent(&mut self, random: &mut Random, page: u32) -> PageBytes {
         self.writes += 1;
         let mut content = [0; PAGE_BYTES];
-        match random.below(8) {
+        let kind = match self.contents {
+            Contents::Mixed => random.below(8),
+            Contents::MostlyNoise if random.one_in(8) => random.below(8),
+            Contents::MostlyNoise => 2,
+            Contents::HalfNoise if random.one_in(3) => random.below(8),
+            Contents::HalfNoise => HALF_NOISE,
+        };
+        let mut noise = |words: &mut [[u8; 8]]| {
+            words.iter_mut().for_each(|word| *word = random.next().to_le_bytes());
+        };
+        match kind {
             0 | 1 => return content,
-            2 | 3 => {
-                content.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = random.next().to_le_bytes())
-            }
+            2 | 3 => noise(content.as_chunks_mut().0),
+            HALF_NOISE => noise(content[PAGE_BYTES / 2..].as_chunks_mut().0),
             4 | 5 => {
                 let line = format!(
                     "{:08} page {page} is written, generation {} of many\n",

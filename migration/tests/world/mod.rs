@@ -119,7 +119,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(plan: Plan) -> Self {
         let mut random = Random::new(plan.seed);
-        let mut truth = Truth::new(plan.pages, plan.working_set);
+        let mut truth = Truth::new(plan.pages, plan.working_set, plan.drifts, plan.contents);
         truth.boot(&mut random);
         let mut ram = Ram::new(plan.pages, u32::MAX);
         ram.pages.clone_from(&truth.pages);
@@ -483,6 +483,13 @@ impl World {
                 Fault::CrashSource(time) => self.crash_source(time),
                 Fault::CrashTarget(time) => self.crash_target(time),
                 Fault::CancelAtSource => self.source.commands.push(Command::Cancel),
+                Fault::Cap(rate) => {
+                    let policy = godwit_migration::Policy {
+                        bandwidth_bytes_per_second: Some(rate),
+                        ..self.plan.policy
+                    };
+                    self.source.commands.push(Command::Tune(policy));
+                }
                 Fault::CancelAtTarget => self.target.cancel_is_due = true,
                 Fault::GuestEnds => self.end_guest(),
             }

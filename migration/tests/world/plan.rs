@@ -7,6 +7,7 @@ use godwit_migration::{
 };
 
 use super::COPY;
+use super::guest::Contents;
 use super::link::{Noise, Wire};
 use super::random::Random;
 use super::third::SpoolPlan;
@@ -25,6 +26,8 @@ pub(crate) enum Fault {
     /// A person cancels at the source, or at the target.
     CancelAtSource,
     CancelAtTarget,
+    /// A person caps the wire at so many bytes a second.
+    Cap(u64),
     /// The guest stops by itself.
     GuestEnds,
     /// The target becomes unreachable for so long.
@@ -38,9 +41,9 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Whether it is the third host's alone.
-    pub(crate) const fn is_of_the_spool(self) -> bool {
-        matches!(self, Self::CutSpool | Self::CrashSpool(_) | Self::PartitionSpool(_))
+    /// Whether the guest moves all the same: it is the third host's alone, or nothing that goes wrong.
+    pub(crate) const fn is_harmless(self) -> bool {
+        matches!(self, Self::CutSpool | Self::CrashSpool(_) | Self::PartitionSpool(_) | Self::Cap(_))
     }
 }
 
@@ -50,6 +53,9 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) pages: u32,
     pub(crate) working_set: u64,
+    /// The guest writes few pages at a time, and then others.
+    pub(crate) drifts: bool,
+    pub(crate) contents: Contents,
     pub(crate) write_period: Duration,
     pub(crate) wire: Wire,
     pub(crate) policy: Policy,
@@ -100,6 +106,8 @@ impl Plan {
             seed,
             pages,
             working_set: random.between(1, pages.into()),
+            drifts: false,
+            contents: Contents::Mixed,
             write_period: random.micros(100, 20_000),
             wire,
             policy,
@@ -215,6 +223,18 @@ impl Plan {
         plan
     }
 
+    /// Often what the guest writes moves on, and a person who cannot leave the cap alone is at the source.
+    pub(crate) fn restless(mut self) -> Self {
+        let mut random = Random::new(self.seed ^ 0x70e);
+        self.drifts = random.one_in(3);
+        self.contents = *random.pick(&[Contents::Mixed, Contents::MostlyNoise, Contents::HalfNoise]);
+        for _ in 0..if random.one_in(3) { random.between(1, 3) } else { 0 } {
+            self.faults.push((random.between(2, 30), Fault::Cap(random.between(300_000, 5_000_000))));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+        self
+    }
+
     /// The third host may have too little memory, or something else against it; and often the source dies after the switch.
     fn with_a_spool_in_trouble(&mut self) {
         let mut random = Random::new(self.seed ^ 0x59001);
@@ -262,7 +282,7 @@ impl Plan {
     /// Whether anything may keep the guest from moving.
     pub(crate) fn is_calm(&self) -> bool {
         let Noise { corrupt, drop, repeat, swap, stall: _ } = self.wire.noise;
-        self.faults.iter().all(|(_, fault)| fault.is_of_the_spool())
+        self.faults.iter().all(|(_, fault)| fault.is_harmless())
             && self.dies_when_spooled.is_none()
             && self.failing_steps.is_empty()
             && corrupt + drop + repeat + swap == 0
