@@ -28,6 +28,7 @@ use crate::wire::hello::{Hello, Reply};
 use crate::wire::opening::{Greeting, Opening};
 use crate::wire::record::{Fold, Record};
 
+mod claims;
 mod clone;
 mod urgent;
 
@@ -210,7 +211,16 @@ fn content(record: Record, fill: u8, is_right: bool) -> Vec<u8> {
 
 fn complete(is_ended: bool) -> Complete {
     let ns = u64::MAX;
-    Complete { is_ended, filling_ns: ns, waits: ns, median_ns: ns, p99_ns: ns, longest_ns: ns, total_ns: ns }
+    Complete {
+        is_ended,
+        differs: false,
+        filling_ns: ns,
+        waits: ns,
+        median_ns: ns,
+        p99_ns: ns,
+        longest_ns: ns,
+        total_ns: ns,
+    }
 }
 
 /// An engine with a guest at hand that does every step at once.
@@ -306,6 +316,11 @@ impl<T: Engine> Host<T> {
 }
 
 fn target() -> Host<Target> {
+    target_that(true)
+}
+
+/// A target where a guest can wait for pages, or cannot.
+fn target_that(post_copy: bool) -> Host<Target> {
     let host = HostCapabilities {
         name: "b".into(),
         incarnation: 1,
@@ -316,7 +331,7 @@ fn target() -> Host<Target> {
         memory_free_bytes: 1 << 20,
         vcpus_max: 1,
         is_busy: false,
-        post_copy: true,
+        post_copy,
     };
     let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });
     Host { engine, ram: None, permit: None, now: 0, runs: 0 }

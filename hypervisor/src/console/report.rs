@@ -78,7 +78,9 @@ fn moved(moved: &MigrationReport, out: &mut impl Write) -> fmt::Result {
     let Report { downtime, stops, .. } = report;
     travelled(report, out)?;
     write!(out, "{}", Causes(downtime))?;
-    writeln!(out, "digest: {:016x} at both ends", report.digest)?;
+    if is_whole(report) {
+        writeln!(out, "digest: {:016x} at both ends", report.digest)?;
+    }
     if stops.recalls() > 0 {
         writeln!(out, "{}", InVain(stops))?;
     }
@@ -137,10 +139,14 @@ impl fmt::Display for Causes<'_> {
     }
 }
 
-/// What is known of the guest's memory at the end: a move that began without all of it may have ended so.
+/// Whether all of the guest's memory has come and is what it was: a move that began without all of it may have ended so.
+fn is_whole(report: &Report) -> bool {
+    report.post_copy.is_none_or(|post_copy| post_copy.is_whole || post_copy.pages == 0)
+}
+
+/// What is known of the guest's memory at the end.
 fn verdict(report: &Report) -> &'static str {
-    let is_whole = report.post_copy.is_none_or(|post_copy| post_copy.is_whole || post_copy.pages == 0);
-    if is_whole { "verified" } else { "not whole" }
+    if is_whole(report) { "verified" } else { "not whole" }
 }
 
 fn estimated(estimate: &MigrationEstimate, out: &mut impl Write) -> fmt::Result {
@@ -246,20 +252,25 @@ fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fm
         }
         Remark::Reconnected => writeln!(out, "{guest}: {peer} is back, memory flows again"),
         Remark::DigestDiffers => {
-            writeln!(out, "{guest}: what came after the switch is not what {peer} had; do not trust it")
+            writeln!(out, "{guest}: what came after the switch is not what its source had; do not trust it")
         }
         Remark::TargetLost => {
             writeln!(
                 out,
-                "{guest}: {peer} was restarted while it ran there, and it is lost with it; decide:"
+                "{guest}: {peer} was restarted while it ran there, and it is lost with it, or is not"
             )?;
+            writeln!(out, "  the host where it runs ('migrate recover {guest} HOST' asks another); decide:")?;
             writeln!(out, "  'migrate reclaim {guest}': it goes on here from where it was switched")?;
             writeln!(out, "  'migrate release {guest}': nobody wants that")
         }
         Remark::TargetForgot => {
-            writeln!(out, "{guest}: {peer} was restarted and does not know whether it ran it; decide:")?;
-            writeln!(out, "  'migrate reclaim {guest}' if {peer} does not run it: it goes on here")?;
-            writeln!(out, "  'migrate release {guest}' if {peer} runs it: this host lets go of it")
+            writeln!(
+                out,
+                "{guest}: {peer} does not know whether it ran it: it was restarted, or was not asked"
+            )?;
+            writeln!(out, "  before ('migrate recover {guest} HOST' asks another); decide:")?;
+            writeln!(out, "  'migrate reclaim {guest}' if no other host runs it: it goes on here")?;
+            writeln!(out, "  'migrate release {guest}' if another runs it: this host lets go of it")
         }
     }
 }

@@ -14,6 +14,7 @@
 mod common;
 mod ends;
 mod measure;
+mod prefetch;
 mod ram;
 mod window;
 

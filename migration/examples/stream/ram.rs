@@ -7,10 +7,7 @@ use memmap2::MmapMut;
 use xxhash_rust::xxh64::xxh64;
 
 use super::common::{Failure, memory};
-
-/// Bytes of a cache line, and how many of them are fetched of the page that is next: as the hypervisor does.
-const LINE_BYTES: usize = 64;
-const LINES_AHEAD: usize = 16;
+use super::prefetch::prefetch;
 
 pub(crate) struct Ram(MmapMut);
 
@@ -61,16 +58,9 @@ impl GuestRam for Ram {
         self.page(page).map(is_zero)
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn prefetch(&self, page: Page) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let Ok(page) = self.page(page) else { return };
-        for line in page.chunks(LINE_BYTES).take(LINES_AHEAD) {
-            // SAFETY: it reads nothing; the address is that of a line of the page.
-            #[expect(unsafe_code, reason = "the only way to say it")]
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-            }
+        if let Ok(page) = self.page(page) {
+            prefetch(page);
         }
     }
 

@@ -152,18 +152,17 @@ impl Source {
             Command::Reclaim | Command::Release => {
                 matches!(self.state, State::Serving(Some(_)) | State::Unknown(_, Stake::Guest(_)))
             }
-            Command::Retry => matches!(
-                self.state,
-                State::Unknown(Asking::Waiting(_) | Asking::Connecting(_) | Asking::Asked, _)
-                    | State::Serving(None | Some(Asking::Waiting(_) | Asking::Connecting(_) | Asking::Asked))
-            ),
+            Command::Retry => matches!(self.state, State::Unknown(..) | State::Serving(_)),
             Command::TakeOver => false,
         }
     }
 
-    /// A person wants a lost target to be asked now.
+    /// A person wants a lost target to be asked now, also one that has answered that it does not know: it may be another
+    /// host than before, or may not have been the right one.
     pub(super) fn retry(&mut self, now: Instant) {
-        if let State::Unknown(Asking::Waiting(_), _) | State::Serving(Some(Asking::Waiting(_))) = self.state {
+        if let State::Unknown(Asking::Waiting(_) | Asking::Forgotten, _)
+        | State::Serving(Some(Asking::Waiting(_) | Asking::Forgotten)) = self.state
+        {
             self.ask_again = ASK_AGAIN_MIN;
             self.reconnect(now);
         }

@@ -216,7 +216,10 @@ impl Source {
             return Err(AbortReason::Stream(StreamFault::Unexpected));
         }
         let nanos = Duration::from_nanos;
-        self.serving.is_whole = !complete.is_ended;
+        self.serving.is_whole = !complete.is_ended && !complete.differs;
+        if complete.differs {
+            self.endpoint.tell(Event::DigestDiffers);
+        }
         self.serving.filling = nanos(complete.filling_ns);
         self.serving.waits = Waits {
             count: complete.waits,
@@ -293,7 +296,7 @@ impl Source {
     pub(super) fn urgent_on_time(&mut self, now: Instant) {
         if self.endpoint.urgent.is_silent(now, self.policy.peer_timeout) {
             self.endpoint.urgent.hang_up();
-            self.on_urgent_down(now);
+            self.on_urgent_down_by_us(now);
         }
         if self.endpoint.urgent.is_due(now) && !self.endpoint.is_closing() && self.endpoint.link.is_some() {
             self.endpoint.urgent.connect();

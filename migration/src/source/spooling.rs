@@ -231,7 +231,7 @@ impl Spooling {
                 let body: AbortBody = control::decode(body).map_err(lost)?;
                 Err(match body.reason() {
                     AbortReason::Cancelled => SpoolTrouble::Dismissed,
-                    AbortReason::PeerOutOfMemory => SpoolTrouble::Refused(Vec::new()),
+                    AbortReason::PeerOutOfMemory => SpoolTrouble::OutOfMemory,
                     _ => SpoolTrouble::Lost,
                 })
             }

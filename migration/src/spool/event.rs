@@ -14,6 +14,8 @@ pub enum SpoolTrouble {
     Lost,
     /// It does not want to.
     Refused(Vec<Refusal>),
+    /// Its memory is full.
+    OutOfMemory,
     /// A person there does not want it any more: it is not asked again.
     Dismissed,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for SpoolTrouble {
                 }
                 Ok(())
             }
+            Self::OutOfMemory => f.write_str("it has no memory left; what is there already it keeps"),
             Self::Dismissed => f.write_str("a person there has let the guest's pages go"),
         }
     }

@@ -111,6 +111,21 @@ fn what_is_not_the_protocol_is_told_and_what_is_here_stays() {
     assert!(!host.spool.has_source() && !host.spool.is_finished() && host.spool.pages() == 4);
 }
 
+/// What is here is the only place where it is if the source dies next.
+#[test]
+fn a_spool_without_memory_left_offers_what_it_has() {
+    let mut host = Host::new();
+    let mut sequence = host.meet_source();
+    let record = |first| crate::wire::record::Record::Raw { first: crate::ram::Page(first), count: 4 };
+    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record(3), 7, true)]), &mut sequence)));
+    let failure = crate::ram::RamFailure::OutOfMemory(crate::ram::Page(8));
+    host.spool.on_bad_source(Instant::from_nanos(host.now), &AbortReason::Ram(failure));
+    // The connection is closed by this side: nobody tells that it is gone.
+    host.now += 4_000_000_000;
+    host.give(Input::Timeout);
+    assert_eq!((host.connects, host.spool.pages()), (1, 4));
+}
+
 /// What asks for a page is to be seen soon, from when the target takes pages until it has all that are here.
 #[test]
 fn a_guest_may_wait_for_a_page_while_the_target_takes_them() {

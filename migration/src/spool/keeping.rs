@@ -122,15 +122,22 @@ impl Spool {
     }
 
     /// What came cannot be taken. What is here already is kept.
-    fn on_bad_source(&mut self, now: Instant, reason: &AbortReason) {
+    pub(super) fn on_bad_source(&mut self, now: Instant, reason: &AbortReason) {
         self.tell(SpoolEvent::TurnedAway(reason.clone()));
         if matches!(reason, AbortReason::Ram(RamFailure::OutOfMemory(_))) {
             self.source.say(Control::Abort(AbortBody::to_wire(reason)));
-            self.source.close();
-            return;
+            return self.part_with_source(now);
         }
         self.source.hang_up();
         self.on_source_down(now);
+    }
+
+    /// Says goodbye to a source whose pages cannot be taken. Those that are here are offered once the target lacks a source.
+    fn part_with_source(&mut self, now: Instant) {
+        self.source.close();
+        if !self.held.is_empty() {
+            self.wait_with_offer(now);
+        }
     }
 
     fn tell_progress(&mut self) {
@@ -215,7 +222,7 @@ impl Spool {
         if self.deposit.is_none() {
             self.end(SpoolEnd::NeverBegun);
         } else {
-            self.source.close();
+            self.part_with_source(self.heard_at);
         }
     }
 

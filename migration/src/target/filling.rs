@@ -49,6 +49,8 @@ pub(super) struct Filling {
     answer: Option<Walk>,
     /// The guest has ended meanwhile.
     is_ended: bool,
+    /// What has come is not what the source had.
+    differs: bool,
     /// A person has given up what had not come.
     is_forsaken: bool,
     /// Everything has come, and is what it should be.
@@ -179,7 +181,8 @@ impl Target {
         let Some(receiver) = &self.receiver else { return };
         self.digest = guest_digest(receiver.ram_digest(), receiver.page_count(), 0);
         self.filling.is_whole = digest == self.digest;
-        if !self.filling.is_whole {
+        self.filling.differs = !self.filling.is_whole;
+        if self.filling.differs {
             // Each page was checked when it came. Asking again would end as this did.
             self.endpoint.tell(Event::DigestDiffers);
         }
@@ -199,6 +202,7 @@ impl Target {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.endpoint.say(Control::Complete(Complete {
             is_ended: self.filling.is_ended,
+            differs: self.filling.differs,
             filling_ns: nanos(self.filling.took.unwrap_or_default()),
             waits: waits.count,
             median_ns: nanos(waits.median),

@@ -16,7 +16,7 @@ use crate::device::DeviceState;
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::{GuestDescription, HostCapabilities};
 use crate::io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
-use crate::permit::{MigrationId, RunPermit};
+use crate::permit::{GuestId, MigrationId, RunPermit};
 use crate::policy::TargetPolicy;
 use crate::progress::Told;
 use crate::ram::GuestRam;
@@ -50,6 +50,8 @@ pub struct Target {
     state: State,
     endpoint: Endpoint,
     migration: Option<MigrationId>,
+    /// The guest that the opening names.
+    announced: Option<GuestId>,
     /// The version that is spoken: the highest that both speak.
     version: u16,
     guest: Option<GuestDescription>,
@@ -129,6 +131,7 @@ impl Target {
             state: State::Opening,
             endpoint: Endpoint::new(Phase::Negotiating),
             migration: None,
+            announced: None,
             version: VERSION_MAX,
             guest: None,
             receiver: None,
@@ -318,8 +321,9 @@ impl Target {
 
     fn on_opening(&mut self, now: Instant, greeting: &Greeting) -> Result<(), AbortReason> {
         match (greeting.opening, &self.state) {
-            (Opening::Begin { migration, .. }, State::Opening) => {
+            (Opening::Begin { migration, guest }, State::Opening) => {
                 self.migration = Some(migration);
+                self.announced = Some(guest);
                 let (low, high) = (greeting.version_min, greeting.version_max);
                 if high < VERSION_MIN || low > VERSION_MAX {
                     let refusal =
@@ -341,6 +345,10 @@ impl Target {
 
     fn on_hello(&mut self, now: Instant, hello: &Hello) -> Result<(), AbortReason> {
         let guest = hello.guest().map_err(AbortReason::Stream)?;
+        // The session has made room for the guest of the opening.
+        if self.announced != Some(guest.id) {
+            return Err(AbortReason::Stream(StreamFault::Value));
+        }
         self.source_patience = Duration::from_millis(hello.peer_timeout_ms.into());
         if let Some(link) = &mut self.endpoint.link {
             link.keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
@@ -391,6 +399,10 @@ impl Target {
 
     fn on_seal(&mut self, now: Instant, seal: &Seal, ram: &mut dyn GuestRam) -> Result<(), AbortReason> {
         let Some(receiver) = &mut self.receiver else { return Err(AbortReason::Contract) };
+        // The source was told that nobody can wait here.
+        if seal.absent > 0 && !self.host.post_copy {
+            return Err(AbortReason::Stream(StreamFault::Value));
+        }
         let (digest, state) = receiver.seal(seal.sections, seal.absent)?;
         if digest != seal.digest {
             return Err(AbortReason::DigestMismatch);

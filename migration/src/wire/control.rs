@@ -174,6 +174,9 @@ pub(crate) struct Complete {
     pub(crate) longest_ns: u64,
     #[n(6)]
     pub(crate) total_ns: u64,
+    /// What has come is not what the source had. Sources of before do not know of it.
+    #[cbor(n(7), default)]
+    pub(crate) differs: bool,
 }
 
 /// A control frame to be sent.

@@ -65,7 +65,7 @@ pub(crate) struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Reply {
-    /// The version to be spoken; 0 if there is no common one.
+    /// The version to be spoken; the highest that the target speaks if there is no common one, beside a refusal.
     #[n(0)]
     pub(crate) version: u16,
     /// Empty: accepted.
@@ -133,6 +133,10 @@ impl Hello {
         let lists_fit = self.ranges.len() <= RAM_RANGES_MAX && self.features.len() <= FEATURES_MAX;
         if !name_fits || !vcpus_fit || !lists_fit || self.configuration.len() > CONFIGURATION_BYTES_MAX {
             return Err(StreamFault::Length);
+        }
+        // It is shown on consoles.
+        if self.name.chars().any(char::is_control) {
+            return Err(StreamFault::Value);
         }
         let range = |range: &RangeBody| RamRange { first_frame: range.first_frame, frames: range.frames };
         let ranges: Vec<RamRange> = self.ranges.iter().map(range).collect();

@@ -379,6 +379,7 @@ impl<M: Seen> LivePart<M> {
                 }
             }
             Input::Overrun => self.wait(DOWNTIME_LIMIT, guest, wanted),
+            Input::Retry => give(self, engine::Input::Command(Command::Retry)),
             Input::AskAgain => self.wait(ASK_AGAIN, guest, wanted),
             Input::HoldExpires => self.wait(HOLD, guest, wanted),
         }

@@ -121,6 +121,8 @@ pub(crate) enum Input {
     Overrun,
     /// The wait before the target is asked again is over.
     AskAgain,
+    /// A person has a target asked again that does not know.
+    Retry,
     /// The target has held long enough.
     HoldExpires,
 }

@@ -428,7 +428,7 @@ impl Source {
                 self.act(out, Step::Pause);
             }
             Input::Overrun => self.recall(out),
-            Input::AskAgain => {
+            Input::AskAgain | Input::Retry => {
                 match &mut self.state {
                     State::Unknown(asking) | State::Serving(Some(asking)) => *asking = Asking::Connecting,
                     _ => unreachable!("nothing to ask in {self:?}"),

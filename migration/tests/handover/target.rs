@@ -402,7 +402,8 @@ impl Target {
             | Input::Release
             | Input::Stop
             | Input::Overrun
-            | Input::AskAgain => {}
+            | Input::AskAgain
+            | Input::Retry => {}
         }
     }
 }

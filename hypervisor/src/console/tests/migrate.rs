@@ -300,9 +300,10 @@ fn a_lost_commit_is_explained_and_decided() {
     person.host.notices.push_back(Notice::Migration { guest: "linux".into(), peer: "b".into(), remark });
     assert_eq!(
         person.sees(),
-        "linux: b was restarted and does not know whether it ran it; decide:
-  'migrate reclaim linux' if b does not run it: it goes on here
-  'migrate release linux' if b runs it: this host lets go of it
+        "linux: b does not know whether it ran it: it was restarted, or was not asked
+  before ('migrate recover linux HOST' asks another); decide:
+  'migrate reclaim linux' if no other host runs it: it goes on here
+  'migrate release linux' if another runs it: this host lets go of it
 a>"
     );
     assert!(person.asks("migrate reclaim linux").ends_with("linux goes on here\na>"));

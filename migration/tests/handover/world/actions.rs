@@ -72,6 +72,9 @@ impl<C: Cast> World<C> {
             SourceState::Unknown(Asking::Waiting) | SourceState::Serving(Some(Asking::Waiting)) => {
                 actions.push(Action::AskAgain);
             }
+            SourceState::Unknown(Asking::Forgotten) | SourceState::Serving(Some(Asking::Forgotten)) => {
+                actions.push(Action::Retry);
+            }
             _ => {}
         }
         if source.is_stopped() && source.recalls < self.left.recalls {
@@ -213,6 +216,7 @@ impl<C: Cast> World<C> {
             Action::Stop => source(Input::Stop),
             Action::Overrun => source(Input::Overrun),
             Action::AskAgain => source(Input::AskAgain),
+            Action::Retry => source(Input::Retry),
             Action::HoldExpires(attempt) => target(attempt, Input::HoldExpires),
             Action::CancelSource => source(Input::Cancel),
             Action::CancelTarget(attempt) => target(attempt, Input::Cancel),

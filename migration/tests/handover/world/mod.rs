@@ -43,6 +43,8 @@ pub(crate) enum Action {
     Reclaim,
     Release,
     TakeOver(Attempt),
+    /// A person has a target asked again that does not know, or another host.
+    Retry,
     /// A person runs a guest that is left paused at the source.
     Resume,
 }
@@ -57,7 +59,7 @@ pub(crate) enum Outcome {
 impl Action {
     /// Whether it needs a person: for what no host can know.
     pub(crate) const fn is_word(self) -> bool {
-        matches!(self, Self::Reclaim | Self::Release | Self::TakeOver(_) | Self::Resume)
+        matches!(self, Self::Reclaim | Self::Release | Self::TakeOver(_) | Self::Retry | Self::Resume)
     }
 
     /// Whether something goes wrong, or is wanted, that need not be.
@@ -281,6 +283,7 @@ impl<C: Cast> World<C> {
             Action::Stop => self.give_source(Input::Stop, None),
             Action::Overrun => self.give_source(Input::Overrun, None),
             Action::AskAgain => self.give_source(Input::AskAgain, None),
+            Action::Retry => self.give_source(Input::Retry, None),
             Action::HoldExpires(attempt) => self.give_target(attempt, Input::HoldExpires, None),
             Action::Drop(attempt) => self.drop_target(attempt),
             Action::Cut(index) => {
