@@ -17,7 +17,7 @@ mod section;
 #[cfg(feature = "config")]
 pub use error::{ConfigError, Problem};
 #[cfg(feature = "config")]
-pub use grammar::parse;
+pub use grammar::{parse, parse_bytes};
 
 /// Bytes in a host's or guest's name.
 pub const NAME_MAX: usize = 64;

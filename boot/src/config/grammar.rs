@@ -83,6 +83,20 @@ pub fn parse(file: &str, text: &str) -> Result<Configuration, ConfigError> {
     Ok(configuration)
 }
 
+/// Reads the configuration in `bytes`, the content of a file; errors call it `file`.
+///
+/// # Errors
+/// As [`parse`], also if it is not UTF-8.
+pub fn parse_bytes(file: &str, bytes: &[u8]) -> Result<Configuration, ConfigError> {
+    let text = core::str::from_utf8(bytes).map_err(|error| ConfigError {
+        file: file.to_string(),
+        line: 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count(),
+        key: String::new(),
+        problem: Problem::Syntax { message: "this is not UTF-8 text".to_string() },
+    })?;
+    parse(file, text)
+}
+
 fn refuse_duplicate(section: &Section<'_>, name: &Text<NAME_MAX>, taken: bool) -> Result<(), ConfigError> {
     if !taken {
         return Ok(());

@@ -4,7 +4,7 @@
 use core::{fmt::Write, ptr::NonNull};
 
 use godwit_boot::{
-    config::{self, Configuration},
+    config::{Configuration, parse_bytes},
     fixed::Text,
     handoff::{BootInfo, File, PhysicalRange, RegionKind},
     image::Layout,
@@ -57,7 +57,7 @@ impl Preparation {
     pub(crate) fn configure(&mut self, volume: &mut Volume) {
         match volume.read(CONFIGURATION, RegionKind::LOADER) {
             Err(error) => self.complain(error),
-            Ok((mut pages, length)) => match parse(&pages.bytes()[..length as usize]) {
+            Ok((mut pages, length)) => match parse_bytes(CONFIGURATION, &pages.bytes()[..length as usize]) {
                 Ok(configuration) => self.info().configuration = configuration,
                 Err(error) => self.complain(error),
             },
@@ -115,20 +115,5 @@ impl Preparation {
         };
         self.info().rsdp = find([ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID]);
         self.info().smbios = find([ConfigTableEntry::SMBIOS3_GUID, ConfigTableEntry::SMBIOS_GUID]);
-    }
-}
-
-fn parse(bytes: &[u8]) -> Result<Configuration, config::ConfigError> {
-    match core::str::from_utf8(bytes) {
-        Ok(text) => config::parse(CONFIGURATION, text),
-        Err(error) => {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-            Err(config::ConfigError {
-                file: CONFIGURATION.into(),
-                line,
-                key: "".into(),
-                problem: config::Problem::Syntax { message: "this is not UTF-8 text".into() },
-            })
-        }
     }
 }

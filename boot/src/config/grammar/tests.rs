@@ -159,3 +159,10 @@ fn more_sections_than_fit_are_refused() {
         .collect();
     assert_eq!(parse("f", &text).unwrap_err().problem, Problem::TooMany { limit: PEERS_MAX });
 }
+
+#[test]
+fn bytes_that_are_no_text_are_refused_at_their_line() {
+    let error = parse_bytes("godwit.toml", b"[host]\nname = \"a\xff\"\n").unwrap_err();
+    assert_eq!(error.to_string(), "godwit.toml:2: this is not UTF-8 text");
+    assert_eq!(parse_bytes("godwit.toml", WHOLE.as_bytes()).unwrap().guests().len(), 2);
+}
