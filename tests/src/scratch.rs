@@ -16,9 +16,10 @@ pub fn workspace() -> PathBuf {
     tests.parent().unwrap_or(tests).to_path_buf()
 }
 
-/// The directory of build products and of everything the lab writes.
+/// The directory of build products and of everything the lab writes. A relative `CARGO_TARGET_DIR` is what it is to
+/// the lab's own builds, which run in the workspace.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+    workspace().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// Makes a fresh directory for `name`. The first call in a process removes what dead processes left behind.
