@@ -1,7 +1,7 @@
 //! The Linux guest without a hypervisor under it, on the same kind of machine: the reference for "as a guest it takes
 //! so much longer". `tests/guests/direct` starts the kernel from UEFI and says when.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -27,6 +27,6 @@ pub fn disk(path: &Path, linux: &LinuxFiles, command_line: &str) -> Result<()> {
         Content::new("vmlinuz", read(&linux.kernel)?),
         Content::new("initrd.img", read(&linux.initrd)?),
     ];
-    let disk = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-    esp::write(disk, &contents).with_context(|| path.display().to_string())
+    esp::create(path, &contents).with_context(|| path.display().to_string())?;
+    Ok(())
 }

@@ -1,8 +1,8 @@
 //! What a machine boots: the loader and the hypervisor, built, and a disk with them, a configuration and guests.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
@@ -62,7 +62,7 @@ pub fn cargo_build(arguments: &str, environment: &[(&str, &str)]) -> Result<()> 
     Ok(())
 }
 
-/// Writes the disk of one host to `path`: the programs, `configuration` as `godwit.toml`, and `files` beside it.
+/// Writes the disk of one host to `path`: its [`host_contents`].
 ///
 /// # Errors
 /// A file could not be read, or the disk not be written.
@@ -72,6 +72,20 @@ pub fn host_disk(
     configuration: &str,
     files: &[(&str, &Path)],
 ) -> Result<()> {
+    let contents = host_contents(programs, configuration, files)?;
+    esp::create(path, &contents).with_context(|| path.display().to_string())?;
+    Ok(())
+}
+
+/// What is on the disk of one host: the programs, `configuration` as `godwit.toml`, and `files` beside it.
+///
+/// # Errors
+/// A file could not be read.
+pub fn host_contents(
+    programs: &Programs,
+    configuration: &str,
+    files: &[(&str, &Path)],
+) -> Result<Vec<Content>> {
     let read = |file: &Path| fs::read(file).with_context(|| file.display().to_string());
     let mut contents = vec![
         Content::new("EFI/BOOT/BOOTX64.EFI", read(&programs.loader)?),
@@ -81,14 +95,14 @@ pub fn host_disk(
     for (name, file) in files {
         contents.push(Content::new(&format!("godwit/{name}"), read(file)?));
     }
-    let disk = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-    esp::write(disk, &contents).with_context(|| path.display().to_string())
+    Ok(contents)
 }
 
 /// The ELF file without debug sections, if `strip` is at hand: they only cost reading time in the firmware.
 fn stripped(elf: &Path) -> Result<Vec<u8>> {
     let copy = elf.with_extension("stripped");
-    let outcome = Command::new("strip").arg("--strip-debug").arg("-o").arg(&copy).arg(elf).status();
+    let mut strip = Command::new("strip");
+    let outcome = strip.arg("--strip-debug").arg("-o").arg(&copy).arg(elf).stderr(Stdio::null()).status();
     let file = match outcome {
         Ok(status) if status.success() => copy,
         _ => elf.to_path_buf(),

@@ -1,7 +1,9 @@
 //! A disk with one EFI system partition: an MBR (type 0xEF) and a FAT32 file system (UEFI 2.10, 13.3.2).
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
@@ -27,13 +29,37 @@ impl Content {
     pub fn new(path: &str, bytes: Vec<u8>) -> Self {
         Self { path: path.to_owned(), bytes }
     }
+
+    /// Where it is on the disk.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
-/// Writes the disk into the empty file `disk`, which stays sparse.
+/// Writes the disk to `path`, in place of what is there, whole or not at all; returns its length in bytes. The file is
+/// sparse, and at least the size of the smallest FAT32 is free on the disk.
 ///
 /// # Errors
 /// Input or output failed.
-pub fn write(mut disk: File, contents: &[Content]) -> io::Result<()> {
+pub fn create(path: &Path, contents: &[Content]) -> io::Result<u64> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let partial = tempfile::Builder::new()
+        .prefix(".disk-")
+        // What the umask leaves of it, as with any other file; otherwise only the owner could read the disk.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory.unwrap_or(Path::new(".")))?;
+    write(partial.reopen()?, contents)?;
+    let disk = partial.persist(path)?;
+    Ok(disk.metadata()?.len())
+}
+
+/// Writes the disk into the empty file `disk`, which stays sparse.
+fn write(mut disk: File, contents: &[Content]) -> io::Result<()> {
     let used: u64 = contents.iter().map(|c| (c.bytes.len() as u64).next_multiple_of(CLUSTER_BYTES)).sum();
     let clusters = CLUSTERS_MIN + used / CLUSTER_BYTES + contents.len() as u64 * 4;
     let wanted = FIRST_SECTOR * SECTOR_BYTES + clusters * (CLUSTER_BYTES + 2 * 4);
@@ -50,19 +76,25 @@ pub fn write(mut disk: File, contents: &[Content]) -> io::Result<()> {
     fatfs::format_volume(&mut partition, options)?;
     let volume = FileSystem::new(partition, FsOptions::new())?;
     for content in contents {
-        let mut directory = volume.root_dir();
-        let mut names = content.path.split('/').peekable();
-        while let Some(name) = names.next() {
-            if names.peek().is_some() {
-                directory = directory.create_dir(name)?;
-            } else {
-                let mut file = directory.create_file(name)?;
-                file.truncate()?;
-                file.write_all(&content.bytes)?;
-            }
-        }
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", content.path));
+        put(&volume, content).map_err(named)?;
     }
     volume.unmount()
+}
+
+fn put(volume: &FileSystem<Partition>, content: &Content) -> io::Result<()> {
+    let mut directory = volume.root_dir();
+    let mut names = content.path.split('/').peekable();
+    while let Some(name) = names.next() {
+        if names.peek().is_some() {
+            directory = directory.create_dir(name)?;
+        } else {
+            let mut file = directory.create_file(name)?;
+            file.truncate()?;
+            file.write_all(&content.bytes)?;
+        }
+    }
+    Ok(())
 }
 
 fn master_boot_record(sectors: u32) -> [u8; SECTOR_BYTES as usize] {
@@ -129,6 +161,18 @@ impl Seek for Partition {
     }
 }
 
+/// The bytes of the file at `path` on the disk in the file `disk`.
+#[cfg(test)]
+pub(super) fn read_back(disk: &Path, path: &str) -> Vec<u8> {
+    let disk = File::options().read(true).write(true).open(disk).unwrap();
+    let length = disk.metadata().unwrap().len() - FIRST_SECTOR * SECTOR_BYTES;
+    let volume = FileSystem::new(Partition { disk, position: 0, length }, FsOptions::new()).unwrap();
+    assert_eq!(volume.fat_type(), FatType::Fat32);
+    let mut bytes = Vec::new();
+    volume.root_dir().open_file(path).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,13 +205,32 @@ mod tests {
             Content::new("godwit/godwit.toml", b"[host]\n".to_vec()),
             Content::new("godwit/vmlinuz", kernel.clone()),
         ];
-        let disk = disk(&contents);
-        let length = disk.metadata().unwrap().len() - FIRST_SECTOR * SECTOR_BYTES;
-        let volume = FileSystem::new(Partition { disk, position: 0, length }, FsOptions::new()).unwrap();
-        assert_eq!(volume.fat_type(), FatType::Fat32);
-        let mut read = Vec::new();
-        volume.root_dir().open_file("godwit/vmlinuz").unwrap().read_to_end(&mut read).unwrap();
-        assert_eq!(read, kernel);
-        assert!(volume.root_dir().open_file("efi/boot/bootx64.efi").is_ok());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.img");
+        std::fs::write(&path, "what was there before").unwrap();
+        let length = create(&path, &contents).unwrap();
+        assert_eq!(length, path.metadata().unwrap().len());
+        assert!(read_back(&path, "godwit/vmlinuz") == kernel);
+        assert_eq!(read_back(&path, "efi/boot/bootx64.efi"), b"loader");
+    }
+
+    #[test]
+    fn the_disk_grows_with_what_is_on_it_and_has_room_left() {
+        let length = |contents: &[Content]| disk(contents).metadata().unwrap().len();
+        let (empty, file) = (length(&[]), 8 << 20);
+        assert!(empty >= 64 << 20, "{empty}");
+        let full = length(&[Content::new("godwit/initrd.img", vec![0; file])]);
+        assert!(full + CYLINDER_BYTES >= empty + file as u64, "{full}");
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_leaves_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.img");
+        std::fs::write(&path, "as before").unwrap();
+        let error = create(&path, &[Content::new("godwit/a:b", vec![])]).unwrap_err();
+        assert!(error.to_string().starts_with("godwit/a:b: "), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"as before");
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1, "no partial disk stays");
     }
 }
