@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::scratch;
 
 pub mod esp;
+pub mod stick;
 
 use esp::Content;
 
