@@ -1,4 +1,4 @@
-//! `scripts/demo`: a running Linux guest moves between two hosts, and shows that it is still itself.
+//! `scripts/demo`: a running Linux guest moves to another host and back, and shows each time that it is still itself.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ const MEMORY_MIB: u64 = 128;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Moves a running Linux guest from host a to host b.
+/// Moves a running Linux guest from host a to host b by pre-copy, and back by post-copy.
 #[derive(Parser)]
 struct Arguments {
     /// Write the figures to this file, as JSON
