@@ -6,17 +6,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use godwit_tests::bench::{self, Row, Verdict, section};
 use godwit_tests::machine::Kind;
 
 /// Measures the figures and prints them beside what is to be reached.
 #[derive(Parser)]
+#[command(bin_name = "scripts/bench")]
 struct Arguments {
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// Measure only these: image, exits, boot, moves, modes, engine, live (may be repeated)
-    #[arg(long)]
+    /// Measure only this (may be repeated)
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(SECTIONS.map(|(name, _)| name)))]
     only: Vec<String>,
     /// The machine; the figures to reach are for bochs
     #[arg(long, default_value = "bochs")]
@@ -60,4 +62,21 @@ fn run(arguments: &Arguments) -> Result<Vec<Row>> {
         fs::write(file, text).with_context(|| file.display().to_string())?;
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_there_is_can_be_measured() {
+        let parse = |only: &str| Arguments::try_parse_from(["bench", "--only", only]);
+        for (name, _) in SECTIONS {
+            assert_eq!(parse(name).unwrap().only, [name]);
+        }
+        let error = parse("typo").err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(SECTIONS.iter().all(|(name, _)| text.contains(name)), "{text}");
+    }
 }
