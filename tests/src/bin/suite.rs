@@ -4,13 +4,15 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use godwit_tests::machine::{Availability, Kind};
 use godwit_tests::suite::{Group, Tally};
 use godwit_tests::{guest, image, scenarios, suite};
 
 /// Runs the end-to-end tests.
 #[derive(Parser)]
+#[command(bin_name = "suite")]
 struct Arguments {
     /// Run only groups whose name contains this (may be repeated)
     #[arg(long)]
@@ -35,9 +37,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut groups = scenarios::groups();
-    let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|o| name.contains(o));
-    groups.retain(|group| is_wanted(group.name) && arguments.machine.is_none_or(|kind| kind == group.kind));
+    let groups = match wanted(scenarios::groups(), &arguments) {
+        Ok(groups) => groups,
+        Err(problem) => Arguments::command().error(ErrorKind::InvalidValue, problem).exit(),
+    };
     if arguments.list {
         for group in &groups {
             group.checks.iter().for_each(|check| println!("{} ({}): {}", group.name, group.kind, check.name));
@@ -78,6 +81,30 @@ fn main() -> ExitCode {
     if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Those of `groups` that are asked for, or what is wrong with what is asked.
+fn wanted(mut groups: Vec<Group>, arguments: &Arguments) -> Result<Vec<Group>, String> {
+    let names = |groups: &[Group]| {
+        let mut names: Vec<&str> = groups.iter().map(|group| group.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.join(", ")
+    };
+    let is_known = |only: &String| groups.iter().any(|group| group.name.contains(only.as_str()));
+    if let Some(unknown) = arguments.only.iter().find(|only| !is_known(only)) {
+        return Err(format!("--only {unknown}: no group has that in its name; they are {}", names(&groups)));
+    }
+    if let Some(kind) = arguments.machine {
+        groups.retain(|group| group.kind == kind);
+    }
+    let all = names(&groups);
+    let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|o| name.contains(o));
+    groups.retain(|group| is_wanted(group.name));
+    if let (Some(kind), true) = (arguments.machine, groups.is_empty()) {
+        return Err(format!("no such group runs on {kind}; those that do are: {all}"));
+    }
+    Ok(groups)
+}
+
 /// Builds whatever the machines of `groups` boot; otherwise each group does when its turn comes.
 fn build(groups: &[Group]) -> Result<()> {
     image::programs()?;
@@ -98,5 +125,31 @@ fn run_again(groups: &[Group], tallies: &mut [Tally], processors: usize) {
             println!("UNSTABLE {name} ({kind}): failed at first, passed when it ran again");
         }
         tallies[index] = tally;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(line: &str) -> Result<Vec<&'static str>, String> {
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let groups = wanted(scenarios::groups(), &arguments)?;
+        Ok(groups.iter().map(|group| group.name).collect())
+    }
+
+    #[test]
+    fn groups_are_found_by_part_of_their_name_and_by_their_machine() {
+        assert_eq!(names("suite").unwrap().len(), scenarios::groups().len());
+        assert_eq!(names("suite --only move --only spoo --machine bochs").unwrap(), ["moves", "spool"]);
+    }
+
+    #[test]
+    fn what_names_no_group_is_an_error_that_names_them() {
+        let error = names("suite --only moves --only typo").unwrap_err();
+        assert!(error.starts_with("--only typo: ") && error.contains("moves, ") && error.contains("spool"));
+        let error = names("suite --only moves --machine tcg").unwrap_err();
+        assert!(error.contains("QEMU/TCG") && error.contains("without-"), "{error}");
+        assert!(Arguments::try_parse_from(["suite", "qick"]).is_err());
     }
 }
