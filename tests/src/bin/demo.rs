@@ -22,12 +22,13 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Moves a running Linux guest from host a to host b by pre-copy, and back by post-copy.
 #[derive(Parser)]
+#[command(bin_name = "scripts/demo")]
 struct Arguments {
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// bochs or kvm; the best one that works here unless given
-    #[arg(long)]
+    /// bochs or kvm (directly or in Bochs); the best one that works here unless given
+    #[arg(long, value_parser = machine_for_guests)]
     machine: Option<Kind>,
 }
 
@@ -39,6 +40,12 @@ struct Identity {
     processes: Vec<String>,
     /// The data's checksum, as the guest computes it now.
     checksum: String,
+}
+
+/// A kind of machine on which guests run.
+fn machine_for_guests(text: &str) -> Result<Kind, String> {
+    let kind: Kind = text.parse()?;
+    if kind.has_vmx() { Ok(kind) } else { Err(format!("guests do not run on {kind}, which has no VMX")) }
 }
 
 fn main() -> ExitCode {
@@ -230,6 +237,15 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_without_vmx_is_refused() {
+        let parse = |kind: &str| Arguments::try_parse_from(["demo", "--machine", kind]);
+        assert_eq!(parse("bochs").unwrap().machine, Some(Kind::Bochs));
+        for wrong in ["tcg", "boch"] {
+            assert_eq!(parse(wrong).err().unwrap().exit_code(), 2, "{wrong}");
+        }
+    }
 
     #[test]
     fn kernel_threads_and_ps_are_not_compared() {

@@ -5,12 +5,14 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::str::FromStr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use godwit_tests::cluster::{Cluster, HOSTS_MAX, Plan};
 use godwit_tests::config::GuestConfig;
 use godwit_tests::host::Host;
@@ -25,6 +27,7 @@ const RECENT_BYTES: usize = 1_500;
 
 /// Boots hosts and gives you their consoles.
 #[derive(Parser)]
+#[command(bin_name = "scripts/run")]
 struct Arguments {
     /// bochs, kvm (directly or in Bochs), kvm-in-bochs or tcg; the best one that works here unless given
     #[arg(long)]
@@ -55,10 +58,26 @@ struct Arguments {
     pcap: Option<PathBuf>,
     /// Type COMMAND at HOST, wait for its prompt, go on; leave after the last (may be repeated)
     #[arg(long = "do", value_name = "HOST: COMMAND")]
-    orders: Vec<String>,
+    orders: Vec<Order>,
     /// The longest a `--do` command may take, in seconds
     #[arg(long, default_value_t = 60)]
     patience: u64,
+}
+
+/// A command to type, and the host to type it at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Order {
+    host: String,
+    command: String,
+}
+
+impl FromStr for Order {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, command) = text.split_once(": ").ok_or("expected HOST: COMMAND, like \"a: vm list\"")?;
+        Ok(Self { host: host.to_owned(), command: command.to_owned() })
+    }
 }
 
 fn main() -> ExitCode {
@@ -77,6 +96,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         bail!("--pcap: the wire of machines on {kind} does not pass through here");
     }
     let mut plan = Plan::new("run", kind, arguments.hosts.into());
+    let hosts: Vec<&str> = plan.hosts.iter().map(|host| host.config.name.as_str()).collect();
+    if let Some(problem) = problem_with(&arguments.orders, &hosts) {
+        Arguments::command().error(ErrorKind::InvalidValue, problem).exit();
+    }
+    if arguments.orders.is_empty() && !io::stdin().is_terminal() {
+        bail!("standard input is not a terminal: use --do, see --help");
+    }
     for host in &mut plan.hosts {
         host.nic = Some(if arguments.virtio { Nic::VirtioNet } else { Nic::E1000 });
         (host.memory_mib, host.cpus) = (arguments.memory, arguments.cpus);
@@ -106,24 +132,26 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn scripted(cluster: &mut Cluster, orders: &[String], patience: Duration) -> Result<()> {
+/// What is wrong with `orders` where there are these `hosts`.
+fn problem_with(orders: &[Order], hosts: &[&str]) -> Option<String> {
+    let order = orders.iter().find(|order| !hosts.contains(&order.host.as_str()))?;
+    Some(format!("--do \"{}: {}\": the hosts are {}", order.host, order.command, hosts.join(", ")))
+}
+
+fn scripted(cluster: &mut Cluster, orders: &[Order], patience: Duration) -> Result<()> {
     for host in &mut cluster.hosts {
         let name = host.name.clone();
         host.serial().set_tap(Some(Box::new(move |line| println!("{name}| {line}"))));
     }
     cluster.wait_for_prompts()?;
-    for order in orders {
-        let (name, command) = order.split_once(": ").context("--do wants HOST: COMMAND")?;
-        let host = cluster.hosts.iter_mut().find(|h| h.name == name);
+    for Order { host: name, command } in orders {
+        let host = cluster.hosts.iter_mut().find(|h| h.name == *name);
         host.with_context(|| format!("no host {name}"))?.command(command, patience)?;
     }
     Ok(())
 }
 
 fn interactive(cluster: &mut Cluster) -> Result<()> {
-    if !io::stdin().is_terminal() {
-        bail!("standard input is not a terminal: use --do, see --help");
-    }
     let _terminal = RawTerminal::enter()?;
     let keys = keys();
     let mut current = 0;
@@ -226,4 +254,21 @@ fn stty(arguments: &[&str]) -> Result<String> {
         bail!("stty {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_has_a_host_that_there_is() {
+        let order: Order = "a: migrate linux b".parse().unwrap();
+        assert_eq!((order.host.as_str(), order.command.as_str()), ("a", "migrate linux b"));
+        let error = Arguments::try_parse_from(["run", "--do", "help"]).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        let orders = [order, "c: help".parse().unwrap()];
+        assert_eq!(problem_with(&orders[..1], &["a", "b"]), None);
+        let problem = problem_with(&orders, &["a", "b"]).unwrap();
+        assert_eq!(problem, "--do \"c: help\": the hosts are a, b");
+    }
 }
