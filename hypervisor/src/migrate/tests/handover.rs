@@ -95,8 +95,13 @@ fn a_target_that_forgot_leaves_the_guest_held_until_a_person_takes_it_back() {
     let mut world = forgotten();
     assert_eq!(world.start("linux"), Err(super::StartError::AlreadyMigrating("linux".into())));
     assert_out_of_place(&mut world, Command::Cancel, Phase::CommitUnknown);
-    assert_out_of_place(&mut world, Command::Retry, Phase::CommitUnknown);
-    world.pass(Duration::from_millis(10));
+    let forgot =
+        |world: &World| world.source.events("linux").filter(|event| **event == Event::TargetForgot).count();
+    assert_eq!(forgot(&world), 1);
+    world.command(Side::Source, "linux", Command::Retry).unwrap();
+    world.until(|world| forgot(world) == 2);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(forgot(&world), 2, "it is asked when a person says so, not by itself");
     assert!(!world.source.house.runs("linux"));
     world.command(Side::Source, "linux", Command::Reclaim).unwrap();
     world.until_quiet();
