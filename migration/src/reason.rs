@@ -290,11 +290,11 @@ impl AbortReason {
         }
     }
 
-    /// What a person can do about it.
+    /// What a person can do about it, as a sentence goes on; `None` if it is what a person wanted.
     #[must_use]
-    pub const fn advice(&self) -> &'static str {
-        match self {
-            Self::Cancelled | Self::OnlyEstimated => "nothing; migrate when you like",
+    pub const fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Cancelled | Self::OnlyEstimated => return None,
             Self::Refused(_) => "remove what the target names, or choose another target",
             Self::LinkLost => "check the network and that the target listens, then migrate again",
             Self::PeerSilent(_) => "check that the other host is alive, then migrate again",
@@ -306,7 +306,7 @@ impl AbortReason {
                 "check that both hosts run matching releases, and the network"
             }
             Self::NotConverging { .. } => {
-                "raise the downtime limit or the bandwidth, allow more throttling, or migrate when the guest is quieter"
+                "migrate with --mode hybrid or postcopy, raise the downtime limit or the bandwidth, or wait until the guest is quieter"
             }
             Self::LimitOverrun { .. } => {
                 "raise the downtime limit, or migrate when the network loses less and the guest is quieter"
@@ -325,7 +325,7 @@ impl AbortReason {
                 "look at the other host whether the copy runs there; if it does not, clone again"
             }
             Self::TargetLost => "what the guest did at the target is lost: look after what depends on it",
-        }
+        })
     }
 }
 

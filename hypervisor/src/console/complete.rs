@@ -7,6 +7,7 @@ use godwit_migration::Mode;
 
 use super::help::{COMMANDS, Form, Word};
 use super::host::Host;
+use super::options;
 
 /// Candidates that are looked at and listed.
 const CANDIDATES_MAX: usize = 64;
@@ -32,7 +33,7 @@ pub(super) fn complete(left: &str, host: &dyn Host) -> Completion {
         Some(name) => {
             let typed: Vec<&str> = before.collect();
             let forms = COMMANDS.iter().filter(|entry| entry.name == name).flat_map(|entry| entry.forms);
-            forms.filter_map(|form| next_word(form, &typed)).flat_map(|next| names(next, host)).collect()
+            forms.flat_map(|form| next_words(form, &typed)).flat_map(|next| names(next, host)).collect()
         }
     };
     candidates.retain(|candidate| candidate.starts_with(word));
@@ -57,11 +58,16 @@ pub(super) fn complete(left: &str, host: &dyn Host) -> Completion {
     }
 }
 
-/// The kind of word that follows the typed ones in this form, if they fit it.
-fn next_word(form: &Form, typed: &[&str]) -> Option<Word> {
+/// The kinds of word that may follow the typed ones in this form, if they fit it.
+fn next_words(form: &Form, typed: &[&str]) -> Vec<Word> {
     let fits = |(word, typed): (&Word, &&str)| !matches!(word, Word::Literal(literal) if literal != typed);
-    let is_begun = typed.len() < form.words.len() && form.words.iter().zip(typed).all(fits);
-    is_begun.then(|| form.words[typed.len()])
+    if !form.words.iter().zip(typed).all(fits) {
+        return Vec::new();
+    }
+    match form.words.get(typed.len()) {
+        Some(word) => [*word].into(),
+        None => options::next(form.options, &typed[form.words.len()..]),
+    }
 }
 
 /// The candidates of a kind of word.

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write};
 
+use super::options::{self, Spec};
 use super::suggest;
 
 /// A kind of word that a command takes; completion knows the candidates of each.
@@ -32,6 +33,8 @@ pub(super) struct Form {
     pub(super) usage: &'static str,
     /// The words behind the command's name.
     pub(super) words: &'static [Word],
+    /// The options that may follow.
+    pub(super) options: &'static [Spec],
     /// What it does.
     pub(super) summary: &'static str,
 }
@@ -50,7 +53,13 @@ pub(super) struct Entry {
 }
 
 const fn form(usage: &'static str, words: &'static [Word], summary: &'static str) -> Form {
-    Form { usage, words, summary }
+    Form { usage, words, options: &[], summary }
+}
+
+impl Form {
+    const fn with(self, options: &'static [Spec]) -> Self {
+        Self { options, ..self }
+    }
 }
 
 use Word::{Address, Command, Guest, Level, Literal, Mode, Peer, Value};
@@ -79,26 +88,23 @@ pub(super) static COMMANDS: [Entry; 13] = [
         name: "migrate",
         summary: "move a running guest to another host",
         forms: &[
-            form(
-                "GUEST HOST [OPTIONS]",
-                &[Guest, Peer, Literal("--mode"), Mode],
-                "move it; Ctrl-C comes back meanwhile",
-            ),
+            form("GUEST HOST [OPTIONS]", &[Guest, Peer], "move it; Ctrl-C comes back meanwhile")
+                .with(&options::OF_MOVES),
             form(
                 "estimate GUEST HOST [OPTIONS]",
-                &[Literal("estimate"), Guest, Peer, Literal("--mode"), Mode],
+                &[Literal("estimate"), Guest, Peer],
                 "what a move would take",
-            ),
-            form("GUEST HOST ...", &[Guest, Peer, Literal("--spool"), Peer], ""),
+            )
+            .with(&options::OF_ESTIMATES),
             form("status [GUEST]", &[Literal("status"), Guest], "moves under way, out and in"),
-            form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; the guest stays here"),
+            form("cancel [GUEST]", &[Literal("cancel"), Guest], "end the move; it stays at its source"),
             form(
                 "recover GUEST [HOST]",
                 &[Literal("recover"), Guest, Peer],
                 "ask a lost host again, or elsewhere",
             ),
-            form("reclaim GUEST", &[Literal("reclaim"), Guest], "HOST has lost it: it goes on here"),
-            form("release GUEST", &[Literal("release"), Guest], "HOST has it, or nobody wants it"),
+            form("reclaim GUEST", &[Literal("reclaim"), Guest], "no other host has it: it goes on here"),
+            form("release GUEST", &[Literal("release"), Guest], "another host has it: let go of it here"),
             form("takeover GUEST", &[Literal("takeover"), Guest], "at the target: go on without source"),
             form(
                 "set [GUEST] mode MODE",
@@ -121,7 +127,8 @@ pub(super) static COMMANDS: [Entry; 13] = [
         ],
         notes: "OPTIONS (this move): --mode MODE, --downtime-limit 1s, --bandwidth 8MiB/s,\n\
                 --spool HOST: a third host that keeps what goes after the switch, so that this\n\
-                one may die.\n\
+                one may die (not of 'estimate').\n\
+                TIME: 300ms, 1s. RATE: 100mbit, 12MiB/s, none.\n\
                 MODE: precopy sends all before the switch, postcopy all after it, hybrid each\n\
                 page once before it; auto sends before it what rounds make smaller.\n\
                 Without GUEST, 'set' is for the one move under way, or else for all later ones.",
@@ -129,11 +136,8 @@ pub(super) static COMMANDS: [Entry; 13] = [
     Entry {
         name: "clone",
         summary: "make a copy of a running guest at another host",
-        forms: &[form(
-            "GUEST HOST [OPTIONS]",
-            &[Guest, Peer, Literal("--name"), Value("NAME")],
-            "copy it; GUEST itself goes on",
-        )],
+        forms: &[form("GUEST HOST [OPTIONS]", &[Guest, Peer], "copy it; GUEST itself goes on")
+            .with(&options::OF_CLONES)],
         notes: "OPTIONS: --name NAME (GUEST-clone), --downtime-limit 1s, --bandwidth 8MiB/s.\n\
                 'migrate status', 'migrate set' and 'migrate cancel' are for clones too.",
     },
@@ -213,6 +217,14 @@ impl Entry {
     /// The forms that are shown: those with a summary.
     fn shown(&self) -> impl Iterator<Item = &Form> {
         self.forms.iter().filter(|form| !form.summary.is_empty())
+    }
+
+    /// The words with which its forms begin, if they begin with one.
+    pub(super) fn first_words(&self) -> impl Iterator<Item = &'static str> {
+        self.forms.iter().filter_map(|form| match form.words.first() {
+            Some(Literal(word)) => Some(*word),
+            _ => None,
+        })
     }
 
     /// The usage lines of forms that begin with `first`, or of all if none does.

@@ -26,6 +26,7 @@ mod history;
 mod host;
 mod keys;
 mod mux;
+mod options;
 mod output;
 mod parse;
 mod ping;

@@ -9,6 +9,7 @@ use godwit_migration::Purpose;
 
 use super::help::{self, Entry};
 use super::host::Tuning;
+use super::options::{self, Spec, pairs};
 use super::tokens::{Unclosed, tokens};
 use super::view::Decision;
 use super::{suggest, values};
@@ -123,6 +124,12 @@ pub(super) enum ParseError {
     UnknownAction { entry: &'static str, word: String, meant: Option<&'static str> },
     /// Words are missing or too many.
     Usage { entry: &'static str, first: Option<String> },
+    /// A word where an option is expected is none.
+    UnknownOption { word: String, meant: Option<&'static str>, known: &'static [Spec] },
+    /// Nothing stands behind this option.
+    OptionWithoutValue(&'static str),
+    /// This option was given before.
+    OptionTwice(&'static str),
     /// A value is not what it should be.
     BadValue { word: String, wanted: &'static str },
 }
@@ -149,6 +156,18 @@ impl fmt::Display for ParseError {
                 Some(entry) => entry.usage(first.as_deref(), f),
                 None => Ok(()),
             },
+            Self::UnknownOption { word, meant, known } => {
+                write!(f, "there is no option '{word}'; ")?;
+                if let Some(name) = meant {
+                    return write!(f, "did you mean '{name}'?");
+                }
+                for (index, spec) in known.iter().enumerate() {
+                    write!(f, "{} {}", if index == 0 { "options:" } else { "," }, spec.name)?;
+                }
+                Ok(())
+            }
+            Self::OptionWithoutValue(name) => write!(f, "{name} needs a value behind it"),
+            Self::OptionTwice(name) => write!(f, "{name} is given twice"),
             Self::BadValue { word, wanted } => write!(f, "'{word}' is not {wanted}"),
         }
     }
@@ -229,57 +248,40 @@ fn migrate(entry: &'static Entry, arguments: &[&str]) -> Result<Command, ParseEr
         ["recover", guest, peer] => {
             Ok(Command::MigrateRecover { guest: shown(guest), peer: Some(shown(peer)) })
         }
-        ["set", "bandwidth" | "downtime" | "mode", value] => {
-            Ok(Command::MigrateSet { guest: None, tuning: tuning(arguments[1], value)? })
+        ["set", parameter, value] if PARAMETERS.contains(parameter) => {
+            Ok(Command::MigrateSet { guest: None, tuning: tuning(parameter, value)? })
         }
-        ["set", guest, "bandwidth" | "downtime" | "mode", value] => {
-            Ok(Command::MigrateSet { guest: Some(shown(guest)), tuning: tuning(arguments[2], value)? })
+        ["set", guest, parameter, value] if PARAMETERS.contains(parameter) => {
+            Ok(Command::MigrateSet { guest: Some(shown(guest)), tuning: tuning(parameter, value)? })
         }
         ["set", ..] => Err(usage(entry, arguments)),
-        ["estimate", guest, peer, options @ ..] => {
-            begin(entry, arguments, (guest, peer), options, Purpose::Estimate)
+        ["estimate", guest, peer, words @ ..] => {
+            begin(guest, peer, pairs(&options::OF_ESTIMATES, words)?, Purpose::Estimate)
         }
-        [guest, peer, options @ ..] => begin(entry, arguments, (guest, peer), options, Purpose::Move),
+        ["estimate", ..] => Err(usage(entry, arguments)),
+        [guest, peer, words @ ..] => begin(guest, peer, pairs(&options::OF_MOVES, words)?, Purpose::Move),
         _ => Err(usage(entry, arguments)),
     }
 }
 
 fn begin(
-    entry: &'static Entry,
-    arguments: &[&str],
-    (guest, peer): (&str, &str),
-    options: &[&str],
+    guest: &str,
+    peer: &str,
+    options: Vec<(&str, &str)>,
     purpose: Purpose,
 ) -> Result<Command, ParseError> {
-    let (tunings, spool) = options_of(entry, arguments, options)?;
-    if spool.is_some() && purpose == Purpose::Estimate {
-        return Err(usage(entry, arguments));
+    let (mut tunings, mut spool) = (Vec::new(), None);
+    for (name, value) in options {
+        match name {
+            "--spool" => spool = Some(shown(value)),
+            name => tunings.push(tuning(name.trim_start_matches('-'), value)?),
+        }
     }
     Ok(Command::Migrate { guest: shown(guest), peer: shown(peer), spool, tunings, purpose })
 }
 
-/// `--mode M --downtime-limit T --bandwidth N --spool HOST`, in any order.
-fn options_of(
-    entry: &'static Entry,
-    arguments: &[&str],
-    options: &[&str],
-) -> Result<(Vec<Tuning>, Option<String>), ParseError> {
-    let (pairs, rest) = options.as_chunks::<2>();
-    if !rest.is_empty() {
-        return Err(usage(entry, arguments));
-    }
-    let (mut tunings, mut spool) = (Vec::new(), None);
-    for [name, value] in pairs {
-        match *name {
-            "--mode" => tunings.push(tuning("mode", value)?),
-            "--downtime-limit" => tunings.push(tuning("downtime", value)?),
-            "--bandwidth" => tunings.push(tuning("bandwidth", value)?),
-            "--spool" if spool.is_none() => spool = Some(shown(value)),
-            _ => return Err(usage(entry, arguments)),
-        }
-    }
-    Ok((tunings, spool))
-}
+/// What `migrate set` sets; options have the same names, behind dashes.
+const PARAMETERS: [&str; 4] = ["mode", "bandwidth", "downtime", "downtime-limit"];
 
 fn tuning(parameter: &str, value: &str) -> Result<Tuning, ParseError> {
     let (tuning, wanted) = match parameter {
@@ -315,7 +317,7 @@ fn usage(entry: &'static Entry, arguments: &[&str]) -> ParseError {
 
 /// A typed word as it may be shown again: the editor lets only ASCII through, so nothing is to be done but to
 /// bound it.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     word.chars().take(64).collect()
 }
 
@@ -370,6 +372,10 @@ mod tests {
                 "migrate set mode hybrid",
                 Command::MigrateSet { guest: None, tuning: Tuning::Mode(Mode::Hybrid) },
             ),
+            (
+                "migrate set downtime-limit 1s",
+                Command::MigrateSet { guest: None, tuning: Tuning::Downtime(Duration::from_secs(1)) },
+            ),
             ("migrate status", Command::MigrateStatus(None)),
             ("migrate cancel linux", Command::MigrateCancel(Some(linux()))),
             (
@@ -405,6 +411,18 @@ mod tests {
             ("vm start a b", "usage: vm start GUEST"),
             ("mem now", "usage: mem"),
             ("log lots", "'lots' is not a number of lines or a level: error, warn, info, debug, trace"),
+            ("migrate linux b --spol c", "there is no option '--spol'; did you mean '--spool'?"),
+            (
+                "migrate linux b c",
+                "there is no option 'c'; options: --mode, --downtime-limit, --bandwidth, --spool",
+            ),
+            (
+                "migrate estimate linux b --spool c",
+                "there is no option '--spool'; options: --mode, --downtime-limit, --bandwidth",
+            ),
+            ("migrate linux b --mode", "--mode needs a value behind it"),
+            ("migrate linux b --mode auto --mode hybrid", "--mode is given twice"),
+            ("migrate estimate linux", "usage: migrate estimate GUEST HOST [OPTIONS]"),
             ("migrate linux b --mode fast", "'fast' is not a mode: auto, precopy, postcopy or hybrid"),
             ("migrate set bandwidth fast", "'fast' is not a bandwidth: 100mbit, 12MiB/s or none"),
             (

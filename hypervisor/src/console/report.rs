@@ -202,22 +202,23 @@ fn arrived(arrived: &MigrationReport, out: &mut impl Write) -> fmt::Result {
 }
 
 fn failed(failure: &MigrationFailure, out: &mut impl Write) -> fmt::Result {
-    let MigrationFailure { guest, copy, peer, reason, aftermath } = failure;
+    let MigrationFailure { guest, copy, peer, reason, advice, aftermath } = failure;
     let reason = printable(reason).collect::<String>();
-    if let Some(copy) = copy {
-        return clone::failed((guest, copy, peer), &reason, *aftermath, out);
+    let way = if *aftermath == Aftermath::Discarded { "from" } else { "to" };
+    match copy {
+        Some(copy) => write!(out, "clone of {guest} {way} {peer} as {copy}")?,
+        None => write!(out, "migration of {guest} {way} {peer}")?,
     }
-    match aftermath {
-        Aftermath::GoesOn => {
-            writeln!(out, "migration of {guest} to {peer} failed: {reason}; the guest goes on here")
-        }
-        Aftermath::Held => {
-            writeln!(out, "migration of {guest} to {peer} failed: {reason}; the guest is held here, paused")
-        }
-        Aftermath::Discarded => {
-            writeln!(out, "migration of {guest} from {peer} failed: {reason}; what had arrived is discarded")
-        }
+    let outcome = match aftermath {
+        Aftermath::GoesOn => "the guest goes on here",
+        Aftermath::Held => "the guest is held here, paused",
+        Aftermath::Discarded => "what had arrived is discarded",
+    };
+    write!(out, " failed: {reason}; {outcome}")?;
+    if let Some(advice) = advice {
+        write!(out, " ({advice})")?;
     }
+    writeln!(out)
 }
 
 fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fmt::Result {

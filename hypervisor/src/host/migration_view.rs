@@ -108,6 +108,8 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
         Event::Aborted(reason, _) => Some(Notice::MigrationFailed(MigrationFailure {
             guest: if guest.is_empty() { "a guest".into() } else { guest },
             peer,
+            // Where the guest was to come to there is nothing to be done.
+            advice: if end == migrate::Side::Source { reason.advice() } else { None },
             reason: why_not(&reason, copy.as_deref()),
             copy,
             aftermath: match end {
@@ -120,6 +122,7 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
             copy,
             peer,
             reason: failure.to_string(),
+            advice: None,
             aftermath: Aftermath::Held,
         })),
         Event::CancelTooLate => remark(Remark::CancelTooLate),

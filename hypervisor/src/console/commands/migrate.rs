@@ -1,5 +1,6 @@
 //! `migrate`: moves of guests.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
@@ -7,12 +8,13 @@ use core::fmt::{self, Write as _};
 use godwit_migration::{PAGE_BYTES, Phase, PostCopy, Purpose};
 
 use super::super::format::{Bytes, Rate, Span};
+use super::super::help;
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
 use super::super::progress::left_bytes;
 use super::super::report::{AfterSwitch, InVain};
-use super::super::spool;
 use super::super::view::{Decision, MigrationView, Side};
+use super::super::{spool, suggest};
 use super::clone::{as_copy, errand};
 use super::{CommandError, Errand, Next, guest_named, known};
 
@@ -24,7 +26,7 @@ pub(super) fn begin(
     host: &mut dyn Host,
     out: &mut Output,
 ) -> Result<Next, CommandError> {
-    let guest = moving(guest, host)?;
+    let guest = moving(guest, host).map_err(|error| or_a_word(error, guest))?;
     let names = || host.peers().into_iter().map(|peer| peer.name).collect();
     let peer = known("host", peer, names())?;
     if let Some(spool) = spool.filter(|spool| *spool == peer || *spool == host.name()) {
@@ -44,6 +46,17 @@ pub(super) fn begin(
         Purpose::Clone(_) => {}
     }
     Ok(Next::Watch { guest, peer, errand: Errand::Move })
+}
+
+/// The error, or if `typed` is nearly a word that `migrate` knows the same with that.
+fn or_a_word(error: CommandError, typed: &str) -> CommandError {
+    let words = help::entry("migrate").into_iter().flat_map(|entry| entry.first_words());
+    match (error, suggest::nearest(typed, words)) {
+        (CommandError::NoSuchName { kind, name, known, meant: None }, Some(word)) => {
+            CommandError::NoSuchName { kind, name, known, meant: Some(format!("migrate {word}")) }
+        }
+        (error, _) => error,
+    }
 }
 
 /// `migrate status [GUEST]`.

@@ -16,7 +16,7 @@ use super::host::{ActionError, Host};
 use super::output::Output;
 use super::parse::{Command, RebootWhen};
 use super::suggest;
-use super::view::GuestState;
+use super::view::{GuestState, Side};
 
 /// What the console does after a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub(super) enum CommandError {
     NoName(String),
     /// These guests run.
     GuestsRun(Vec<String>),
+    /// Pages of this guest are kept here for that host.
+    PagesKept { guest: String, peer: String },
     /// The machine did not do it.
     Action(ActionError),
     /// The terminal's queue took no more.
@@ -114,6 +116,11 @@ impl fmt::Display for CommandError {
             Self::GuestsRun(guests) => {
                 write!(f, "{} would be lost; stop or move them first, or 'reboot force'", guests.join(", "))
             }
+            Self::PagesKept { guest, peer } => write!(
+                f,
+                "pages of {guest} are kept here for {peer} and would be lost; 'migrate release {guest}' if they are not \
+                 needed, or 'reboot force'"
+            ),
             Self::Action(error) => error.fmt(f),
             Self::Output(error) => error.fmt(f),
         }
@@ -162,6 +169,10 @@ fn reboot(when: RebootWhen, host: &dyn Host, out: &mut Output) -> Result<Next, C
         host.guests().into_iter().filter(|guest| is_alive(guest.state)).map(|guest| guest.name).collect();
     if when == RebootWhen::Idle && !alive.is_empty() {
         return Err(CommandError::GuestsRun(alive));
+    }
+    let kept = host.migrations().into_iter().find(|migration| migration.side == Side::Spool);
+    if let (RebootWhen::Idle, Some(kept)) = (when, kept) {
+        return Err(CommandError::PagesKept { guest: kept.guest, peer: kept.peer });
     }
     writeln!(out, "restarting")?;
     Ok(Next::Reboot)

@@ -9,23 +9,18 @@ use godwit_migration::Mode;
 use super::super::commands::clone::CLONE_MODES;
 use super::super::help::Entry;
 use super::super::host::Tuning;
+use super::super::options::{self, pairs};
 use super::{Command, ParseError, shown, tuning, usage};
 
 pub(super) fn clone(entry: &'static Entry, arguments: &[&str]) -> Result<Command, ParseError> {
-    let [guest, peer, options @ ..] = arguments else { return Err(usage(entry, arguments)) };
-    let (pairs, rest) = options.as_chunks::<2>();
-    if !rest.is_empty() {
-        return Err(usage(entry, arguments));
-    }
+    let [guest, peer, words @ ..] = arguments else { return Err(usage(entry, arguments)) };
     let (mut copy, mut tunings) = (None, Vec::new());
-    for [option, value] in pairs {
-        match *option {
+    for (option, value) in pairs(&options::OF_CLONES, words)? {
+        match option {
             "--name" if is_name(value) => copy = Some(value.to_string()),
             "--name" => return Err(ParseError::BadValue { word: shown(value), wanted: NAME_RULE }),
             "--mode" => is_possible(tuning("mode", value)?, value)?,
-            "--downtime-limit" => tunings.push(tuning("downtime", value)?),
-            "--bandwidth" => tunings.push(tuning("bandwidth", value)?),
-            _ => return Err(usage(entry, arguments)),
+            option => tunings.push(tuning(option.trim_start_matches('-'), value)?),
         }
     }
     Ok(Command::Clone { guest: shown(guest), peer: shown(peer), name: copy, tunings })
@@ -75,9 +70,12 @@ mod tests {
         let long = "n".repeat(65);
         for (line, error) in [
             ("clone linux", "usage: clone GUEST HOST [OPTIONS]".to_string()),
-            ("clone linux b c", "usage: clone GUEST HOST [OPTIONS]".to_string()),
-            ("clone linux b --nam x", "usage: clone GUEST HOST [OPTIONS]".to_string()),
-            ("clone linux b --name", "usage: clone GUEST HOST [OPTIONS]".to_string()),
+            (
+                "clone linux b c",
+                "there is no option 'c'; options: --name, --downtime-limit, --bandwidth, --mode".to_string(),
+            ),
+            ("clone linux b --nam x", "there is no option '--nam'; did you mean '--name'?".to_string()),
+            ("clone linux b --name", "--name needs a value behind it".to_string()),
             (
                 "clone linux b --name a/b",
                 "'a/b' is not a name of 1 to 64 letters, digits, '-', '_' or '.'".to_string(),

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use godwit_migration::Downtime;
 
 use super::super::format::Span;
-use super::super::view::{Aftermath, MigrationReport};
+use super::super::view::MigrationReport;
 use super::{InVain, figures, travelled};
 
 pub(super) fn cloned(cloned: &MigrationReport, out: &mut impl Write) -> fmt::Result {
@@ -22,20 +22,6 @@ pub(super) fn cloned(cloned: &MigrationReport, out: &mut impl Write) -> fmt::Res
     }
     write!(out, "{guest} cloned to {peer} as {}: ", copy.as_deref().unwrap_or_default())?;
     figures(report, out)
-}
-
-pub(super) fn failed(
-    (guest, copy, peer): (&str, &str, &str),
-    reason: &str,
-    aftermath: Aftermath,
-    out: &mut impl Write,
-) -> fmt::Result {
-    let outcome = match aftermath {
-        Aftermath::GoesOn => "the guest goes on here",
-        Aftermath::Held => "the guest is held here, paused",
-        Aftermath::Discarded => "what had arrived is discarded",
-    };
-    writeln!(out, "clone of {guest} to {peer} as {copy} failed: {reason}; {outcome}")
 }
 
 pub(super) fn unknown(guest: &str, peer: &str, out: &mut impl Write) -> fmt::Result {

@@ -111,7 +111,7 @@ fn a_clone_that_fails_or_hangs_says_that_the_guest_goes_on() {
     failed.copy = Some("web".into());
     assert_eq!(
         told(&Notice::MigrationFailed(failed)),
-        "clone of linux to b as web failed: b does not answer; the guest goes on here\n"
+        "clone of linux to b as web failed: b does not answer; the guest goes on here (knock)\n"
     );
     let remark = Remark::CopyUnknown;
     assert_eq!(

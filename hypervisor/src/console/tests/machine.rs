@@ -6,7 +6,8 @@ use core::time::Duration;
 use super::fake::FakeHost;
 use super::person::Person;
 use crate::console::PingEvent;
-use crate::console::view::{MigrationPort, StreamView, VmxView};
+use crate::console::view::{GuestState, MigrationPort, MigrationView, Side, StreamView, VmxView};
+use godwit_migration::Phase;
 
 #[test]
 fn memory_cpus_and_devices_are_shown() {
@@ -146,6 +147,11 @@ fn a_restart_does_not_lose_guests_unasked() {
         person.asks("reboot"),
         "a> reboot\nerror: linux would be lost; stop or move them first, or 'reboot force'\na>"
     );
+    assert!(person.host.asked.is_empty());
+    person.host.guests.iter_mut().for_each(|guest| guest.state = GuestState::Stopped);
+    let kept = super::fake::migration(Phase::Spooling, 0, 0);
+    person.host.migrations.push(MigrationView { side: Side::Spool, ..kept });
+    assert!(person.asks("reboot").contains("error: pages of linux are kept here for b and would be lost; "));
     assert!(person.host.asked.is_empty());
     assert_eq!(person.asks("reboot force"), "a> reboot force\nrestarting\na>");
     assert_eq!(person.host.asked, ["reboot"]);

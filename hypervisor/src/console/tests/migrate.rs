@@ -53,6 +53,7 @@ pub(super) fn failure(aftermath: Aftermath) -> Notice {
         copy: None,
         peer: "b".into(),
         reason: "b does not answer".into(),
+        advice: (aftermath == Aftermath::GoesOn).then_some("knock"),
         aftermath,
     })
 }
@@ -189,7 +190,7 @@ fn a_failure_says_that_the_guest_goes_on() {
     person.host.notices.push_back(failure(Aftermath::GoesOn));
     assert_eq!(
         person.sees(),
-        "connecting with b\nmigration of linux to b failed: b does not answer; the guest goes on here\na>"
+        "connecting with b\nmigration of linux to b failed: b does not answer; the guest goes on here (knock)\na>"
     );
 }
 
@@ -308,5 +309,10 @@ a>"
     );
     assert!(person.asks("migrate reclaim linux").ends_with("linux goes on here\na>"));
     assert!(person.asks("migrate release linx").contains("did you mean 'linux'?"));
+    assert!(
+        person
+            .asks("migrate stauts linux")
+            .contains("no guest named 'stauts'; did you mean 'migrate status'?")
+    );
     assert_eq!(person.host.asked, ["Reclaim linux"]);
 }

@@ -83,6 +83,11 @@ fn tab_completes_commands_words_and_names() {
         ("migrate linux f\t", "a> migrate linux far"),
         ("migrate set li\tb\t", "a> migrate set linux bandwidth"),
         ("clo\tli\tb\t--n\t", "a> clone linux b --name"),
+        ("migrate linux b --mode a\t--sp\tfa\t", "a> migrate linux b --mode auto --spool far"),
+        (
+            "migrate linux b --mode auto --\t",
+            "a> migrate linux b --mode auto --\n--bandwidth  --downtime-limit  --spool\na> migrate linux b --mode auto --",
+        ),
         ("vm st\t", "a> vm st\nstart  stop\na> vm st"),
         ("vm start i\t", "a> vm start idle"),
         ("help p\t", "a> help p\npci  ping\na> help p"),

@@ -79,6 +79,8 @@ pub struct MigrationFailure {
     pub peer: String,
     /// Why, for a person: the rendering of the engine's typed reason.
     pub reason: String,
+    /// What a person can do about it.
+    pub advice: Option<&'static str>,
     /// What became of the guest.
     pub aftermath: Aftermath,
 }
