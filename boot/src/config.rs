@@ -42,6 +42,19 @@ pub const STOPS_MAX: u8 = 6;
 /// Most virtual CPUs of a guest. They take turns on one CPU of the host, so that more would be of no use.
 pub const VCPUS_MAX: u32 = 16;
 
+/// Words behind `migrate` on the console. A guest of such a name could not be moved.
+pub const RESERVED_GUEST_NAMES: [&str; 8] =
+    ["status", "cancel", "recover", "reclaim", "release", "takeover", "set", "estimate"];
+/// What a guest's name is, for messages about those.
+pub const GUEST_NAME_RULE: &str =
+    "a name that is no word of the console's 'migrate' (status, set, cancel, …)";
+
+/// Whether `text` can name a guest.
+#[must_use]
+pub fn is_guest_name(text: &str) -> bool {
+    is_name(text) && !RESERVED_GUEST_NAMES.contains(&text)
+}
+
 /// Whether `text` can name a host or a guest: [`NAME_RULE`].
 #[must_use]
 pub fn is_name(text: &str) -> bool {

@@ -9,10 +9,10 @@ use core::net::Ipv4Addr;
 use toml::de::DeTable;
 
 use super::{
-    COMMAND_LINE_MAX, Configuration, GUESTS_MAX, Guest, MIGRATION_PORT, MemoryMode, Migration, NAME_MAX,
-    NAME_RULE, Network, PATH_MAX, PEERS_MAX, Peer, VCPUS_MAX,
+    COMMAND_LINE_MAX, Configuration, GUEST_NAME_RULE, GUESTS_MAX, Guest, MIGRATION_PORT, MemoryMode,
+    Migration, NAME_MAX, NAME_RULE, Network, PATH_MAX, PEERS_MAX, Peer, VCPUS_MAX,
     error::{ConfigError, Problem},
-    is_name,
+    is_guest_name, is_name,
     section::{Section, Source},
 };
 use crate::fixed::Text;
@@ -181,6 +181,9 @@ fn peer(section: &Section<'_>) -> Result<Peer, ConfigError> {
 
 fn guest(section: &Section<'_>) -> Result<Guest, ConfigError> {
     let name = name(section)?;
+    if !is_guest_name(name.as_str()) {
+        return Err(section.wrong("name", GUEST_NAME_RULE));
+    }
     let kernel = path(section, "kernel")?;
     let memory_mib = section.number("memory_mib", 16..=1_048_576, MEMORY)?;
     let command_line = section.string("command_line", COMMAND_LINE)?.unwrap_or("");

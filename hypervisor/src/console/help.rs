@@ -305,6 +305,13 @@ mod tests {
     }
 
     #[test]
+    fn no_guest_is_called_like_a_word_of_migrate() {
+        for word in entry("migrate").unwrap().first_words() {
+            assert!(!godwit_boot::config::is_guest_name(word), "{word}");
+        }
+    }
+
+    #[test]
     fn slips_find_their_command() {
         assert_eq!(similar("migrat"), Some("migrate"));
         assert_eq!(similar("halp"), Some("help"));

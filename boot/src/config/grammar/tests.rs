@@ -138,6 +138,7 @@ fn values_out_of_range_are_refused() {
         ("[peer]\nname = \"b\"", 1),
         ("[[guest]]\nname = \"g\"\nkernel = \"../k\"\nmemory_mib = 64", 3),
         ("[[guest]]\nname = \"g\"\nkernel = \"/k\"\nmemory_mib = 64", 3),
+        ("[[guest]]\nname = \"status\"\nkernel = \"k\"\nmemory_mib = 64", 2),
         ("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = 64\nvcpus = 0", 5),
         ("[[guest]]\nname = \"g\"\nkernel = \"k\"\nmemory_mib = 64\nvcpus = 17", 5),
     ] {

@@ -3,7 +3,7 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use godwit_boot::config::{NAME_RULE, is_name};
+use godwit_boot::config::{GUEST_NAME_RULE, NAME_RULE, is_guest_name, is_name};
 use godwit_migration::Mode;
 
 use super::super::commands::clone::CLONE_MODES;
@@ -17,8 +17,11 @@ pub(super) fn clone(entry: &'static Entry, arguments: &[&str]) -> Result<Command
     let (mut copy, mut tunings) = (None, Vec::new());
     for (option, value) in pairs(&options::OF_CLONES, words)? {
         match option {
-            "--name" if is_name(value) => copy = Some(value.to_string()),
-            "--name" => return Err(ParseError::BadValue { word: shown(value), wanted: NAME_RULE }),
+            "--name" if is_guest_name(value) => copy = Some(value.to_string()),
+            "--name" => {
+                let wanted = if is_name(value) { GUEST_NAME_RULE } else { NAME_RULE };
+                return Err(ParseError::BadValue { word: shown(value), wanted });
+            }
             "--mode" => is_possible(tuning("mode", value)?, value)?,
             option => tunings.push(tuning(option.trim_start_matches('-'), value)?),
         }
