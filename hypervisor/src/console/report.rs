@@ -7,7 +7,7 @@ use core::fmt::{self, Write};
 
 use core::time::Duration;
 
-use godwit_migration::{Downtime, PostCopy, Prediction, Recall, Report, Stage, Stops};
+use godwit_migration::{Downtime, PostCopy, Prediction, Recall, Report, Stage, Stops, Waits};
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
@@ -36,7 +36,41 @@ pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
 }
 
 /// What went after the switch, as lines: why, how much, and how long the guest waited for it.
-pub(super) struct AfterSwitch<'a>(pub(super) &'a PostCopy);
+struct AfterSwitch<'a>(&'a PostCopy);
+
+/// The same while it goes on. Of waits the source learns at the end.
+pub(super) struct SinceSwitch<'a>(pub(super) &'a PostCopy);
+
+impl fmt::Display for SinceSwitch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PostCopy { why, pages, filling, waits, interruptions, .. } = *self.0;
+        write!(f, "  after the switch: {pages} pages")?;
+        if let Some(why) = why {
+            writeln!(f, ", {why}; for {} now", Span(filling))?;
+        } else {
+            writeln!(f, ", for {} now; the guest has waited {} times", Span(filling), waits.count)?;
+        }
+        write!(f, "{}", Waited(&waits))?;
+        if interruptions > 0 {
+            writeln!(f, "  the connection was lost, times: {interruptions}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How long the guest waited, if it did, as a line.
+struct Waited<'a>(&'a Waits);
+
+impl fmt::Display for Waited<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Waits { count, median, p99, longest, total } = *self.0;
+        if count > 0 {
+            write!(f, "  waits: p50 {}, p99 {}, ", Span(median), Span(p99))?;
+            writeln!(f, "max {}, {} in all", Span(longest), Span(total))?;
+        }
+        Ok(())
+    }
+}
 
 impl fmt::Display for AfterSwitch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,10 +82,7 @@ impl fmt::Display for AfterSwitch<'_> {
         }
         if filling > Duration::ZERO {
             writeln!(f, "  last page after {}; the guest waited {} times", Span(filling), waits.count)?;
-            if waits.count > 0 {
-                write!(f, "  waits: p50 {}, p99 {}, ", Span(waits.median), Span(waits.p99))?;
-                writeln!(f, "max {}, {} in all", Span(waits.longest), Span(waits.total))?;
-            }
+            write!(f, "{}", Waited(&waits))?;
         }
         if interruptions > 0 {
             writeln!(f, "  the connection was lost, times: {interruptions}")?;

@@ -2,10 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::time::Duration;
+
+use godwit_migration::Phase;
 
 use super::commands::inspect::log_line;
 use super::commands::{self, Errand, Next};
@@ -21,7 +24,7 @@ use super::ping::{Ping, Pinging};
 use super::progress::Progress;
 use super::report;
 use super::row::{COLUMNS, Row, window};
-use super::view::{Aftermath, Side};
+use super::view::{Aftermath, MigrationView, Side};
 
 /// Typed bytes that wait; the serial port keeps the rest.
 const TYPED_MAX: usize = 1024;
@@ -334,9 +337,17 @@ impl Console {
             Mode::Watch(mut watch) => {
                 watch.progress.finish(&mut self.row, &mut self.out);
                 let (guest, peer, errand) = (watch.guest, watch.peer, watch.errand);
+                let is_switched = |it: &MigrationView| {
+                    it.guest == guest && matches!(it.status.phase, Phase::PostCopy | Phase::Recovering)
+                };
+                let way_back = if host.migrations().iter().any(is_switched) {
+                    String::new()
+                } else {
+                    format!(", 'migrate cancel {guest}' ends it")
+                };
                 let _infallible = writeln!(
                     self.out,
-                    "the {errand} of {guest} to {peer} goes on: 'migrate status' shows it, 'migrate cancel {guest}' ends it"
+                    "the {errand} of {guest} to {peer} goes on: 'migrate status' shows it{way_back}"
                 );
             }
             Mode::Ping(ping) => ping.stop(host, &mut self.out),

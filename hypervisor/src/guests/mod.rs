@@ -71,7 +71,9 @@ impl fmt::Display for GuestError {
             Self::Standing { guest, standing, action } => {
                 write!(f, "cannot {action} {guest}: it is {standing}")
             }
-            Self::Migrating(guest) => write!(f, "{guest} is being moved: 'migrate cancel {guest}' ends that"),
+            Self::Migrating(guest) => {
+                write!(f, "{guest} is being moved: 'migrate status' shows how far it is")
+            }
             Self::Cloned(guest) => {
                 write!(f, "a copy of {guest} is being made: 'migrate cancel {guest}' ends that")
             }

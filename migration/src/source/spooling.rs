@@ -93,6 +93,8 @@ pub(super) struct Spooling {
     whole_after: Option<Duration>,
     trouble: Option<SpoolTrouble>,
     try_again: Duration,
+    /// The target is elsewhere than the spool was told.
+    is_retargeted: bool,
 }
 
 impl Spooling {
@@ -120,6 +122,7 @@ impl Spooling {
             whole_after: None,
             trouble: None,
             try_again: TRY_AGAIN_MIN,
+            is_retargeted: false,
         }
     }
 
@@ -251,13 +254,22 @@ impl Source {
 
     /// The target is somewhere else from now on; a spool is told.
     pub fn retarget(&mut self, order: SpoolOrder) {
-        let (pages, patience) = (self.guest.layout.page_count(), self.policy.peer_timeout);
-        let name = self.guest.name.clone();
         if let Some(spooling) = &mut self.spooling {
             spooling.order = Spooling::new(order).order;
-            if spooling.stage == Stage::Sending {
-                spooling.line.say(deposit(spooling, name, pages, patience));
-            }
+            spooling.is_retargeted = true;
+        }
+        self.tell_spool_where();
+    }
+
+    /// Tells the spool of another address of the target, once it has answered: before that it takes no second word.
+    fn tell_spool_where(&mut self) {
+        let (pages, patience) = (self.guest.layout.page_count(), self.policy.peer_timeout);
+        if let Some(spooling) = &mut self.spooling
+            && spooling.is_retargeted
+            && spooling.stage == Stage::Sending
+        {
+            spooling.is_retargeted = false;
+            spooling.line.say(deposit(spooling, self.guest.name.clone(), pages, patience));
         }
     }
 
@@ -446,6 +458,7 @@ impl Source {
                 return self.spool_is_lost(now, trouble);
             }
         }
+        self.tell_spool_where();
         self.look_if_spool_is_whole(now);
     }
 

@@ -111,6 +111,39 @@ fn what_is_not_the_protocol_is_told_and_what_is_here_stays() {
     assert!(!host.spool.has_source() && !host.spool.is_finished() && host.spool.pages() == 4);
 }
 
+/// A person redirects the source between its word to the spool and the spool's answer.
+#[test]
+fn a_spool_hears_of_another_target_as_soon_as_it_takes_a_second_word() {
+    let mut host = serving_source();
+    host.give(Input::Timeout);
+    let order = crate::SpoolOrder { target: "c".into(), address: vec![2; 6] };
+    let said = |host: &mut crate::hostile::Host<crate::Source>| {
+        let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+        let (mut buffer, mut all) = (vec![0; OUTPUT_BYTES_MIN], vec![]);
+        loop {
+            match host.engine.poll_spool(now, &mut buffer, ram) {
+                0 => return all,
+                len => all.extend_from_slice(&buffer[..len]),
+            }
+        }
+    };
+    let names = |bytes: &[u8]| bytes.windows(6).filter(|at| **at == [2; 6]).count();
+    let mut buffer = vec![0; OUTPUT_BYTES_MIN];
+    while host.engine.poll_spool(Instant::from_nanos(host.now), &mut buffer, host.ram.as_mut().unwrap()) > 0 {
+    }
+    host.engine.retarget(order);
+    assert_eq!(names(&said(&mut host)), 0, "its answer is to come first");
+    let reply = crate::wire::hello::Reply {
+        version: 1,
+        refusals: vec![],
+        incarnation: 1,
+        peer_timeout_ms: 1000,
+        post_copy: false,
+    };
+    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Control(Control::Reply(reply)), &mut 0)));
+    assert_eq!(names(&said(&mut host)), 1);
+}
+
 /// What is here is the only place where it is if the source dies next.
 #[test]
 fn a_spool_without_memory_left_offers_what_it_has() {

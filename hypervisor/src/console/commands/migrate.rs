@@ -5,14 +5,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
-use godwit_migration::{PAGE_BYTES, Phase, PostCopy, Purpose};
+use godwit_migration::{PAGE_BYTES, Phase, Purpose};
 
 use super::super::format::{Bytes, Rate, Span};
 use super::super::help;
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
 use super::super::progress::left_bytes;
-use super::super::report::{AfterSwitch, InVain};
+use super::super::report::{InVain, SinceSwitch};
 use super::super::view::{Decision, MigrationView, Side};
 use super::super::{spool, suggest};
 use super::clone::{as_copy, errand};
@@ -194,7 +194,7 @@ fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
     let verb = if *side == Side::Source { "sent" } else { "received" };
     writeln!(out, "  {verb} {}, left {}", Bytes(moved), Bytes(left_bytes(migration)))?;
     if let Some(post_copy) = &status.post_copy {
-        write!(out, "{}", AfterSwitch(&PostCopy { spool: None, ..*post_copy }))?;
+        write!(out, "{}", SinceSwitch(post_copy))?;
     }
     spool::status(migration, out)?;
     if *side == Side::Target || status.phase == Phase::Recovering {

@@ -225,6 +225,41 @@ a>"
 }
 
 #[test]
+fn behind_the_switch_status_tells_what_is_known_and_nothing_of_cancelling() {
+    let post_copy = PostCopy {
+        why: Some(Why::Asked),
+        pages: 900,
+        filling: ms(1200),
+        waits: Waits::default(),
+        interruptions: 0,
+        is_whole: false,
+        spool: None,
+    };
+    let mut person = Person::new();
+    person.types("migrate linux b\r");
+    person.waits(20);
+    let mut view = migration(Phase::PostCopy, 1, 10);
+    view.status.post_copy = Some(post_copy);
+    person.host.migrations = alloc::vec![view.clone()];
+    person.waits(20);
+    person.sees();
+    person.types("\x03");
+    assert!(person.sees().ends_with("the move of linux to b goes on: 'migrate status' shows it\na>"));
+    let status = person.asks("migrate status");
+    assert!(
+        status.contains("\n  after the switch: 900 pages, as was asked for; for 1.2 s now\n"),
+        "{status}"
+    );
+    let waits = Waits { count: 14, median: ms(2), p99: ms(4), longest: ms(5), total: ms(30) };
+    view.side = Side::Target;
+    view.status.post_copy = Some(PostCopy { why: None, waits, ..post_copy });
+    person.host.migrations = alloc::vec![view];
+    let told = "  after the switch: 900 pages, for 1.2 s now; the guest has waited 14 times\n  \
+                waits: p50 2.0 ms, p99 4.0 ms, max 5.0 ms, 30 ms in all\n";
+    assert!(person.asks("migrate status").contains(told));
+}
+
+#[test]
 fn a_move_is_cancelled_and_tuned_by_name_or_as_the_only_one() {
     let mut person = Person::new();
     assert!(person.asks("migrate cancel").ends_with("error: no guest is being moved\na>"));
