@@ -9,8 +9,8 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    Channel, Command, Event, HostCapabilities, Identity, Instant, Phase, Policy, Prediction, Purpose, Source,
-    SourceConfig, SpoolPolicy, Status, Target, TargetConfig, TargetPolicy,
+    AbortReason, Channel, Command, Event, HostCapabilities, Identity, Instant, MigrationId, Phase, Policy,
+    Prediction, Purpose, Source, SourceConfig, SpoolPolicy, Status, Target, TargetConfig, TargetPolicy,
 };
 
 use super::arrivals::{Arrival, Arrivals, Stranger};
@@ -30,6 +30,8 @@ pub(super) const TURNED_AWAY_MAX: usize = 4;
 const DEFERRED_MAX: usize = 4;
 /// Occurrences kept until somebody takes them; the oldest are dropped.
 const OCCURRENCES_MAX: usize = 64;
+/// Undone arrivals that are remembered.
+const DROPPED_MAX: usize = 32;
 
 /// What the configuration says about migrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +132,8 @@ pub struct Migrations<K> {
     /// Arrivals whose guest is still being discarded here from an earlier attempt.
     deferred: Vec<Arrival>,
     occurrences: VecDeque<Occurrence>,
+    /// Arrivals that were undone here, the last ones: their sources may ask yet.
+    dropped: VecDeque<(MigrationId, AbortReason)>,
     estimates: Estimates,
 }
 
@@ -145,6 +149,7 @@ impl<K: Copy> Migrations<K> {
             arrivals: Arrivals::default(),
             deferred: Vec::new(),
             occurrences: VecDeque::new(),
+            dropped: VecDeque::new(),
             estimates: Estimates::default(),
         }
     }
@@ -431,7 +436,14 @@ impl<K: Copy> Migrations<K> {
                 let peer = arrival.peer.ip().to_string();
                 let guest = house.arriving(&peer);
                 let names = (migration, subject);
-                self.incoming.push(Session::new(Target::new(config), guest, names, peer, None));
+                let dropped = self.dropped.iter().find(|(dropped, _)| *dropped == migration);
+                let engine = match dropped {
+                    Some((_, why)) if matches!(arrival.opening, Opening::Resolve { .. }) => {
+                        Target::for_dropped(config, migration, why.clone())
+                    }
+                    _ => Target::new(config),
+                };
+                self.incoming.push(Session::new(engine, guest, names, peer, None));
                 self.incoming.len() - 1
             }
         };
@@ -481,6 +493,16 @@ impl<K: Copy> Migrations<K> {
         }
         told.extend(self.spools.collect());
         told.into_iter().for_each(|occurrence| self.tell(occurrence));
+        for session in self.incoming.iter().filter(|session| session.is_finished()) {
+            if let Some((migration, why)) = session.engine().dropped()
+                && self.dropped.iter().all(|(dropped, _)| *dropped != migration)
+            {
+                if self.dropped.len() == DROPPED_MAX {
+                    self.dropped.pop_front();
+                }
+                self.dropped.push_back((migration, why.clone()));
+            }
+        }
         let before = self.outgoing.len() + self.incoming.len();
         self.outgoing.retain(|outgoing| keep(&outgoing.session, house));
         self.incoming.retain(|session| keep(session, house));

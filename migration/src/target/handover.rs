@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::{Decider, State, Target, permit_after_commit};
+use super::{Decider, State, Target, TargetConfig, permit_after_commit};
 use crate::guest::GuestDescription;
 use crate::io::{Command, Event, GuestAction, Step};
 use crate::permit::{MigrationId, RunPermit};
@@ -54,6 +54,22 @@ impl Target {
         }
         self.run(now, Decider::Source);
         Ok(())
+    }
+
+    /// An engine that only answers the source of `migration`: an earlier one has dropped what had come, for `reason`, and is
+    /// gone. Without it that source would hear that nobody knows, and a person had to decide.
+    #[must_use]
+    pub fn for_dropped(config: TargetConfig, migration: MigrationId, reason: AbortReason) -> Self {
+        Self { migration: Some(migration), state: State::Disowned(reason), ..Self::new(config) }
+    }
+
+    /// The migration whose guest does not run here and never will, and why.
+    #[must_use]
+    pub const fn dropped(&self) -> Option<(MigrationId, &AbortReason)> {
+        match (&self.state, self.migration) {
+            (State::Disowned(reason), Some(migration)) => Some((migration, reason)),
+            _ => None,
+        }
     }
 
     /// Whether `command` would do something now; in every other phase it is ignored.
