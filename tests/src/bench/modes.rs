@@ -11,6 +11,7 @@ use crate::config::GuestConfig;
 use crate::figures::{Moved, span};
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
 use crate::machine::{Kind, Spec};
+use crate::switch::link::Conditions;
 
 /// The largest working set begins at 8 MiB and has a table behind it.
 const MEMORY_MIB: u64 = 48;
@@ -21,51 +22,77 @@ const TICKS: u64 = 80_000;
 /// Parts of RAM that are written, in percent.
 const WORKING_SETS: [u64; 3] = [5, 25, 75];
 const MODES: [&str; 3] = ["precopy", "postcopy", "hybrid"];
+/// Each way, to a host in another town: on the short wire a page takes longer through the emulated cards than an echo.
+const FAR: Duration = Duration::from_millis(20);
+
+/// A guest to be moved.
+#[derive(Clone, Copy)]
+struct Case {
+    working_set: u64,
+    mode: &'static str,
+    is_far: bool,
+}
 
 /// One move.
 struct Measured {
     moved: Moved,
-    working_set: u64,
-    mode: &'static str,
+    case: Case,
     /// The longest time between two writes that the guest itself saw, and by how much all that came late did so.
     gap_ms: f64,
     lost_ms: f64,
 }
 
-/// Moves one guest for each working set and mode from host a to host b.
+/// Moves one guest for each working set and mode from host a to host b, and one over a longer way.
 ///
 /// # Errors
 /// A host or a guest did not do what it should.
 pub fn measure(kind: Kind) -> Result<Vec<Row>> {
     let mut plan = Plan::new("bench-modes", kind, 2);
-    for (working_set, mode) in cases() {
-        let pages = PAGES * working_set / 100;
-        let mut guest = GuestConfig::bare(&name(working_set, mode), &format!("pattern {pages} {TICKS}"));
+    for case in cases() {
+        let pages = PAGES * case.working_set / 100;
+        let mut guest = GuestConfig::bare(&case.guest(), &format!("pattern {pages} {TICKS}"));
         guest.memory_mib = MEMORY_MIB;
         plan = plan.guest(0, guest);
     }
     let mut cluster = plan.start()?;
     cluster.wait_for_prompts()?;
-    let round_trip = round_trip(&mut cluster.hosts[0])?;
-    let mut rows = vec![Row::reference(
-        "guests of 48 MiB that rewrite 125 pages a second; the wire's round trip",
-        format!("{:.1} ms", milliseconds(round_trip)),
-    )];
-    for (working_set, mode) in cases() {
-        match one(&mut cluster, working_set, mode).with_context(|| name(working_set, mode))? {
-            Ok(measured) => rows.extend(rows_of(&measured, round_trip)),
-            Err(why) => rows.push(Row::reference(&figure(working_set, mode), why)),
+    let mut rows = Vec::new();
+    for is_far in [false, true] {
+        if is_far {
+            let wire = Conditions { delay: FAR, ..Conditions::default() };
+            cluster.switch.set(cluster.hosts[0].port.context("no port")?, wire);
+        }
+        let round_trip = round_trip(&mut cluster.hosts[0])?;
+        rows.push(Row::reference(
+            "guests of 48 MiB that rewrite 125 pages a second; the wire's round trip",
+            format!("{:.1} ms", milliseconds(round_trip)),
+        ));
+        for case in cases().filter(|case| case.is_far == is_far) {
+            match one(&mut cluster, case).with_context(|| case.guest())? {
+                Ok(measured) => rows.extend(rows_of(&measured, round_trip)),
+                Err(why) => rows.push(Row::reference(&case.figure(), why)),
+            }
         }
     }
     Ok(rows)
 }
 
-fn cases() -> impl Iterator<Item = (u64, &'static str)> {
-    WORKING_SETS.into_iter().flat_map(|working_set| MODES.map(|mode| (working_set, mode)))
+fn cases() -> impl Iterator<Item = Case> {
+    let near = |working_set| MODES.map(|mode| Case { working_set, mode, is_far: false });
+    let far = Case { working_set: 25, mode: "postcopy", is_far: true };
+    WORKING_SETS.into_iter().flat_map(near).chain([far])
 }
 
-fn name(working_set: u64, mode: &str) -> String {
-    format!("{mode}{working_set}")
+impl Case {
+    fn guest(self) -> String {
+        let Self { working_set, mode, is_far } = self;
+        format!("{}{mode}{working_set}", if is_far { "far-" } else { "" })
+    }
+
+    fn figure(self) -> String {
+        let Self { working_set, mode, is_far } = self;
+        format!("{working_set} % of RAM written, {mode}{}", if is_far { ", a far host" } else { "" })
+    }
 }
 
 /// The shortest of the console's own echo requests.
@@ -75,17 +102,9 @@ fn round_trip(host: &mut Host) -> Result<Duration> {
     times.min().with_context(|| output.clone())
 }
 
-fn figure(working_set: u64, mode: &str) -> String {
-    format!("{working_set} % of RAM written, {mode}")
-}
-
 /// Moves one guest; or the line that says why it stays, as one may in pre-copy that writes faster than the wire carries.
-fn one(
-    cluster: &mut Cluster,
-    working_set: u64,
-    mode: &'static str,
-) -> Result<std::result::Result<Measured, String>> {
-    let guest = name(working_set, mode);
+fn one(cluster: &mut Cluster, case: Case) -> Result<std::result::Result<Measured, String>> {
+    let (guest, mode) = (case.guest(), case.mode);
     let [a, b] = &mut cluster.hosts[..] else { anyhow::bail!("two hosts") };
     a.succeed(&format!("vm start {guest}"))?;
     let before = a.attach(&guest, "pattern: sweep 1 ", GUEST_TIMEOUT)?;
@@ -106,7 +125,7 @@ fn one(
     b.succeed(&format!("vm stop {guest}"))?;
     let of = |line: &str, name| milliseconds_after(line, name).with_context(|| line.to_owned());
     let (gap_ms, lost_ms) = (of(&line, "longest ")?, of(&line, "lost ")? - of(&before, "lost ")?);
-    Ok(Ok(Measured { moved, working_set, mode, gap_ms, lost_ms }))
+    Ok(Ok(Measured { moved, case, gap_ms, lost_ms }))
 }
 
 /// The number of ticks behind `name` in a line of the pattern's.
@@ -116,9 +135,9 @@ fn milliseconds_after(line: &str, name: &str) -> Option<f64> {
 }
 
 fn rows_of(measured: &Measured, round_trip: Duration) -> Vec<Row> {
-    let Measured { moved, working_set, mode, gap_ms, lost_ms } = measured;
+    let Measured { moved, case, gap_ms, lost_ms } = measured;
     let ratio = moved.sent_bytes as f64 / in_use_bytes(&moved.details);
-    let figure = figure(*working_set, mode);
+    let figure = case.figure();
     let waits = moved.details.lines().find_map(|line| line.trim().strip_prefix("waits: "));
     let mut rows = vec![Row::reference(
         &figure,
@@ -130,12 +149,12 @@ fn rows_of(measured: &Measured, round_trip: Duration) -> Vec<Row> {
             waits.unwrap_or("none")
         ),
     )];
-    match (*mode, working_set) {
+    match (case.mode, case.working_set) {
         ("postcopy", _) => rows.push(Row::at_most("… bytes / bytes in use", ratio, 1.0, "")),
         ("hybrid", 25) => rows.push(Row::at_most("… bytes / bytes in use", ratio, 1.3, "")),
         _ => {}
     }
-    if *mode == "postcopy"
+    if case.mode == "postcopy"
         && let Some(waits) = waits
         && let Some((median, p99)) = percentiles(waits)
     {
@@ -188,7 +207,8 @@ mod tests {
             after the switch: 2048 pages, as was asked for\n  \
             waits: p50 2.0 ms, p99 9.0 ms, max 9.0 ms, 30 ms in all\n";
         let moved = Moved::parse(before, line).unwrap();
-        let measured = Measured { moved, working_set: 25, mode: "postcopy", gap_ms: 7.0, lost_ms: 9.0 };
+        let case = Case { working_set: 25, mode: "postcopy", is_far: false };
+        let measured = Measured { moved, case, gap_ms: 7.0, lost_ms: 9.0 };
         let rows = rows_of(&measured, Duration::from_millis(2));
         let verdicts: Vec<_> = rows.iter().map(|row| row.verdict).collect();
         use super::super::Verdict::{Missed, Reached, Reference};
