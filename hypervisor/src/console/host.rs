@@ -21,8 +21,6 @@ pub enum Capability {
     Guests,
     /// Talking to other hosts.
     Network,
-    /// Moving guests.
-    Migration,
 }
 
 impl fmt::Display for Capability {
@@ -30,7 +28,6 @@ impl fmt::Display for Capability {
         f.write_str(match self {
             Self::Guests => "guests cannot run here",
             Self::Network => "there is no network",
-            Self::Migration => "guests cannot be moved",
         })
     }
 }

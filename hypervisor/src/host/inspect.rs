@@ -27,7 +27,6 @@ pub(super) fn memory(platform: &Platform, guest_bytes: u64) -> MemView {
         file_bytes,
         heap: HeapView { used_bytes: heap.used as u64, total_bytes: heap.size as u64 },
         stacks: StackView { deepest_bytes: stack::deepest(), size_bytes: stack::SIZE },
-        nodes: Vec::new(),
     }
 }
 

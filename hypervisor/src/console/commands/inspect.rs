@@ -27,10 +27,6 @@ pub(super) fn memory(host: &dyn Host, out: &mut Output) -> fmt::Result {
     )?;
     let (deepest, size) = (Bytes(memory.stacks.deepest_bytes), Bytes(memory.stacks.size_bytes));
     writeln!(out, "stacks      {:>10}  of a CPU's {size} at the most", deepest.to_string())?;
-    for node in &memory.nodes {
-        let (free, total) = (Bytes(node.free_bytes), Bytes(node.total_bytes));
-        writeln!(out, "node {:<7}{:>10}  {free} free", node.node, total.to_string())?;
-    }
     Ok(())
 }
 

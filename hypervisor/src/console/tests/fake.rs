@@ -11,8 +11,8 @@ use godwit_migration::{Downtime, PageCounts, Phase, Purpose, Status, Stops};
 
 use crate::console::view::{
     AddressSource, CountersView, CpuState, CpuView, Decision, GuestState, GuestView, HeapView, LinkView,
-    LoadView, LogLine, MachineView, MemView, MigrationPort, MigrationView, NetView, NodeView, PciView,
-    PeerView, Side, StackView, VersionView, VmxView,
+    LoadView, LogLine, MachineView, MemView, MigrationPort, MigrationView, NetView, PciView, PeerView, Side,
+    StackView, VersionView, VmxView,
 };
 use crate::console::{ActionError, Capability, Host, Notice, PingEvent, Tuning};
 
@@ -304,7 +304,6 @@ impl Host for FakeHost {
             file_bytes: 12 << 20,
             heap: HeapView { used_bytes: 1 << 20, total_bytes: 8 << 20 },
             stacks: StackView { deepest_bytes: 80 << 10, size_bytes: 256 << 10 },
-            nodes: vec![NodeView { node: 0, total_bytes: 512 << 20, free_bytes: 360 << 20 }],
         }
     }
 

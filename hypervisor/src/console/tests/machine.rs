@@ -21,7 +21,6 @@ guests         128 MiB
 files         12.0 MiB
 hypervisor    24.0 MiB  heap 1.00 MiB of 8.00 MiB
 stacks        80.0 KiB  of a CPU's 256 KiB at the most
-node 0         512 MiB  360 MiB free
 a>"
     );
     assert_eq!(

@@ -10,8 +10,6 @@ use core::time::Duration;
 pub enum GuestState {
     /// Configured, and not running: never started, or ended.
     Stopped,
-    /// Being built: memory is taken and the kernel loaded.
-    Starting,
     /// Its vCPUs run or are halted until an interrupt.
     Running,
     /// A person or a migration holds its vCPUs.
@@ -26,7 +24,6 @@ impl fmt::Display for GuestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Stopped => "stopped",
-            Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Arriving => "arriving",

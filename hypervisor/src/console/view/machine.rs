@@ -100,17 +100,6 @@ pub struct StackView {
     pub size_bytes: u64,
 }
 
-/// Memory near one group of CPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeView {
-    /// Its number in the firmware's tables.
-    pub node: u32,
-    /// RAM, in bytes.
-    pub total_bytes: u64,
-    /// Free RAM, in bytes.
-    pub free_bytes: u64,
-}
-
 /// Physical memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemView {
@@ -128,8 +117,6 @@ pub struct MemView {
     pub heap: HeapView,
     /// The CPUs' stacks within `hypervisor_bytes`.
     pub stacks: StackView,
-    /// By memory node; empty if the firmware does not tell.
-    pub nodes: Vec<NodeView>,
 }
 
 /// One PCI function.

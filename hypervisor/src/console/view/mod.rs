@@ -10,8 +10,8 @@ mod net;
 
 pub use guest::{GuestState, GuestView};
 pub use machine::{
-    CpuState, CpuView, HeapView, LoadView, LogLine, MachineView, MemView, NodeView, PciView, StackView,
-    VersionView, VmxView,
+    CpuState, CpuView, HeapView, LoadView, LogLine, MachineView, MemView, PciView, StackView, VersionView,
+    VmxView,
 };
 pub use migration::{
     Aftermath, Decision, MigrationEstimate, MigrationFailure, MigrationReport, MigrationView, Remark, Side,
