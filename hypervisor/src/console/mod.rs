@@ -43,6 +43,7 @@ mod tests;
 mod tokens;
 mod values;
 pub mod view;
+mod watch;
 
 pub use commands::clone::CLONE_MODE;
 pub use format::{Bytes, Rate, Span};

@@ -2,16 +2,12 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::time::Duration;
 
-use godwit_migration::Phase;
-
 use super::commands::inspect::log_line;
-use super::commands::{self, Errand, Next};
+use super::commands::{self, Next};
 use super::complete::{Completion, complete};
 use super::editor::{Edit, Editor};
 use super::format::printable;
@@ -24,7 +20,7 @@ use super::ping::{Ping, Pinging};
 use super::progress::Progress;
 use super::report;
 use super::row::{COLUMNS, Row, window};
-use super::view::{Aftermath, MigrationView, Side};
+use super::watch::{Watch, ended_here, gone};
 
 /// Typed bytes that wait; the serial port keeps the rest.
 const TYPED_MAX: usize = 1024;
@@ -32,8 +28,6 @@ const TYPED_MAX: usize = 1024;
 const HELD_MAX: usize = 32;
 /// Log lines and notices shown per poll.
 const SHOWN_MAX: usize = 16;
-/// Time after which a watched move that is in no list and in no notice is given up.
-const LOST_AFTER: Duration = Duration::from_secs(5);
 /// ctrl-c.
 const INTERRUPT: u8 = 0x03;
 
@@ -66,16 +60,6 @@ enum Mode {
     Ping(Ping),
     /// It restarts the machine as soon as all is shown.
     Reboot,
-}
-
-/// A move or a clone that is watched.
-#[derive(Debug)]
-struct Watch {
-    guest: String,
-    peer: String,
-    errand: Errand,
-    progress: Progress,
-    seen_at: Duration,
 }
 
 impl Console {
@@ -190,8 +174,8 @@ impl Console {
             self.screens.forget(guest);
         }
         let is_watched = match &mut self.mode {
-            Mode::Watch(watch) if is_end_of(notice, &watch.guest) => {
-                watch.progress.finish(&mut self.row, &mut self.out);
+            Mode::Watch(watch) if watch.ends_with(notice) => {
+                watch.finish(&mut self.row, &mut self.out);
                 true
             }
             _ => false,
@@ -221,7 +205,7 @@ impl Console {
     /// After other lines: the progress line again. The prompt is painted at the end of each poll.
     fn restore_row(&mut self) {
         if let Mode::Watch(watch) = &self.mode {
-            watch.progress.redraw(&mut self.row, &mut self.out);
+            watch.redraw(&mut self.row, &mut self.out);
         }
     }
 
@@ -299,7 +283,7 @@ impl Console {
             },
             Ok(Next::Watch { guest, peer, errand }) => {
                 let progress = Progress::default();
-                self.mode = Mode::Watch(Box::new(Watch { guest, peer, errand, progress, seen_at: now }));
+                self.mode = Mode::Watch(Box::new(Watch::new((guest, peer), errand, progress, now)));
             }
             Err(error) => {
                 let _infallible = writeln!(self.out, "error: {error}");
@@ -334,22 +318,7 @@ impl Console {
     /// ctrl-c while something is shown.
     fn interrupt(&mut self, host: &mut dyn Host) {
         match core::mem::replace(&mut self.mode, Mode::Prompt) {
-            Mode::Watch(mut watch) => {
-                watch.progress.finish(&mut self.row, &mut self.out);
-                let (guest, peer, errand) = (watch.guest, watch.peer, watch.errand);
-                let is_switched = |it: &MigrationView| {
-                    it.guest == guest && matches!(it.status.phase, Phase::PostCopy | Phase::Recovering)
-                };
-                let way_back = if host.migrations().iter().any(is_switched) {
-                    String::new()
-                } else {
-                    format!(", 'migrate cancel {guest}' ends it")
-                };
-                let _infallible = writeln!(
-                    self.out,
-                    "the {errand} of {guest} to {peer} goes on: 'migrate status' shows it{way_back}"
-                );
-            }
+            Mode::Watch(watch) => watch.leave(host, &mut self.row, &mut self.out),
             Mode::Ping(ping) => ping.stop(host, &mut self.out),
             mode @ (Mode::Prompt | Mode::Attached(_) | Mode::Reboot) => self.mode = mode,
         }
@@ -365,7 +334,7 @@ impl Console {
             }
             Mode::Watch(watch) => {
                 if watch.proceed(now, host, &mut self.row, &mut self.out) {
-                    return Some(watch.progress.due());
+                    return Some(watch.due());
                 }
                 self.mode = Mode::Prompt;
                 None
@@ -411,57 +380,5 @@ impl Console {
             used += gap + word.len();
         }
         self.out.raw(b"\r\n");
-    }
-}
-
-impl Watch {
-    /// Shows the move's state if it is time; whether there is still something to wait for.
-    fn proceed(&mut self, now: Duration, host: &dyn Host, row: &mut Row, out: &mut Output) -> bool {
-        if now < self.progress.due() {
-            return true;
-        }
-        let mut migrations: Vec<_> = host.migrations();
-        migrations.retain(|migration| migration.side == Side::Source && migration.guest == self.guest);
-        if let Some(migration) = migrations.pop() {
-            self.seen_at = now;
-            self.progress.sample(now, migration, row, out);
-            return true;
-        }
-        self.progress.miss(now);
-        if now.saturating_sub(self.seen_at) < LOST_AFTER {
-            return true;
-        }
-        self.progress.finish(row, out);
-        let _infallible =
-            writeln!(out, "the {} of {} is over, and nothing says how: see 'log'", self.errand, self.guest);
-        false
-    }
-}
-
-/// The guest that is no longer here, if the notice says so.
-fn gone(notice: &Notice) -> Option<&str> {
-    match notice {
-        Notice::Moved(report) if report.side == Side::Source && report.copy.is_none() => Some(&report.guest),
-        _ => None,
-    }
-}
-
-/// The guest whose console has nothing more to show, if the notice says so.
-fn ended_here(notice: &Notice) -> Option<&str> {
-    match notice {
-        Notice::GuestEnded { guest, .. } => Some(guest),
-        _ => gone(notice),
-    }
-}
-
-/// Whether the notice ends a move or a clone of this guest from here.
-fn is_end_of(notice: &Notice, guest: &str) -> bool {
-    match notice {
-        Notice::MigrationFailed(failure) => {
-            failure.aftermath != Aftermath::Discarded && failure.guest == guest
-        }
-        Notice::Estimated(estimate) => estimate.guest == guest,
-        Notice::Moved(report) => report.side == Side::Source && report.guest == guest,
-        _ => gone(notice) == Some(guest),
     }
 }
