@@ -3,6 +3,7 @@
 //! to the hypervisor's long mode.
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -115,6 +116,30 @@ godwit_trampoline_end:
     .popsection
     "#
 );
+
+/// Who got to the trampoline first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Whoever asks: a processor that comes from now on halts, until the trampoline is placed anew.
+    First,
+    /// Some processor, which is on its way.
+    Late,
+}
+
+/// Claims the trampoline as a processor that comes does.
+///
+/// # Safety
+/// [`place`] was called for the page that `at` maps, and nobody has unmapped it.
+pub unsafe fn claim(at: VirtAddr) -> Claim {
+    let offset = offset(&godwit_trampoline_parameters) + core::mem::offset_of!(Parameters, claimed);
+    let claimed = (at + offset as u64).as_mut_ptr::<u32>();
+    // SAFETY: an aligned word of the parameters, which processors change only by a locked exchange of this width.
+    let claimed = unsafe { AtomicU32::from_ptr(claimed) };
+    match claimed.swap(1, Ordering::AcqRel) {
+        0 => Claim::First,
+        _ => Claim::Late,
+    }
+}
 
 /// Makes a processor that comes late halt at its first instruction. To be called before the page is unmapped.
 ///

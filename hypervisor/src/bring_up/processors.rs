@@ -8,7 +8,8 @@ use x86_64::PhysAddr;
 
 use crate::arch::apic::{self, Command};
 use crate::arch::percpu::{self, CPUS_MAX, PerCpu};
-use crate::arch::{fpu, gdt, idt, smp};
+use crate::arch::smp::{self, Claim};
+use crate::arch::{fpu, gdt, idt};
 use crate::mm::{direct, frames, paging, stack};
 use crate::platform::acpi::Certainty;
 
@@ -20,12 +21,23 @@ const REAL_MODE_END: u64 = 1 << 20;
 const INIT_US: u64 = 200;
 /// Between two looks at whether the processor runs.
 const LOOK_US: u64 = 200;
-/// Looks after each of the two start-up messages at a processor that is said to be there.
+/// Looks after each of the two start-up messages at a processor that is said to be there, and at one that is on its way.
 const LOOKS_TOLD: u32 = 100;
 /// The same at one that may as well be missing.
 const LOOKS_ASSUMED: u32 = 10;
 
 static RUNNING: AtomicUsize = AtomicUsize::new(1);
+
+/// What became of a processor that was to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It runs, under the number that it was given.
+    Runs,
+    /// It does not start, and the number is free.
+    Silent,
+    /// It began and did not arrive: it may still use what it was given, the trampoline included.
+    Astray,
+}
 
 /// What a processor that starts is given.
 struct Start {
@@ -53,11 +65,17 @@ pub fn start(apic_ids: &[u32], certainty: Certainty, run: fn() -> !, pause: impl
         Certainty::Assumed => LOOKS_ASSUMED,
     };
     try_each(others, certainty, |index, id| {
-        let started = start_one(page, index, id, looks, run, &pause);
-        if !started {
-            log::debug!("the CPU with local APIC id {id} does not start and is left alone");
+        let outcome = start_one(page, index, id, looks, run, &pause);
+        match outcome {
+            Outcome::Runs => {}
+            Outcome::Silent => {
+                log::debug!("the CPU with local APIC id {id} does not start and is left alone")
+            }
+            Outcome::Astray => {
+                log::warn!("the CPU with local APIC id {id} got lost while it started: no more are")
+            }
         }
-        started
+        outcome
     });
     // SAFETY: the trampoline is there, and its page stays allocated.
     unsafe { smp::retire(direct::at(page)) };
@@ -65,12 +83,20 @@ pub fn start(apic_ids: &[u32], certainty: Certainty, run: fn() -> !, pause: impl
     RUNNING.load(Ordering::Acquire)
 }
 
-/// Tries processors in order with their indices, the running one being 0. Who is there without being listed is numbered
-/// without gaps, so that the first silence ends a list that is only assumed.
-fn try_each(ids: impl Iterator<Item = u32>, certainty: Certainty, mut start: impl FnMut(usize, u32) -> bool) {
-    for (index, id) in (1..).zip(ids) {
-        if !start(index, id) && certainty == Certainty::Assumed {
-            return;
+/// Tries processors in order, each with the number that it gets if it runs. The running one is 0, and those that start
+/// are numbered without gaps, so that every number below their count is a processor's. The first silence ends a list
+/// that is only assumed; whoever went astray ends any.
+fn try_each(
+    ids: impl Iterator<Item = u32>,
+    certainty: Certainty,
+    mut start: impl FnMut(usize, u32) -> Outcome,
+) {
+    let mut index = 1;
+    for id in ids {
+        match start(index, id) {
+            Outcome::Runs => index += 1,
+            Outcome::Silent if certainty == Certainty::Told => {}
+            Outcome::Silent | Outcome::Astray => return,
         }
     }
 }
@@ -82,10 +108,8 @@ fn start_one(
     looks: u32,
     run: fn() -> !,
     pause: &impl Fn(u64),
-) -> bool {
-    let Ok(top) = stack::allocate() else {
-        return false;
-    };
+) -> Outcome {
+    let Ok(top) = stack::allocate() else { return Outcome::Silent };
     let start = Box::leak(Box::new(Start { block: Box::leak(Box::new(PerCpu::new(index, id))), run }));
     let parameters = smp::Parameters {
         page_tables: paging::root().as_u64(),
@@ -100,16 +124,28 @@ fn start_one(
     let vector = (page.as_u64() >> 12) as u8;
     apic::send(id, Command::Init);
     pause(INIT_US);
+    let arrives = |looks| {
+        (0..looks).any(|_| {
+            let has_come = RUNNING.load(Ordering::Acquire) > before;
+            if !has_come {
+                pause(LOOK_US);
+            }
+            has_come
+        })
+    };
     for _ in 0..2 {
         apic::send(id, Command::StartUp(vector));
-        for _ in 0..looks {
-            if RUNNING.load(Ordering::Acquire) > before {
-                return true;
-            }
-            pause(LOOK_US);
+        if arrives(looks) {
+            return Outcome::Runs;
         }
     }
-    false
+    // Nobody may be on the way with a number that the next one gets.
+    // SAFETY: the trampoline was placed there above.
+    match unsafe { smp::claim(direct::at(page)) } {
+        Claim::First => Outcome::Silent,
+        Claim::Late if arrives(LOOKS_TOLD) => Outcome::Runs,
+        Claim::Late => Outcome::Astray,
+    }
 }
 
 extern "C" fn enter(start: &'static Start) -> ! {
@@ -132,17 +168,35 @@ mod tests {
 
     use super::*;
 
+    /// The processors of `ids` that are tried, with their numbers, if only those of `present` start.
+    fn tried(ids: &[u32], present: &[u32], certainty: Certainty) -> Vec<(usize, u32)> {
+        let mut tried = Vec::new();
+        try_each(ids.iter().copied(), certainty, |index, id| {
+            tried.push((index, id));
+            if present.contains(&id) { Outcome::Runs } else { Outcome::Silent }
+        });
+        tried
+    }
+
     #[test]
     fn only_a_list_that_is_assumed_ends_at_the_first_silence() {
-        let tried = |certainty| {
-            let mut tried = Vec::new();
-            try_each([1, 5, 6].into_iter(), certainty, |index, id| {
-                tried.push((index, id));
-                id == 1
-            });
-            tried
-        };
-        assert_eq!(tried(Certainty::Told), [(1, 1), (2, 5), (3, 6)]);
-        assert_eq!(tried(Certainty::Assumed), [(1, 1), (2, 5)]);
+        assert_eq!(tried(&[1, 5, 6], &[1], Certainty::Told), [(1, 1), (2, 5), (2, 6)]);
+        assert_eq!(tried(&[1, 5, 6], &[1], Certainty::Assumed), [(1, 1), (2, 5)]);
+    }
+
+    #[test]
+    fn those_that_start_are_numbered_without_gaps() {
+        assert_eq!(tried(&[1, 2, 3], &[1, 3], Certainty::Told), [(1, 1), (2, 2), (2, 3)]);
+        assert_eq!(tried(&[7, 8, 9, 10], &[9, 10], Certainty::Told), [(1, 7), (1, 8), (1, 9), (2, 10)]);
+    }
+
+    #[test]
+    fn nobody_is_started_after_one_that_may_still_use_the_trampoline() {
+        let mut tried = Vec::new();
+        try_each([1, 2, 3].into_iter(), Certainty::Told, |index, id| {
+            tried.push((index, id));
+            if id == 2 { Outcome::Astray } else { Outcome::Runs }
+        });
+        assert_eq!(tried, [(1, 1), (2, 2)]);
     }
 }

@@ -10,11 +10,10 @@ use super::record::{Record, Shown};
 use crate::arch::random;
 use crate::guest::linux::LinuxGuest;
 use crate::platform::{Platform, files, wall_clock};
-use crate::sched;
+use crate::sched::{self, PlaceError};
 use crate::vm;
 use crate::vm::builder::{self, BuildError, Plan};
 use crate::vm::handle::{Command, VmHandle};
-use crate::vm::machine::Blueprint;
 use crate::vm::memory::RamError;
 
 /// Why a guest cannot be started.
@@ -26,8 +25,8 @@ pub enum StartError {
     NoFile(String),
     /// The machine cannot be built.
     Build(BuildError),
-    /// The CPU that was to own it takes no more.
-    CpuFull(usize),
+    /// The CPU that was to own it does not take it.
+    Place(PlaceError),
 }
 
 impl fmt::Display for StartError {
@@ -36,7 +35,7 @@ impl fmt::Display for StartError {
             Self::NotConfigured => f.write_str("godwit.toml does not name it: it has no kernel here"),
             Self::NoFile(path) => write!(f, "the file '{path}' is not on the boot volume"),
             Self::Build(error) => error.fmt(f),
-            Self::CpuFull(cpu) => write!(f, "CPU {cpu} takes no more guests"),
+            Self::Place(error) => error.fmt(f),
         }
     }
 }
@@ -73,7 +72,7 @@ pub(super) fn start(
     let (handle, blueprint) =
         builder::linux(machines, &plan, &linux, sched::kick).map_err(StartError::Build)?;
     let shown = Shown::by(&blueprint);
-    place(cpu, blueprint)?;
+    sched::place(cpu, blueprint).map_err(StartError::Place)?;
     let permit = record.begin_life(GuestId(random::bytes()), shown);
     record.attach(handle);
     record.order(Command::Run(Some(permit)));
@@ -99,12 +98,8 @@ pub(super) fn receive(
     let (handle, blueprint) =
         builder::incoming(machines, &plan, sched::kick).map_err(|error| failure(&error))?;
     let shown = Shown::by(&blueprint);
-    place(cpu, blueprint).map_err(|error| GuestFailure::Host(error.to_string()))?;
+    sched::place(cpu, blueprint).map_err(|error| GuestFailure::Host(error.to_string()))?;
     Ok((handle, shown))
-}
-
-fn place(cpu: usize, blueprint: Blueprint) -> Result<(), StartError> {
-    sched::place(cpu, blueprint).map_err(|_| StartError::CpuFull(cpu))
 }
 
 fn failure(error: &BuildError) -> GuestFailure {

@@ -5,8 +5,8 @@
 //! ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines' mailboxes, both of which raise [`WORK`]
 //! and kick the CPU.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::arch::percpu::{self, CPUS_MAX};
 use crate::arch::{apic, interrupts, tsc};
@@ -45,16 +45,36 @@ pub fn kick(cpu: usize) {
     }
 }
 
+/// Why a CPU does not get a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceError {
+    /// No CPU of that number runs.
+    NoSuchCpu(usize),
+    /// Too many machines wait for that CPU.
+    Full(usize),
+}
+
+impl fmt::Display for PlaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchCpu(cpu) => write!(f, "there is no CPU {cpu} that could run it"),
+            Self::Full(cpu) => write!(f, "CPU {cpu} takes no more guests"),
+        }
+    }
+}
+
+impl core::error::Error for PlaceError {}
+
 /// Gives a machine to CPU `cpu`.
 ///
 /// # Errors
-/// The machine, if that CPU has too many waiting or does not exist.
-pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), Box<Blueprint>> {
-    let Some(inbox) = INBOXES.get(cpu) else { return Err(Box::new(blueprint)) };
+/// [`PlaceError`]; the machine is gone then.
+pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), PlaceError> {
+    let inbox = INBOXES.get(cpu).filter(|_| percpu::of(cpu).is_some()).ok_or(PlaceError::NoSuchCpu(cpu))?;
     {
         let mut inbox = inbox.lock();
         if inbox.len() >= INBOX_MAX {
-            return Err(Box::new(blueprint));
+            return Err(PlaceError::Full(cpu));
         }
         inbox.push(blueprint);
     }
@@ -258,5 +278,22 @@ pub fn run_guests(platform: &'static Platform) -> ! {
         if let Turn::Idle(until) = cpu.turn(u64::MAX) {
             wait(until);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+    use crate::vm::builder::tests::blueprint;
+
+    /// In the tests no CPU is known by a number.
+    #[test]
+    fn a_cpu_that_does_not_run_is_given_nothing() {
+        let (_handle, blueprint) = blueprint(1_000_000_000);
+        assert_eq!(place(2, blueprint), Err(PlaceError::NoSuchCpu(2)));
+        assert!(empty_inbox(2).is_empty());
+        assert_eq!(PlaceError::NoSuchCpu(2).to_string(), "there is no CPU 2 that could run it");
     }
 }

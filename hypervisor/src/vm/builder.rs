@@ -178,13 +178,13 @@ fn first_state(entry: &EntryState) -> VcpuState {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::memory::BLOCK_BYTES;
     use super::super::memory::testing::HeapBlocks;
     use super::*;
 
     /// A machine of one block of RAM whose TSC runs at `tsc_hz`.
-    pub(in super::super) fn blueprint(tsc_hz: u64) -> (VmHandle, Blueprint) {
+    pub(crate) fn blueprint(tsc_hz: u64) -> (VmHandle, Blueprint) {
         let ram = Arc::new(GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap());
         let config = BoardConfig { vcpus: 1, tsc_hz, crystal_hz: CRYSTAL_HZ, wall_clock_unix_seconds: 0 };
         let board = Box::new(Board::new(&config, GuestTime::ZERO).unwrap());
