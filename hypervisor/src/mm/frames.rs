@@ -34,6 +34,10 @@ impl Chunk {
     /// A block with all its frames free.
     const WHOLE: Self = Self { free: FRAMES_PER_BLOCK as u16, bits: [u64::MAX; WORDS] };
 
+    fn is_whole(&self) -> bool {
+        usize::from(self.free) == FRAMES_PER_BLOCK
+    }
+
     fn is_free(&self, frame: usize) -> bool {
         self.bits[frame / 64] & (1 << (frame % 64)) != 0
     }
@@ -73,6 +77,8 @@ pub struct Frames {
     chunks: &'static mut [Chunk],
     /// No chunk below this one is broken and has a free frame.
     broken_hint: usize,
+    /// No chunk at or above this one is whole.
+    whole_end: usize,
     total: u64,
     free: u64,
 }
@@ -82,7 +88,7 @@ impl Frames {
     #[must_use]
     pub fn new(chunks: &'static mut [Chunk]) -> Self {
         chunks.fill(Chunk::NONE);
-        Self { chunks, broken_hint: 0, total: 0, free: 0 }
+        Self { chunks, broken_hint: 0, whole_end: 0, total: 0, free: 0 }
     }
 
     /// Adds the whole frames of `start..end` as free. What lies beyond the range described is left out.
@@ -100,13 +106,12 @@ impl Frames {
     /// A frame, its content undefined.
     #[must_use]
     pub fn allocate(&mut self) -> Option<PhysAddr> {
-        let whole = FRAMES_PER_BLOCK as u16;
         let broken = (self.broken_hint..self.chunks.len())
-            .find(|&chunk| self.chunks[chunk].free > 0 && self.chunks[chunk].free < whole);
+            .find(|&chunk| self.chunks[chunk].free > 0 && !self.chunks[chunk].is_whole());
         self.broken_hint = broken.unwrap_or(self.chunks.len());
         let chunk = match broken {
             Some(chunk) => chunk,
-            None => self.chunks.iter().rposition(|chunk| chunk.free > 0)?,
+            None => self.highest_whole()?,
         };
         let frame = self.chunks[chunk].first_free()?;
         self.broken_hint = chunk;
@@ -118,7 +123,7 @@ impl Frames {
     /// addressing need the low ones.
     #[must_use]
     pub fn allocate_block(&mut self) -> Option<PhysAddr> {
-        let chunk = self.chunks.iter().rposition(|chunk| usize::from(chunk.free) == FRAMES_PER_BLOCK)?;
+        let chunk = self.highest_whole()?;
         self.chunks[chunk] = Chunk::NONE;
         self.free -= FRAMES_PER_BLOCK as u64;
         Some(address(chunk * FRAMES_PER_BLOCK))
@@ -169,8 +174,16 @@ impl Frames {
     /// How much there is and how much of it is free.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let whole = self.chunks.iter().filter(|chunk| usize::from(chunk.free) == FRAMES_PER_BLOCK);
+        let whole = self.chunks.iter().filter(|chunk| chunk.is_whole());
         Statistics { total: self.total, free: self.free, free_blocks: whole.count() as u64 }
+    }
+
+    /// The highest chunk that is whole. Whoever takes from it leaves none at or above it, so that the blocks of a guest cost
+    /// one pass over the chunks in all.
+    fn highest_whole(&mut self) -> Option<usize> {
+        let found = self.chunks[..self.whole_end].iter().rposition(Chunk::is_whole);
+        self.whole_end = found.map_or(0, |chunk| chunk + 1);
+        found
     }
 
     /// Gives the block from `frame` on back if it ends at or before `end`, else `frame` alone; returns how many.
@@ -188,6 +201,7 @@ impl Frames {
         let chunk = &mut self.chunks[frame as usize / FRAMES_PER_BLOCK];
         assert_eq!(chunk.free, 0, "frame freed twice");
         *chunk = Chunk::WHOLE;
+        self.whole_end = self.whole_end.max(frame as usize / FRAMES_PER_BLOCK + 1);
         self.free += FRAMES_PER_BLOCK as u64;
         FRAMES_PER_BLOCK as u64
     }
@@ -197,6 +211,9 @@ impl Frames {
         let chunk = frame as usize / FRAMES_PER_BLOCK;
         self.chunks[chunk].set_free(frame as usize % FRAMES_PER_BLOCK);
         self.broken_hint = self.broken_hint.min(chunk);
+        if self.chunks[chunk].is_whole() {
+            self.whole_end = self.whole_end.max(chunk + 1);
+        }
         self.free += 1;
         1
     }
@@ -239,6 +256,9 @@ mod tests {
     use std::boxed::Box;
     use std::collections::BTreeSet;
     use std::vec;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
 
     fn frames(blocks: usize) -> Frames {
         let mut frames = Frames::new(Box::leak(vec![Chunk::NONE; blocks].into_boxed_slice()));
@@ -287,7 +307,7 @@ mod tests {
     #[test]
     fn a_freed_frame_is_found_again() {
         let mut frames = frames(2);
-        let all: vec::Vec<_> = core::iter::from_fn(|| frames.allocate()).collect();
+        let all: Vec<_> = core::iter::from_fn(|| frames.allocate()).collect();
         frames.free(all[700], 1);
         assert_eq!(frames.allocate(), Some(all[700]));
         assert_eq!(frames.allocate(), None);
@@ -300,5 +320,50 @@ mod tests {
         let frame = frames.allocate().unwrap();
         frames.free(frame, 1);
         frames.free(frame, 1);
+    }
+
+    /// Every block is looked at once, not once for each block above it.
+    #[test]
+    fn a_search_for_a_block_begins_below_the_one_before() {
+        let mut frames = frames(64);
+        for below in (1..64).rev() {
+            assert_eq!(frames.allocate_block(), Some(PhysAddr::new(below * BLOCK_SIZE)));
+            assert!(frames.whole_end <= below as usize + 1);
+        }
+        assert_eq!(frames.allocate_block(), None, "frame zero is missing from the lowest");
+        assert_eq!(frames.whole_end, 0);
+        frames.free(PhysAddr::new(40 * BLOCK_SIZE), FRAMES_PER_BLOCK);
+        assert_eq!(frames.allocate_block(), Some(PhysAddr::new(40 * BLOCK_SIZE)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_highest_whole_block_is_found_whatever_came_before(
+            steps in proptest::collection::vec((0_u8..5, any::<prop::sample::Index>()), 0..200),
+        ) {
+            let mut frames = frames(6);
+            let mut given: Vec<(PhysAddr, usize)> = Vec::new();
+            for (kind, choice) in steps {
+                let taken = match kind {
+                    0 => {
+                        let highest = frames.chunks.iter().rposition(Chunk::is_whole);
+                        let block = frames.allocate_block();
+                        prop_assert_eq!(block, highest.map(|chunk| address(chunk * FRAMES_PER_BLOCK)));
+                        block.map(|block| (block, FRAMES_PER_BLOCK))
+                    }
+                    1 => frames.allocate().map(|frame| (frame, 1)),
+                    2 => frames.allocate_contiguous(700, u64::MAX).map(|start| (start, 700)),
+                    _ if given.is_empty() => None,
+                    _ => {
+                        let (start, count) = given.swap_remove(choice.index(given.len()));
+                        frames.free(start, count);
+                        None
+                    }
+                };
+                given.extend(taken);
+                let out: usize = given.iter().map(|(_, count)| count).sum();
+                prop_assert_eq!(frames.statistics().free, frames.statistics().total - out as u64);
+            }
+        }
     }
 }
