@@ -34,10 +34,8 @@ pub unsafe fn initialise(info: &BootInfo) {
     let tables = build_tables(info);
     // SAFETY: the new tables map the image, with its stack, and all RAM as the loader's do.
     unsafe { paging::switch_to(tables) };
-    let length = heap::size_for(frames::get().statistics().total);
-    let start = frames::get()
-        .allocate_contiguous(length / FRAME_SIZE as usize, u64::MAX)
-        .expect("a host with RAM for guests has contiguous RAM for a heap");
+    let (start, length) =
+        heap::place(&mut frames::get()).expect("a host with RAM for guests has contiguous RAM for a heap");
     // SAFETY: the frames were free until now.
     unsafe { heap::initialise(start, length) };
 }

@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 use super::record::{Origin, Record};
 use crate::exits::cpuid_features::{FEATURES, FeatureSet, Register, WORDS};
 use crate::migrate::ram;
-use crate::mm::frames;
+use crate::mm::{frames, heap};
 use crate::vm;
 
 /// Difference of two hosts' TSC frequencies that is not worth scaling: what calibration gets wrong.
@@ -64,13 +64,23 @@ pub(super) fn origin(description: &GuestDescription, from: Option<String>) -> Op
     })
 }
 
+/// Bytes of the heap that are taken for a block of a guest that arrives: the identities of its pages, which the engine
+/// keeps, 8 bytes each, and less than 512 for bitmaps and where the block is.
+const HEAP_BYTES_PER_BLOCK: u64 = frames::FRAMES_PER_BLOCK as u64 * 8 + 512;
+
+/// Bytes of RAM that an arriving guest can have where so many blocks are free and the heap can spare so many bytes.
+fn room(free_blocks: u64, heap_bytes: usize) -> u64 {
+    free_blocks.min(heap_bytes as u64 / HEAP_BYTES_PER_BLOCK) * frames::BLOCK_SIZE
+}
+
 /// What this host offers.
 pub(super) fn of_host(
     name: &str,
     incarnation: u64,
     machines: Option<&vm::platform::Platform>,
 ) -> HostCapabilities {
-    let free = frames::get().statistics().free_blocks * frames::BLOCK_SIZE;
+    let free_blocks = frames::get().statistics().free_blocks;
+    let free = room(free_blocks, heap::statistics().spare());
     HostCapabilities {
         name: name.to_string(),
         incarnation,
@@ -127,6 +137,15 @@ fn features(set: &FeatureSet) -> Vec<CpuFeatures> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::memory::BITMAP_BYTES_PER_BLOCK;
+
+    #[test]
+    fn a_guest_is_offered_no_more_memory_than_the_host_can_keep_account_of() {
+        assert_eq!(room(100, 24 << 20), 200 << 20);
+        assert_eq!(room(1 << 17, 24 << 20) >> 30, 10);
+        assert_eq!(room(1 << 17, 0), 0);
+        assert!(HEAP_BYTES_PER_BLOCK > 4096 + BITMAP_BYTES_PER_BLOCK as u64 + 64 + 16 + 8);
+    }
 
     #[test]
     fn what_a_guest_has_been_shown_arrives_as_it_was_sent() {

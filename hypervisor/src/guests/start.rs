@@ -110,3 +110,17 @@ fn failure(error: &BuildError) -> GuestFailure {
         other => GuestFailure::Host(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_learns_what_kind_of_memory_its_guest_is_refused_for() {
+        let ram = RamError::OutOfMemory { wanted: 3 << 21, available: 1 << 21 };
+        let refusal = Refusal::Memory { needed_bytes: 3 << 21, free_bytes: 1 << 21 };
+        assert_eq!(failure(&BuildError::Ram(ram)), GuestFailure::Refused([refusal].into()));
+        let words = "the host has no memory left for the tables of a guest of 1024 MiB";
+        assert_eq!(failure(&BuildError::Ram(RamError::NoTables(1 << 30))), GuestFailure::Host(words.into()));
+    }
+}

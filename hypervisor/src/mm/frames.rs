@@ -81,6 +81,8 @@ pub struct Frames {
     whole_end: usize,
     total: u64,
     free: u64,
+    /// Chunks that are whole.
+    whole: u64,
 }
 
 impl Frames {
@@ -88,7 +90,7 @@ impl Frames {
     #[must_use]
     pub fn new(chunks: &'static mut [Chunk]) -> Self {
         chunks.fill(Chunk::NONE);
-        Self { chunks, broken_hint: 0, whole_end: 0, total: 0, free: 0 }
+        Self { chunks, broken_hint: 0, whole_end: 0, total: 0, free: 0, whole: 0 }
     }
 
     /// Adds the whole frames of `start..end` as free. What lies beyond the range described is left out.
@@ -125,6 +127,7 @@ impl Frames {
     pub fn allocate_block(&mut self) -> Option<PhysAddr> {
         let chunk = self.highest_whole()?;
         self.chunks[chunk] = Chunk::NONE;
+        self.whole -= 1;
         self.free -= FRAMES_PER_BLOCK as u64;
         Some(address(chunk * FRAMES_PER_BLOCK))
     }
@@ -132,9 +135,20 @@ impl Frames {
     /// `count` contiguous frames that end at or below `limit`, their content undefined.
     #[must_use]
     pub fn allocate_contiguous(&mut self, count: usize, limit: u64) -> Option<PhysAddr> {
+        self.allocate_between(count, 0, limit)
+    }
+
+    /// `count` contiguous frames that no device needs to reach: above 4 GiB if there are such.
+    #[must_use]
+    pub fn allocate_for_host(&mut self, count: usize) -> Option<PhysAddr> {
+        let high = self.allocate_between(count, FOUR_GIB, u64::MAX);
+        high.or_else(|| self.allocate_contiguous(count, u64::MAX))
+    }
+
+    fn allocate_between(&mut self, count: usize, floor: u64, limit: u64) -> Option<PhysAddr> {
         let end = (limit / FRAME_SIZE).min((self.chunks.len() * FRAMES_PER_BLOCK) as u64) as usize;
         let mut run = 0;
-        let mut frame = 0;
+        let mut frame = floor.div_ceil(FRAME_SIZE) as usize;
         while frame < end {
             let chunk = &self.chunks[frame / FRAMES_PER_BLOCK];
             if chunk.free == 0 {
@@ -174,8 +188,7 @@ impl Frames {
     /// How much there is and how much of it is free.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let whole = self.chunks.iter().filter(|chunk| chunk.is_whole());
-        Statistics { total: self.total, free: self.free, free_blocks: whole.count() as u64 }
+        Statistics { total: self.total, free: self.free, free_blocks: self.whole }
     }
 
     /// The highest chunk that is whole. Whoever takes from it leaves none at or above it, so that the blocks of a guest cost
@@ -201,6 +214,7 @@ impl Frames {
         let chunk = &mut self.chunks[frame as usize / FRAMES_PER_BLOCK];
         assert_eq!(chunk.free, 0, "frame freed twice");
         *chunk = Chunk::WHOLE;
+        self.whole += 1;
         self.whole_end = self.whole_end.max(frame as usize / FRAMES_PER_BLOCK + 1);
         self.free += FRAMES_PER_BLOCK as u64;
         FRAMES_PER_BLOCK as u64
@@ -212,6 +226,7 @@ impl Frames {
         self.chunks[chunk].set_free(frame as usize % FRAMES_PER_BLOCK);
         self.broken_hint = self.broken_hint.min(chunk);
         if self.chunks[chunk].is_whole() {
+            self.whole += 1;
             self.whole_end = self.whole_end.max(chunk + 1);
         }
         self.free += 1;
@@ -219,7 +234,9 @@ impl Frames {
     }
 
     fn take(&mut self, frame: usize) {
-        self.chunks[frame / FRAMES_PER_BLOCK].set_used(frame % FRAMES_PER_BLOCK);
+        let chunk = &mut self.chunks[frame / FRAMES_PER_BLOCK];
+        self.whole -= u64::from(chunk.is_whole());
+        chunk.set_used(frame % FRAMES_PER_BLOCK);
         self.free -= 1;
     }
 }
@@ -251,19 +268,45 @@ pub fn get() -> Guard<'static, Frames> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) mod testing {
     use std::boxed::Box;
-    use std::collections::BTreeSet;
     use std::vec;
+
+    use super::*;
+
+    /// The free frames of so many blocks.
+    pub(in super::super) fn frames(blocks: usize) -> Frames {
+        without(blocks, |_| false)
+    }
+
+    /// The same, but for those blocks that are not there.
+    pub(in super::super) fn without(blocks: usize, is_missing: impl Fn(usize) -> bool) -> Frames {
+        let mut frames = Frames::new(Box::leak(vec![Chunk::NONE; blocks].into_boxed_slice()));
+        for block in (0..blocks).filter(|block| !is_missing(*block)) {
+            let start = block as u64 * BLOCK_SIZE;
+            frames.add(PhysAddr::new(start), PhysAddr::new(start + BLOCK_SIZE));
+        }
+        frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
     use std::vec::Vec;
 
     use proptest::prelude::*;
 
-    fn frames(blocks: usize) -> Frames {
-        let mut frames = Frames::new(Box::leak(vec![Chunk::NONE; blocks].into_boxed_slice()));
-        frames.add(PhysAddr::zero(), PhysAddr::new(blocks as u64 * BLOCK_SIZE));
-        frames
+    use super::testing::{frames, without};
+    use super::*;
+
+    #[test]
+    fn the_host_leaves_to_devices_what_they_reach_if_there_is_more() {
+        let low = (FOUR_GIB / BLOCK_SIZE) as usize;
+        let mut large = without(low + 2, |block| (3..low).contains(&block));
+        assert_eq!(large.allocate_for_host(1024), Some(PhysAddr::new(FOUR_GIB)));
+        assert_eq!(large.allocate_for_host(1024), Some(PhysAddr::new(FRAME_SIZE)));
+        assert_eq!(large.allocate_for_host(1024), None);
     }
 
     #[test]
@@ -361,6 +404,8 @@ mod tests {
                     }
                 };
                 given.extend(taken);
+                let whole = frames.chunks.iter().filter(|chunk| chunk.is_whole()).count();
+                prop_assert_eq!(frames.statistics().free_blocks, whole as u64);
                 let out: usize = given.iter().map(|(_, count)| count).sum();
                 prop_assert_eq!(frames.statistics().free, frames.statistics().total - out as u64);
             }

@@ -7,8 +7,14 @@ use core::ptr::{self, NonNull};
 use linked_list_allocator::Heap;
 use x86_64::PhysAddr;
 
-use super::{direct, frames};
+use super::direct;
+use super::frames::{self, FRAME_SIZE, Frames};
 use crate::sync::{Level, Lock};
+
+/// Least bytes of a heap.
+const SIZE_MIN: u64 = 8 << 20;
+/// Bytes that are enough where guests are small.
+const SIZE_ENOUGH: u64 = 24 << 20;
 
 /// The image's allocator; usable after [`initialise`], and out of memory before.
 #[derive(Debug)]
@@ -27,6 +33,15 @@ pub struct Statistics {
     pub used: usize,
 }
 
+impl Statistics {
+    /// Bytes that one guest's tables may take: most of the host's allocations end in a panic if they fail, so an eighth of
+    /// the heap is for those alone.
+    #[must_use]
+    pub const fn spare(&self) -> usize {
+        self.size.saturating_sub(self.used).saturating_sub(self.size / 8)
+    }
+}
+
 /// Gives the heap `length` bytes of RAM at `start`.
 ///
 /// # Safety
@@ -42,11 +57,25 @@ pub fn statistics() -> Statistics {
     Statistics { size: heap.0.size(), used: heap.0.used() }
 }
 
-/// Bytes that the heap of a host with `total_frames` frames gets: a sixteenth, within bounds. All streams that there may
-/// be ([`crate::net::stream::STREAMS_MAX`]) and a port's backlog take less than 6 MB of it.
+/// Bytes that the heap of a host with `total_frames` frames gets: a sixteenth, within bounds, but not less than a 256th.
+/// All streams that there may be ([`crate::net::stream::STREAMS_MAX`]) and a port's backlog take less than 6 MB of it. What
+/// is noted about a guest that is being moved takes less than a 400th of its RAM, most of it the identities of its pages.
 #[must_use]
 pub fn size_for(total_frames: u64) -> usize {
-    (total_frames * frames::FRAME_SIZE / 16).clamp(8 << 20, 24 << 20) as usize
+    let bytes = total_frames * frames::FRAME_SIZE;
+    (bytes / 16).clamp(SIZE_MIN, SIZE_ENOUGH).max(bytes / 256) as usize
+}
+
+/// A place for the heap in `frames`, and its length: of the size that is wanted, or half as often as need be.
+#[must_use]
+pub fn place(frames: &mut Frames) -> Option<(PhysAddr, usize)> {
+    let wanted = size_for(frames.statistics().total).next_multiple_of(FRAME_SIZE as usize);
+    let halves = core::iter::successors(Some(wanted), |length| {
+        Some((length / 2).next_multiple_of(FRAME_SIZE as usize)).filter(|length| *length as u64 >= SIZE_MIN)
+    });
+    halves
+        .into_iter()
+        .find_map(|length| Some((frames.allocate_for_host(length / FRAME_SIZE as usize)?, length)))
 }
 
 // SAFETY: the heap hands out disjoint, aligned pieces of memory that is its own, under a lock.
@@ -65,12 +94,42 @@ unsafe impl GlobalAlloc for Allocator {
 
 #[cfg(test)]
 mod tests {
-    use super::size_for;
+    use super::*;
+    use crate::mm::frames::testing;
 
     #[test]
     fn the_heap_grows_with_the_host_within_bounds() {
         assert_eq!(size_for(1), 8 << 20);
         assert_eq!(size_for(65536), 16 << 20);
-        assert_eq!(size_for(1 << 30), 24 << 20);
+        assert_eq!(size_for(6 << 18), 24 << 20);
+    }
+
+    #[test]
+    fn the_heap_of_a_large_host_has_room_for_what_is_noted_about_guests_of_its_size() {
+        for gib in [64_u64, 256, 1024] {
+            let size = size_for(gib << 18);
+            let identities = (gib << 18) * 8;
+            let bitmaps = (gib << 18) / 8 * 6;
+            let heap = Statistics { size, used: 6 << 20 };
+            assert!((identities + bitmaps) < heap.spare() as u64);
+        }
+    }
+
+    #[test]
+    fn some_of_the_heap_is_never_spared() {
+        assert_eq!(Statistics { size: 8 << 20, used: 1 << 20 }.spare(), 6 << 20);
+        assert_eq!(Statistics { size: 8 << 20, used: (7 << 20) + 1 }.spare(), 0);
+        assert_eq!(Statistics { size: 0, used: 0 }.spare(), 0);
+    }
+
+    #[test]
+    fn the_heap_is_as_large_as_contiguous_memory_allows() {
+        let mut whole = testing::frames(64);
+        assert_eq!(place(&mut whole), Some((PhysAddr::new(FRAME_SIZE), 8 << 20)));
+        // 24 MiB are wanted, and no more than nine blocks are together.
+        let mut broken = testing::without(256, |block| block % 10 == 9);
+        assert_eq!(place(&mut broken).map(|(_, length)| length), Some(12 << 20));
+        let mut shreds = testing::without(256, |block| block % 2 == 0);
+        assert_eq!(place(&mut shreds), None);
     }
 }

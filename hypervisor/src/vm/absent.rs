@@ -16,7 +16,10 @@
 //! the notes are read.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use super::words::zeroed;
 
 /// Pages per word.
 const BITS: usize = 64;
@@ -49,22 +52,20 @@ pub enum Wait {
     Lost,
 }
 
-fn zeroed(count: usize) -> Box<[AtomicU64]> {
-    (0..count).map(|_| AtomicU64::new(0)).collect()
-}
-
 impl AbsentPages {
     /// None of `pages` pages is absent; `waiters` may wait at one time.
-    #[must_use]
-    pub fn new(pages: usize, waiters: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`TryReserveError`] if there is no memory for that.
+    pub fn new(pages: usize, waiters: usize) -> Result<Self, TryReserveError> {
+        Ok(Self {
             is_on: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             left: AtomicUsize::new(0),
-            bits: zeroed(pages.div_ceil(BITS)),
-            places: zeroed(waiters),
+            bits: zeroed(pages.div_ceil(BITS))?,
+            places: zeroed(waiters)?,
             has_news: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Whether any page may be absent, or its absence has not been settled.
@@ -236,7 +237,7 @@ mod tests {
     use super::*;
 
     fn absent(pages: impl IntoIterator<Item = usize>) -> AbsentPages {
-        let absent = AbsentPages::new(256, 2);
+        let absent = AbsentPages::new(256, 2).unwrap();
         absent.set(pages.into_iter());
         absent
     }
@@ -307,7 +308,7 @@ mod tests {
     #[test]
     fn a_page_that_comes_while_its_waiter_goes_to_sleep_wakes_it() {
         const ROUNDS: usize = 20_000;
-        let pages = Arc::new(AbsentPages::new(ROUNDS, 1));
+        let pages = Arc::new(AbsentPages::new(ROUNDS, 1).unwrap());
         pages.set(0..ROUNDS);
         let woken = Arc::new(AtomicUsize::new(usize::MAX));
         let publisher = std::thread::spawn({

@@ -5,7 +5,10 @@
 //! what it likes, when it likes. A page marked while a harvest runs shows in this one or in the next, never in none.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::words::zeroed;
 
 /// Pages per word.
 const BITS: usize = 64;
@@ -18,16 +21,14 @@ pub struct DirtyBitmaps {
     published: Box<[AtomicU64]>,
 }
 
-fn zeroed(words: usize) -> Box<[AtomicU64]> {
-    (0..words).map(|_| AtomicU64::new(0)).collect()
-}
-
 impl DirtyBitmaps {
     /// Bitmaps for `pages` pages, switched off.
-    #[must_use]
-    pub fn new(pages: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`TryReserveError`] if there is no memory for them.
+    pub fn new(pages: usize) -> Result<Self, TryReserveError> {
         let words = pages.div_ceil(BITS);
-        Self { enabled: AtomicBool::new(false), active: zeroed(words), published: zeroed(words) }
+        Ok(Self { enabled: AtomicBool::new(false), active: zeroed(words)?, published: zeroed(words)? })
     }
 
     /// Whether writes are being recorded.
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn nothing_is_recorded_while_off_and_nothing_old_shows_when_on() {
-        let bitmaps = DirtyBitmaps::new(100);
+        let bitmaps = DirtyBitmaps::new(100).unwrap();
         bitmaps.mark(3);
         bitmaps.enable();
         bitmaps.mark(4);
@@ -178,7 +179,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_mark_shows_in_exactly_one_harvest(rounds: Vec<Vec<u8>>) {
-            let bitmaps = DirtyBitmaps::new(256);
+            let bitmaps = DirtyBitmaps::new(256).unwrap();
             bitmaps.enable();
             for marks in rounds {
                 for page in &marks {

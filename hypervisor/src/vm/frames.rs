@@ -10,8 +10,8 @@ use godwit_vmx::ept::{FrameSource, Table};
 use x86_64::PhysAddr;
 
 use super::memory::{BLOCK_BYTES, Block, BlockSource, zero};
-use crate::mm::direct;
 use crate::mm::frames::{self, FRAME_SIZE, FRAMES_PER_BLOCK};
+use crate::mm::{direct, heap};
 
 /// An owned frame, given back when dropped.
 #[derive(Debug)]
@@ -90,6 +90,9 @@ impl TableFrames {
     #[must_use]
     pub fn put_by(&mut self, count: usize) -> bool {
         let before = self.reserve.len();
+        if self.reserve.try_reserve_exact(count.saturating_sub(before)).is_err() {
+            return false;
+        }
         while self.reserve.len() < count {
             match frames::get().allocate() {
                 Some(frame) => self.reserve.push(frame),
@@ -166,6 +169,14 @@ fn table<'a>(frame: PhysAddr) -> &'a Table {
 }
 
 impl BlockSource for HostFrames {
+    fn blocks_free(&self) -> usize {
+        frames::get().statistics().free_blocks as usize
+    }
+
+    fn table_bytes_free(&self) -> usize {
+        heap::statistics().spare()
+    }
+
     fn allocate(&mut self) -> Option<Block> {
         let address = frames::get().allocate_block()?;
         let pointer: *mut u8 = direct::at(address).as_mut_ptr();
@@ -176,5 +187,17 @@ impl BlockSource for HostFrames {
 
     fn release(block: Block) {
         frames::get().free(block.address, FRAMES_PER_BLOCK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_frames_than_can_be_noted_are_not_put_by() {
+        let mut frames = TableFrames::default();
+        assert!(!frames.put_by(usize::MAX));
+        assert!(frames.put_by(0));
     }
 }

@@ -43,6 +43,10 @@ pub struct Block {
 
 /// Where blocks come from and go to.
 pub trait BlockSource {
+    /// Blocks that there are now.
+    fn blocks_free(&self) -> usize;
+    /// Bytes that the host's heap has to spare for a guest's tables.
+    fn table_bytes_free(&self) -> usize;
     /// A block of zeros.
     fn allocate(&mut self) -> Option<Block>;
     /// Takes a block back.
@@ -63,6 +67,8 @@ pub enum RamError {
         /// Bytes that were free for it.
         available: u64,
     },
+    /// The host has no memory for what it would have to note about so many bytes.
+    NoTables(u64),
 }
 
 impl fmt::Display for RamError {
@@ -73,11 +79,22 @@ impl fmt::Display for RamError {
                 let (wanted, available) = (wanted >> 20, available >> 20);
                 write!(f, "the host has {available} MiB left for a guest that needs {wanted} MiB")
             }
+            Self::NoTables(bytes) => {
+                write!(f, "the host has no memory left for the tables of a guest of {} MiB", bytes >> 20)
+            }
         }
     }
 }
 
 impl core::error::Error for RamError {}
+
+/// Bytes of the heap that the bitmaps over a block take: two of the dirty log, one of absent pages.
+pub const BITMAP_BYTES_PER_BLOCK: usize = 3 * (BLOCK_BYTES / PAGE_SIZE / 8) as usize;
+
+/// Bytes of the heap that [`GuestRam`] takes for `blocks` blocks.
+const fn table_bytes(blocks: usize, vcpus: usize) -> usize {
+    blocks * (BITMAP_BYTES_PER_BLOCK + size_of::<Block>()) + vcpus * size_of::<u64>()
+}
 
 /// A guest's RAM.
 #[derive(Debug)]
@@ -103,7 +120,20 @@ impl GuestRam {
             return Err(RamError::Size(bytes));
         }
         let count = (bytes / BLOCK_BYTES) as usize;
-        let mut blocks = Vec::with_capacity(count);
+        let pages = (bytes / PAGE_SIZE) as usize;
+        // Nothing is allocated before it is known to be there: a peer may have chosen the size.
+        if source.blocks_free() < count {
+            let available = source.blocks_free() as u64 * BLOCK_BYTES;
+            return Err(RamError::OutOfMemory { wanted: bytes, available });
+        }
+        if source.table_bytes_free() < table_bytes(count, vcpus) {
+            return Err(RamError::NoTables(bytes));
+        }
+        let no_tables = |_| RamError::NoTables(bytes);
+        let dirty = DirtyBitmaps::new(pages).map_err(no_tables)?;
+        let absent = AbsentPages::new(pages, vcpus).map_err(no_tables)?;
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(count).map_err(no_tables)?;
         for _ in 0..count {
             match source.allocate() {
                 Some(block) => blocks.push(block),
@@ -114,8 +144,6 @@ impl GuestRam {
                 }
             }
         }
-        let pages = (bytes / PAGE_SIZE) as usize;
-        let (dirty, absent) = (DirtyBitmaps::new(pages), AbsentPages::new(pages, vcpus));
         Ok(Self { blocks: blocks.into_boxed_slice(), release: S::release, dirty, absent })
     }
 
@@ -481,6 +509,14 @@ pub(crate) mod testing {
     }
 
     impl BlockSource for HeapBlocks {
+        fn blocks_free(&self) -> usize {
+            self.left
+        }
+
+        fn table_bytes_free(&self) -> usize {
+            usize::MAX
+        }
+
         fn allocate(&mut self) -> Option<Block> {
             self.left = self.left.checked_sub(1)?;
             // SAFETY: the layout is not empty.

@@ -26,3 +26,4 @@ pub mod tables;
 pub mod throttle;
 pub mod vcpu;
 pub mod virtual_eoi;
+mod words;

@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_processor_runs_again_when_its_page_has_come_and_no_other() {
-        let absent = AbsentPages::new(64, 2);
+        let absent = AbsentPages::new(64, 2).unwrap();
         absent.set([3, 4].into_iter());
         let wait = PageWait::begin(&absent, 1, 3, RIP).unwrap().unwrap();
         assert!(!absent.publish(4) && !wait.is_over(&absent));
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_page_that_will_never_come_ends_the_guest_that_needs_it_and_no_other() {
-        let absent = AbsentPages::new(64, 2);
+        let absent = AbsentPages::new(64, 2).unwrap();
         absent.set([3, 4].into_iter());
         let wait = PageWait::begin(&absent, 0, 3, RIP).unwrap().unwrap();
         absent.forsake();

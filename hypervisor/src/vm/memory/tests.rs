@@ -1,3 +1,4 @@
+use std::string::ToString;
 use std::vec;
 
 use proptest::prelude::*;
@@ -105,6 +106,48 @@ fn a_host_without_memory_keeps_nothing() {
     let error = GuestRam::new(&mut source, 3 * BLOCK_BYTES, 1).unwrap_err();
     assert_eq!(error, RamError::OutOfMemory { wanted: 3 * BLOCK_BYTES, available: 2 * BLOCK_BYTES });
     assert!(matches!(GuestRam::new(&mut source, 12345, 1), Err(RamError::Size(12345))));
+}
+
+/// A host with more RAM than its heap has room to describe; none of it can be had.
+struct SmallHeap {
+    table_bytes: usize,
+}
+
+impl BlockSource for SmallHeap {
+    fn blocks_free(&self) -> usize {
+        1 << 30
+    }
+
+    fn table_bytes_free(&self) -> usize {
+        self.table_bytes
+    }
+
+    fn allocate(&mut self) -> Option<Block> {
+        None
+    }
+
+    fn release(_block: Block) {
+        unreachable!("none was given");
+    }
+}
+
+#[test]
+fn a_host_whose_heap_cannot_describe_a_guest_refuses_it_before_taking_any_memory() {
+    let bytes = 256 << 30;
+    let needed = 256 * (3 * (32 << 10) + (8 << 10)) + 8;
+    let error = GuestRam::new(&mut SmallHeap { table_bytes: needed - 1 }, bytes, 1).unwrap_err();
+    assert_eq!(error, RamError::NoTables(bytes));
+    assert_eq!(error.to_string(), "the host has no memory left for the tables of a guest of 262144 MiB");
+    let error = GuestRam::new(&mut SmallHeap { table_bytes: needed }, bytes, 1).unwrap_err();
+    assert_eq!(error, RamError::OutOfMemory { wanted: bytes, available: 0 });
+}
+
+#[test]
+fn memory_that_is_not_there_is_not_begun_with() {
+    let mut source = HeapBlocks { left: 2 };
+    let wanted = RAM_BYTES_MAX;
+    let error = GuestRam::new(&mut source, wanted, 1).unwrap_err();
+    assert_eq!((error, source.left), (RamError::OutOfMemory { wanted, available: 2 * BLOCK_BYTES }, 2));
 }
 
 #[test]
