@@ -5,6 +5,7 @@
 //! ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines' mailboxes, both of which raise [`WORK`]
 //! and kick the CPU.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -18,8 +19,10 @@ use crate::vm::platform::Platform;
 use crate::vm::run::RunEnd;
 use crate::vm::throttle::Share;
 
+mod predictors;
 pub mod run_queue;
 
+use predictors::{Owed, Predictors};
 use run_queue::{Choice, RunQueue};
 
 /// Event of a CPU: a mailbox or the inbox has something.
@@ -110,6 +113,7 @@ pub struct CpuLoop {
     platform: &'static Platform,
     machines: Vec<Machine>,
     queue: RunQueue,
+    predictors: Predictors,
     index: usize,
     _vmx: VmxOn,
 }
@@ -127,6 +131,7 @@ impl CpuLoop {
             platform,
             machines: Vec::new(),
             queue: RunQueue::default(),
+            predictors: Predictors::default(),
             index: percpu::index(),
             _vmx: vmx,
         })
@@ -205,6 +210,9 @@ impl CpuLoop {
             end = end.min(time);
         }
         self.unload_others(position);
+        if self.predictors.pass_to(Arc::as_ptr(self.machines[position].handle()).addr()) == Owed::Barrier {
+            host::bar_predictions(&self.platform.residency);
+        }
         interrupts::disable();
         let machine = &mut self.machines[position];
         let before = machine.run_ticks();
@@ -237,6 +245,7 @@ impl CpuLoop {
                 log::info!("{}: {reason}", machine.handle().name());
             }
             machine.destroy();
+            self.predictors.distrust();
             kick(BOOT_CPU);
         }
     }

@@ -164,7 +164,7 @@ const RESIDENT_MSRS: [u32; 6] =
 pub struct Residency {
     /// State components that are carried.
     pub components: Components,
-    /// Whether IA32_SPEC_CTRL exists.
+    /// Whether IA32_SPEC_CTRL and IA32_PRED_CMD exist.
     pub speculation_control: bool,
     /// Whether IA32_TSC_AUX exists.
     pub tsc_aux: bool,
@@ -258,6 +258,16 @@ pub(super) fn load_resident(resident: &Resident, residency: &Residency, xcr0: u6
 pub(super) fn save_resident(resident: &mut Resident, residency: &Residency) {
     // SAFETY: the callers keep count of whose registers are in the processor.
     unsafe { resident.save(residency) };
+}
+
+/// Keeps what the processor has learnt of branches so far from steering those to come: an indirect branch predictor
+/// barrier, if the processor has one (the bit that says so is IA32_SPEC_CTRL's too).
+pub fn bar_predictions(residency: &Residency) {
+    const IBPB: u64 = 1;
+    if residency.speculation_control {
+        // SAFETY: a command without state, which the hypervisor relies on nothing of.
+        let _ = unsafe { try_write_msr(msr::PRED_CMD, IBPB) };
+    }
 }
 
 fn read_msr(number: u32) -> u64 {
