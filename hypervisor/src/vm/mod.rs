@@ -26,4 +26,5 @@ pub mod tables;
 pub mod throttle;
 pub mod vcpu;
 pub mod virtual_eoi;
+pub mod weaknesses;
 mod words;
