@@ -10,7 +10,7 @@ use super::state::State;
 use super::{Round, Source};
 use crate::bitmap::PageBitmap;
 use crate::io::Event;
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, Page, RamFailure};
 use crate::reason::AbortReason;
 use crate::status::Phase;
 use crate::time::Instant;
@@ -38,8 +38,10 @@ pub(super) struct Estimate {
 impl Source {
     /// The log is on: the sample is sent, and the guest is watched.
     pub(super) fn begin_estimate(&mut self, now: Instant) {
-        let Some(sender) = &mut self.sender else { return };
         let pages = self.guest.layout.page_count();
+        let (Some(sender), Some(written)) = (&mut self.sender, PageBitmap::try_empty(pages)) else {
+            return self.abort(now, AbortReason::Ram(RamFailure::OutOfMemory(Page(0))));
+        };
         sender.sample(pages.div_ceil(SAMPLE_PAGES).max(1));
         self.round = Round { number: 1, pages: sender.pending().len(), ..self.round };
         self.state = State::Probing(Estimate {
@@ -47,7 +49,7 @@ impl Source {
             look_at: now.after(LOOK),
             asked_at: now,
             longest_harvest: Duration::ZERO,
-            written: PageBitmap::empty(pages),
+            written,
             curve: Vec::new(),
         });
     }

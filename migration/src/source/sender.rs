@@ -60,8 +60,9 @@ impl Sender {
             Compression::Adaptive => Some(Codec::new(page_count)?),
         };
         let identities = Identities::new(page_count, Identity::UNKNOWN)?;
-        let pending = PageBitmap::full(page_count);
-        let harvest = PageBitmap::empty(page_count);
+        let set = || PageBitmap::try_empty(page_count).ok_or(RamFailure::OutOfMemory(Page(0)));
+        let (mut pending, harvest) = (set()?, set()?);
+        pending.fill();
         let (cursor, counts) = (Page(0), PageCounts::default());
         Ok(Self {
             pending,

@@ -71,7 +71,7 @@ impl Receiver {
             state_bytes: 0,
             section_missing: 0,
             counts: PageCounts::default(),
-            absent: PageBitmap::empty(page_count),
+            absent: PageBitmap::try_empty(page_count).ok_or(RamFailure::OutOfMemory(Page(0)))?,
             is_hidden: false,
             is_live: false,
             arrived: Vec::new(),
