@@ -7,6 +7,7 @@ pub mod absent;
 pub mod builder;
 mod commands;
 pub mod controls;
+mod delivery;
 pub mod dirty;
 pub mod frames;
 pub mod handle;

@@ -1,0 +1,111 @@
+//! What waits to be delivered to a processor at its next entry, and the event whose delivery an exit interrupted.
+//!
+//! One [`Event`] at most waits, beside the VMCS, in [`super::vcpu::Vcpu::event`]: there it outlives the end of a run, and a
+//! state that is saved has it.
+
+use godwit_vmx::event::{self, Event, EventKind};
+use godwit_vmx::exit::Exit;
+use godwit_vmx::field;
+use godwit_vmx::vmcs::VmcsAccess;
+
+use crate::exits::debug;
+
+/// In the interruptibility state: NMIs are blocked (SDM table 25-3).
+pub(super) const BLOCKING_NMI: u32 = 1 << 3;
+/// In the interruption information of an exit: an IRET had unblocked NMIs (SDM 28.2.2).
+const NMI_UNBLOCKED: u32 = 1 << 12;
+
+/// Arranges for delivery of an event at this entry. An NMI that is delivered again must not find its own blocking.
+pub(super) fn deliver(vmcs: &mut impl VmcsAccess, event: Event) {
+    if event.kind == EventKind::Nmi {
+        let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
+        if blocking & BLOCKING_NMI != 0 {
+            vmcs.write(field::GUEST_INTERRUPTIBILITY, blocking & !BLOCKING_NMI);
+        }
+    }
+    event.inject(vmcs);
+}
+
+/// Whether an interrupt is the next thing that can be delivered, as far as other events go.
+pub(super) fn is_free(vmcs: &impl VmcsAccess, event: Option<Event>) -> bool {
+    event.is_none() && !debug::is_trap_due(vmcs)
+}
+
+/// The event whose delivery the exit interrupted. If there was none, but an IRET had just unblocked NMIs, they are
+/// blocked again, since that IRET is going to be executed again (SDM 28.2.3).
+pub(super) fn interrupted(vmcs: &mut impl VmcsAccess, exit: &Exit) -> Option<Event> {
+    let interrupted = event::interrupted_delivery(vmcs);
+    let unblocked = match exit {
+        Exit::EptViolation(violation) => violation.nmi_unblocked,
+        Exit::ExceptionOrNmi(Some(Event { kind: EventKind::HardwareException, .. })) => {
+            vmcs.read(field::EXIT_INTERRUPTION_INFO) & NMI_UNBLOCKED != 0
+        }
+        _ => false,
+    };
+    if interrupted.is_none() && unblocked {
+        let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
+        vmcs.write(field::GUEST_INTERRUPTIBILITY, blocking | BLOCKING_NMI);
+    }
+    interrupted
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_vmx::event::Exception;
+    use godwit_vmx::exit::EptViolation;
+    use godwit_vmx::vmcs::FakeVmcs;
+
+    use super::*;
+
+    #[test]
+    fn an_nmi_delivered_again_is_not_blocked_by_itself() {
+        let mut vmcs = FakeVmcs::new();
+        vmcs.set(field::GUEST_INTERRUPTIBILITY, BLOCKING_NMI);
+        deliver(&mut vmcs, Event::nmi());
+        assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), 0);
+        assert_eq!(vmcs.read(field::ENTRY_INTERRUPTION_INFO), 0x8000_0202);
+    }
+
+    #[test]
+    fn an_iret_that_will_run_again_finds_nmis_blocked_again() {
+        let mut vmcs = FakeVmcs::new();
+        let exit = Exit::EptViolation(EptViolation::decode(1 << 12, 0, 0));
+        assert_eq!(interrupted(&mut vmcs, &exit), None);
+        assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
+        let mut vmcs = FakeVmcs::new();
+        let fault = Event::exception_with_code(Exception::AlignmentCheck, 0);
+        vmcs.set(field::EXIT_INTERRUPTION_INFO, fault.to_info() | NMI_UNBLOCKED);
+        assert_eq!(interrupted(&mut vmcs, &Exit::ExceptionOrNmi(Some(fault))), None);
+        assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
+    }
+
+    #[test]
+    fn an_event_whose_delivery_met_a_page_that_has_not_come_is_delivered_when_it_has() {
+        let exit = Exit::EptViolation(EptViolation::decode(1, 0x5000, 0));
+        assert!(exit.may_interrupt_delivery());
+        let breakpoint = Event {
+            kind: EventKind::SoftwareException,
+            instruction_length: 1,
+            ..Event::exception(Exception::Breakpoint)
+        };
+        let page_fault = Event::exception_with_code(Exception::PageFault, 2);
+        for event in [Event::interrupt(0x31), Event::nmi(), page_fault, breakpoint] {
+            let mut vmcs = FakeVmcs::new();
+            vmcs.set(field::IDT_VECTORING_INFO, event.to_info());
+            vmcs.set(field::IDT_VECTORING_ERROR_CODE, event.error_code.unwrap_or(0));
+            vmcs.set(field::EXIT_INSTRUCTION_LENGTH, event.instruction_length.into());
+            // An NMI blocks the next as soon as its delivery begins.
+            vmcs.set(field::GUEST_INTERRUPTIBILITY, if event == Event::nmi() { BLOCKING_NMI } else { 0 });
+            let again = interrupted(&mut vmcs, &exit).unwrap();
+            assert!(!is_free(&vmcs, Some(again)), "nothing comes before it");
+            deliver(&mut vmcs, again);
+            assert_eq!(vmcs.read(field::ENTRY_INTERRUPTION_INFO), event.to_info());
+            assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), 0);
+            if let Some(code) = event.error_code {
+                assert_eq!(vmcs.read(field::ENTRY_EXCEPTION_ERROR_CODE), code);
+            }
+            let length: u32 = event.instruction_length.into();
+            assert_eq!(vmcs.read(field::ENTRY_INSTRUCTION_LENGTH), length);
+        }
+    }
+}
