@@ -2,10 +2,17 @@
 //!
 //! One [`Event`] at most waits, beside the VMCS, in [`super::vcpu::Vcpu::event`]: there it outlives the end of a run, and a
 //! state that is saved has it.
+//!
+//! An event whose delivery ends in an exit is delivered again, and a guest can see to it that this never ends: a debug
+//! exception whose delivery meets its own breakpoint (CVE-2015-8104), an alignment check whose delivery is misaligned
+//! (CVE-2015-5307). A VM entry completes a delivery, and raises what traps then, before the preemption timer, an interrupt
+//! or an NMI ends anything (SDM 27.7.4), so on this way the host asks for the time itself
+//! ([`ends_slice`]).
 
 use godwit_vmx::event::{self, Event, EventKind};
 use godwit_vmx::exit::Exit;
 use godwit_vmx::field;
+use godwit_vmx::tsc;
 use godwit_vmx::vmcs::VmcsAccess;
 
 use crate::exits::debug;
@@ -29,6 +36,21 @@ pub(super) fn deliver(vmcs: &mut impl VmcsAccess, event: Event) {
 /// Whether an interrupt is the next thing that can be delivered, as far as other events go.
 pub(super) fn is_free(vmcs: &impl VmcsAccess, event: Option<Event>) -> bool {
     event.is_none() && !debug::is_trap_due(vmcs)
+}
+
+/// What is to be delivered when `second` is raised while `first`, if there is one, is being delivered; `None` for a triple
+/// fault.
+pub(super) fn raised(first: Option<Event>, second: Event) -> Option<Event> {
+    match first {
+        None => Some(second),
+        Some(first) => event::combine(first, second),
+    }
+}
+
+/// Whether a run until host TSC `slice_end` ends before `event` is delivered. With nothing to deliver the preemption timer
+/// sees to it.
+pub(super) fn ends_slice(event: Option<Event>, slice_end: u64) -> bool {
+    event.is_some() && tsc::host() >= slice_end
 }
 
 /// The event whose delivery the exit interrupted. If there was none, but an IRET had just unblocked NMIs, they are
@@ -56,6 +78,8 @@ mod tests {
     use godwit_vmx::vmcs::FakeVmcs;
 
     use super::*;
+    use crate::exits::testing::Fixture;
+    use crate::exits::{self, Outcome};
 
     #[test]
     fn an_nmi_delivered_again_is_not_blocked_by_itself() {
@@ -107,5 +131,58 @@ mod tests {
             let length: u32 = event.instruction_length.into();
             assert_eq!(vmcs.read(field::ENTRY_INSTRUCTION_LENGTH), length);
         }
+    }
+
+    /// Plays a guest whose every delivery ends in `exit`, until its slice, which is less than a millisecond, is over.
+    fn play(fixture: &mut Fixture, exit: Exit) -> Option<Event> {
+        const ROUNDS_MAX: usize = 1_000_000;
+        let slice_end = tsc::host() + 1_000_000;
+        let mut event = None;
+        for _ in 0..ROUNDS_MAX {
+            if let Some(event) = event.take() {
+                deliver(&mut fixture.vmcs, event);
+            }
+            event = interrupted(&mut fixture.vmcs, &exit);
+            let second = match exits::handle(&mut fixture.context(), exit) {
+                Outcome::Inject(second) => second,
+                Outcome::DebugException(_) => Event::exception(Exception::Debug),
+                outcome => panic!("{outcome:?}"),
+            };
+            event = raised(event, second);
+            if ends_slice(event, slice_end) {
+                return event;
+            }
+        }
+        panic!("it never ends");
+    }
+
+    #[test]
+    fn a_debug_exception_that_raises_itself_for_ever_ends_with_the_slice_and_goes_on_in_the_next() {
+        let mut fixture = Fixture::new();
+        let debug = Event::exception(Exception::Debug);
+        fixture.vmcs.set(field::EXIT_QUALIFICATION, 1);
+        assert_eq!(play(&mut fixture, Exit::ExceptionOrNmi(Some(debug))), Some(debug));
+    }
+
+    #[test]
+    fn an_alignment_check_that_raises_itself_for_ever_does_too() {
+        let mut fixture = Fixture::new();
+        let check = Event::exception_with_code(Exception::AlignmentCheck, 0);
+        fixture.vmcs.set(field::IDT_VECTORING_INFO, check.to_info());
+        assert_eq!(play(&mut fixture, Exit::ExceptionOrNmi(Some(check))), Some(check));
+    }
+
+    #[test]
+    fn only_a_delivery_needs_the_time_to_be_asked_for() {
+        assert!(ends_slice(Some(Event::nmi()), 0));
+        assert!(!ends_slice(Some(Event::nmi()), u64::MAX));
+        assert!(!ends_slice(None, 0), "the preemption timer ends it");
+    }
+
+    #[test]
+    fn a_fault_in_the_delivery_of_a_double_fault_is_a_triple_one() {
+        let double = Event::exception_with_code(Exception::DoubleFault, 0);
+        assert_eq!(raised(None, double), Some(double));
+        assert_eq!(raised(Some(double), Event::general_protection()), None);
     }
 }

@@ -7,7 +7,7 @@
 
 use godwit_vmx::addr::Gva;
 use godwit_vmx::controls::PrimaryControls;
-use godwit_vmx::event::{self, Event, Exception};
+use godwit_vmx::event::{Event, Exception};
 use godwit_vmx::exit::{Exit, REASONS};
 use godwit_vmx::field;
 use godwit_vmx::preemption_timer::Coast;
@@ -233,15 +233,15 @@ impl Rounds<'_> {
         match outcome {
             Outcome::Skip => self.skip(),
             Outcome::Advance(length) => advance(self.context.vmcs, length.into()),
-            Outcome::Resume => {}
-            Outcome::Inject(event) => self.raise(event)?,
+            Outcome::Resume => return Ok(self.redeliver()),
+            Outcome::Inject(event) => return self.raise(event),
             Outcome::PageFault(fault) => {
                 host::set_cr2(fault.address.as_u64());
-                self.raise(Event::exception_with_code(Exception::PageFault, fault.code))?;
+                return self.raise(Event::exception_with_code(Exception::PageFault, fault.code));
             }
             Outcome::DebugException(conditions) => {
                 host::set_dr6(conditions.dr6_after(host::dr6()));
-                self.raise(Event::exception(Exception::Debug))?;
+                return self.raise(Event::exception(Exception::Debug));
             }
             Outcome::Block => {
                 self.skip();
@@ -258,7 +258,7 @@ impl Rounds<'_> {
                 self.skip();
             }
             Outcome::RamViolation(violation) => match self.tables.resolve(&violation) {
-                Resolution::GoOn => {}
+                Resolution::GoOn => return Ok(self.redeliver()),
                 Resolution::Wait(page) => return self.wait(page),
                 Resolution::OutOfFrames => return Err(StopReason::OutOfMemory),
                 Resolution::Unexplained => {
@@ -266,7 +266,10 @@ impl Rounds<'_> {
                     return Err(StopReason::UnhandledExit { exit, rip: self.context.rip() });
                 }
             },
-            Outcome::LogFull => self.tables.drain(self.context.vmcs),
+            Outcome::LogFull => {
+                self.tables.drain(self.context.vmcs);
+                return Ok(self.redeliver());
+            }
             Outcome::Yield(Yield::Timer) => {
                 let now = tsc::host();
                 self.context.cpu.attention |= now >= self.timer.host_tsc;
@@ -305,16 +308,18 @@ impl Rounds<'_> {
     }
 
     /// Has an exception delivered; on top of a delivery that the exit interrupted, perhaps a double fault.
-    fn raise(&mut self, second: Event) -> Result<(), StopReason> {
-        let raised = match *self.event {
-            None => Some(second),
-            Some(first) => event::combine(first, second),
-        };
-        *self.event = raised;
-        if raised.is_none() {
+    fn raise(&mut self, second: Event) -> Result<Option<RunEnd>, StopReason> {
+        *self.event = delivery::raised(*self.event, second);
+        if self.event.is_none() {
             return Err(StopReason::TripleFault { rip: self.context.rip() });
         }
-        Ok(())
+        Ok(self.redeliver())
+    }
+
+    /// Goes on with a delivery that perhaps ends in an exit again, unless the slice is over: the event then waits for the
+    /// next.
+    fn redeliver(&self) -> Option<RunEnd> {
+        delivery::ends_slice(*self.event, self.slice_end).then_some(RunEnd::Slice)
     }
 
     /// Looks after everything that is not due on every round: timers, requests, interrupts.

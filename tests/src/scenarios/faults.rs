@@ -36,6 +36,7 @@ fn plan(kind: Kind) -> Plan {
         "single-step",
         "hlt-cli",
         "spin",
+        "debug-loop",
     ] {
         host.config.guests.push(GuestConfig::bare(behaviour, behaviour));
     }
@@ -65,6 +66,10 @@ const CHECKS: &[Check] = &[
         run: |c| says(c, "single-step", "single-step: 7 traps of 7, dr6 0xffff4ff0"),
     },
     Check { name: "a guest that spins is paused and stopped", run: spin },
+    Check {
+        name: "a guest whose debug exceptions never end is stopped, and the witness goes on beside it",
+        run: debug_loop,
+    },
     Check { name: "the witness has lost nothing", run: witness_works },
 ];
 
@@ -111,6 +116,18 @@ fn has_ended(cluster: &mut Cluster, guest: &str) -> Result<String> {
         ensure!(state == "failed" || state == "stopped", "still not ended: {row}");
         Ok(row)
     })
+}
+
+fn debug_loop(cluster: &mut Cluster) -> Result<()> {
+    cluster.hosts[0].succeed("vm start debug-loop")?;
+    witness_works(cluster)?;
+    let host = &mut cluster.hosts[0];
+    host.expect_state("debug-loop", "running").context("it has left the loop")?;
+    host.succeed("vm pause debug-loop")?;
+    eventually(GUEST_TIMEOUT, || host.expect_state("debug-loop", "paused"))?;
+    host.succeed("vm resume debug-loop")?;
+    host.succeed("vm stop debug-loop")?;
+    eventually(GUEST_TIMEOUT, || host.expect_state("debug-loop", "stopped")).map(|_| ())
 }
 
 fn spin(cluster: &mut Cluster) -> Result<()> {

@@ -19,7 +19,7 @@ pub(crate) struct Call {
 
 type Run = fn(&Call);
 
-const BEHAVIOURS: [(&str, Run); 18] = [
+const BEHAVIOURS: [(&str, Run); 20] = [
     ("hello", |_| {}),
     ("bench", |call| MEASURES.iter().for_each(|(name, action)| measure(name, call.first, *action))),
     ("cpuid", |call| measure(MEASURES[0].0, call.first, MEASURES[0].1)),
@@ -32,6 +32,8 @@ const BEHAVIOURS: [(&str, Run); 18] = [
     ("unknown-msr", |_| line!("msr: {:#x}", hw::msr_read(UNKNOWN_MSR))),
     ("unknown-exit", |_| hw::vmxon()),
     ("single-step", |_| single_step()),
+    ("debug-loop", |_| hw::debug_loop()),
+    ("wild-stack", |_| hw::lose_stack_at(HOLE)),
     ("hlt-cli", |_| hw::stop()),
     ("spin", |_| hw::spin()),
     ("echo", |_| echo::run()),

@@ -121,6 +121,37 @@ load_empty_idt:
     lidt empty_pointer(%rip)
     ret
 
+# From here on debug exceptions have a stack of their own, whose top a breakpoint watches, so that each delivery raises the
+# next; then the first.
+.globl watch_own_delivery
+watch_own_delivery:
+    lea debug_stack_top(%rip), %rdx
+    lea tss(%rip), %rax
+    mov %rdx, 36(%rax)                  # IST1
+    lea tss_descriptor(%rip), %rdi      # in the low 4 GiB, as all of the program
+    mov %ax, 2(%rdi)
+    shr $16, %eax
+    mov %al, 4(%rdi)
+    mov %ah, 7(%rdi)
+    mov $0x20, %eax
+    ltr %ax
+    movb $1, idt + 16 + 4(%rip)         # vector 1 uses IST1
+    lea -8(%rdx), %rax                  # SS goes there
+    mov %rax, %dr0
+    mov $0x90402, %eax                  # DR0 on, writes, 8 bytes
+    mov %rax, %dr7
+    .byte 0xf1                          # INT1
+    ret
+
+# Interrupts on, and a stack where no memory is (RDI), while one string load (RSI) goes on for ever.
+.globl lose_stack
+lose_stack:
+    mov %rdi, %rsp
+    mov $-1, %rcx
+    sti
+    rep lodsb
+    ud2
+
 # 48 stubs: the processor pushes an error code for 8, 10-14, 17, 21, 29 and 30; the others push a zero.
 .balign 16
 stubs:
@@ -169,11 +200,8 @@ trap_common:
     iretq
 
 .section .rodata
-.balign 8
-gdt:
-    .quad 0, 0x00cf9b000000ffff, 0x00af9b000000ffff, 0x00cf93000000ffff
 gdt_pointer:
-    .short 31
+    .short 47
     .quad gdt
 idt_pointer:
     .short 48 * 16 - 1
@@ -184,6 +212,11 @@ empty_pointer:
 
 # A flat map needs no code to make: it is loaded as it is. The last GiB, where devices are, is uncached.
 .data
+.balign 8
+gdt:
+    .quad 0, 0x00cf9b000000ffff, 0x00af9b000000ffff, 0x00cf93000000ffff
+tss_descriptor:
+    .quad 0x0000890000000067, 0         # a 64-bit TSS; its base is filled in
 .balign 4096
 pml4: .quad pdpt + 0x3
     .skip 4088
@@ -204,6 +237,9 @@ page_directories:
 .balign 4096
 idt: .skip 48 * 16
 .balign 16
+tss: .skip 112
+.skip 1024
+debug_stack_top:
 .skip 16384
 stack_top:
 .skip 16384

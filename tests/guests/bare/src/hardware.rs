@@ -65,6 +65,8 @@ global_asm!(
 unsafe extern "C" {
     fn load_tables();
     fn load_empty_idt();
+    fn watch_own_delivery();
+    fn lose_stack(stack: u64, buffer: u64) -> !;
     static second_begin: u8;
     static second_end: u8;
 }
@@ -207,6 +209,19 @@ pub(crate) fn triple_fault() {
     unsafe { load_empty_idt() };
     // SAFETY: as above.
     unsafe { asm!("ud2", options(nostack, nomem)) };
+}
+
+/// A debug exception whose delivery raises the next one, for ever (CVE-2015-8104).
+pub(crate) fn debug_loop() {
+    // SAFETY: the handler counts and returns; the tables that change are used by nothing else.
+    unsafe { watch_own_delivery() };
+}
+
+/// Has the timer's interrupt find the stack at `address`.
+pub(crate) fn lose_stack_at(address: u64) {
+    start_timer();
+    // SAFETY: ends the guest, by intention; until then it reads memory.
+    unsafe { lose_stack(address, CLAIMABLE_START) };
 }
 
 /// Goes on at `address`.
