@@ -1,5 +1,7 @@
 //! Event injection and re-injection (SDM 25.8.3, 25.9.2, 25.9.3).
 
+use core::fmt;
+
 use crate::field;
 use crate::vmcs::VmcsAccess;
 
@@ -200,6 +202,21 @@ impl Event {
     }
 }
 
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            EventKind::ExternalInterrupt | EventKind::SoftwareInterrupt => {
+                write!(f, "interrupt {:#x}", self.vector)
+            }
+            EventKind::Nmi => f.write_str("an NMI"),
+            EventKind::HardwareException
+            | EventKind::PrivilegedSoftwareException
+            | EventKind::SoftwareException => write!(f, "exception {}", self.vector),
+            EventKind::Other(code) => write!(f, "event {:#x} of kind {code}", self.vector),
+        }
+    }
+}
+
 /// The event whose delivery the VM exit interrupted, if any: it must be injected again.
 #[must_use]
 pub fn interrupted_delivery(vmcs: &impl VmcsAccess) -> Option<Event> {
@@ -281,6 +298,14 @@ mod tests {
         assert_eq!(combine(double, page), None);
         assert_eq!(combine(Event::interrupt(0x40), page), Some(page));
         assert_eq!(combine(double, Event::invalid_opcode()), Some(Event::invalid_opcode()));
+    }
+
+    #[test]
+    fn events_are_told_to_people() {
+        use std::string::ToString;
+        assert_eq!(Event::interrupt(0x31).to_string(), "interrupt 0x31");
+        assert_eq!(Event::general_protection().to_string(), "exception 13");
+        assert_eq!(Event::nmi().to_string(), "an NMI");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use godwit_vmx::addr::{Gpa, Gva};
 use godwit_vmx::event::Event;
-use godwit_vmx::exit::EptViolation;
+use godwit_vmx::exit::{EptViolation, Exit};
 use godwit_vmx::field;
 use godwit_vmx::vmcs::VmcsAccess;
 
@@ -15,6 +15,30 @@ use crate::guest_memory::GuestMemory;
 
 const CS_LONG: u32 = 1 << 13;
 const CS_DEFAULT_32: u32 = 1 << 14;
+
+/// Says whether the delivery of `event`, which the exit interrupted, can be done again. Where there is no memory it cannot: it
+/// would end there for ever, and what stands at RIP has nothing to do with it.
+///
+/// # Errors
+/// The reason why the machine is to stop.
+#[cold]
+pub fn check_delivery<V: VmcsAccess, M: GuestMemory>(
+    context: &Context<'_, V, M>,
+    exit: &Exit,
+    event: Event,
+) -> Result<(), StopReason> {
+    match exit {
+        Exit::EptViolation(EptViolation { address, .. }) if !is_memory(context, *address) => {
+            Err(StopReason::CannotDeliver { event, address: *address, rip: context.rip() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the machine has RAM at `address`, and no device before it.
+fn is_memory<V: VmcsAccess, M: GuestMemory>(context: &Context<'_, V, M>, address: Gpa) -> bool {
+    !context.board.claims_mmio(context.cpu.index, address) && context.memory.contains(address)
+}
 
 /// Handles a violation.
 #[inline]
@@ -191,6 +215,25 @@ mod tests {
         let mut fixture = about_to(&[0x89, 0x07]);
         let violation = violation(0x3000);
         assert_eq!(handle(&mut fixture.context(), violation), Outcome::RamViolation(violation));
+    }
+
+    #[test]
+    fn a_delivery_that_leads_to_no_memory_stops_the_guest() {
+        use std::string::ToString;
+        // rep stosb, which could be emulated
+        let mut fixture = about_to(&[0xf3, 0xaa]);
+        let interrupt = Event::interrupt(0x31);
+        for nowhere in [0xd000_0ff8, 0xfee0_0030] {
+            let exit = Exit::EptViolation(violation(nowhere));
+            let reason = check_delivery(&fixture.context(), &exit, interrupt).unwrap_err();
+            let (address, rip) = (Gpa::new(nowhere), Gva::new(CODE));
+            assert_eq!(reason, StopReason::CannotDeliver { event: interrupt, address, rip });
+            let words = reason.to_string();
+            assert!(words.starts_with("interrupt 0x31 cannot be delivered at rip 0x1000: "), "{words}");
+        }
+        let exit = Exit::EptViolation(violation(0x3000));
+        assert_eq!(check_delivery(&fixture.context(), &exit, interrupt), Ok(()), "RAM");
+        assert_eq!(check_delivery(&fixture.context(), &Exit::PmlFull, interrupt), Ok(()));
     }
 
     #[test]

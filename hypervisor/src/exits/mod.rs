@@ -31,6 +31,7 @@ pub(crate) mod testing;
 pub mod translate;
 
 pub use context::{Context, CpuContext, GuestClock, Outcome, Policy, Yield};
+pub use mmio::check_delivery;
 pub use stop::StopReason;
 
 const RFLAGS_IF: u64 = 1 << 9;

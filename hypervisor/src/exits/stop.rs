@@ -3,6 +3,7 @@
 use core::fmt;
 
 use godwit_vmx::addr::{Gpa, Gva};
+use godwit_vmx::event::Event;
 use godwit_vmx::exit::Exit;
 
 use crate::emulate::EmulateError;
@@ -43,6 +44,16 @@ pub enum StopReason {
         rip: Gva,
         /// What the emulator says.
         problem: EmulateError,
+    },
+    /// The delivery of an interrupt or exception led to where no memory is. It is the processor's to carry out, so that
+    /// there is nothing to emulate.
+    CannotDeliver {
+        /// The interrupt or exception.
+        event: Event,
+        /// Address that it touched.
+        address: Gpa,
+        /// Where.
+        rip: Gva,
     },
     /// The processor refused to enter the guest.
     EntryRefused {
@@ -93,6 +104,13 @@ impl fmt::Display for StopReason {
                 write!(
                     f,
                     "the instruction at rip {rip:#x} that touches {address} cannot be emulated: {problem}"
+                )
+            }
+            Self::CannotDeliver { event, address, rip } => {
+                let rip = rip.as_u64();
+                write!(
+                    f,
+                    "{event} cannot be delivered at rip {rip:#x}: that touches {address}, which is no memory"
                 )
             }
             Self::EntryRefused { error, rip } => {

@@ -223,6 +223,11 @@ impl Rounds<'_> {
         let exit = Exit::decode(reason, self.context.vmcs);
         if exit.may_interrupt_delivery() {
             *self.event = delivery::interrupted(self.context.vmcs, &exit);
+            if let Some(event) = *self.event
+                && let Err(reason) = exits::check_delivery(&self.context, &exit, event)
+            {
+                return Outcome::Stop(reason);
+            }
         }
         exits::handle(&mut self.context, exit)
     }

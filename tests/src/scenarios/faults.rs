@@ -37,6 +37,7 @@ fn plan(kind: Kind) -> Plan {
         "hlt-cli",
         "spin",
         "debug-loop",
+        "wild-stack",
     ] {
         host.config.guests.push(GuestConfig::bare(behaviour, behaviour));
     }
@@ -69,6 +70,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "a guest whose debug exceptions never end is stopped, and the witness goes on beside it",
         run: debug_loop,
+    },
+    Check {
+        name: "an interrupt that finds no stack stops that guest",
+        run: |c| ends(c, "wild-stack", "cannot be delivered"),
     },
     Check { name: "the witness has lost nothing", run: witness_works },
 ];
