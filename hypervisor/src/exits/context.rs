@@ -23,6 +23,7 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PSE: u64 = 1 << 4;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_NXE: u64 = 1 << 11;
+const CS_LONG: u32 = 1 << 13;
 
 /// The clock of a virtual machine: its time-stamp counter before any processor's TSC_ADJUST.
 #[derive(Clone, Copy, Debug)]
@@ -159,6 +160,18 @@ pub enum Yield {
     Spin,
 }
 
+/// Whether the processor is in long mode (EFER.LMA).
+#[must_use]
+pub fn is_long_mode(vmcs: &impl VmcsAccess) -> bool {
+    vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits() != 0
+}
+
+/// Whether the processor executes 64-bit code: in long mode, by a code segment with the L flag.
+#[must_use]
+pub fn is_64_bit_code(vmcs: &impl VmcsAccess) -> bool {
+    vmcs.read(field::GUEST_CS_ACCESS_RIGHTS) & CS_LONG != 0 && is_long_mode(vmcs)
+}
+
 impl<V: VmcsAccess, M: GuestMemory> Context<'_, V, M> {
     /// Where the guest is.
     #[must_use]
@@ -230,6 +243,6 @@ impl<V: VmcsAccess, M: GuestMemory> Context<'_, V, M> {
     /// Whether the processor is in long mode (EFER.LMA).
     #[must_use]
     pub fn in_long_mode(&self) -> bool {
-        self.vmcs.read(field::ENTRY_CONTROLS) & EntryControls::IA32E_MODE_GUEST.bits() != 0
+        is_long_mode(self.vmcs)
     }
 }

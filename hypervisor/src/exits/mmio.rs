@@ -6,14 +6,13 @@ use godwit_vmx::exit::{EptViolation, Exit};
 use godwit_vmx::field;
 use godwit_vmx::vmcs::VmcsAccess;
 
-use super::context::{Context, Outcome};
+use super::context::{Context, Outcome, is_64_bit_code};
 use super::stop::StopReason;
 use super::translate::{PageFault, Purpose as Access, Untranslated};
 use crate::devices::Width;
 use crate::emulate::{self, CodeSize, Completion, EmulateError, Fault, Machine, Purpose, Segment};
 use crate::guest_memory::GuestMemory;
 
-const CS_LONG: u32 = 1 << 13;
 const CS_DEFAULT_32: u32 = 1 << 14;
 
 /// Says whether the delivery of `event`, which the exit interrupted, can be done again. Where there is no memory it cannot: it
@@ -94,10 +93,9 @@ impl<V: VmcsAccess, M: GuestMemory> Machine for Context<'_, V, M> {
 
     #[inline]
     fn code_size(&self) -> CodeSize {
-        let rights = self.vmcs.read(field::GUEST_CS_ACCESS_RIGHTS);
-        if rights & CS_LONG != 0 && self.in_long_mode() {
+        if is_64_bit_code(self.vmcs) {
             CodeSize::Bits64
-        } else if rights & CS_DEFAULT_32 != 0 {
+        } else if self.vmcs.read(field::GUEST_CS_ACCESS_RIGHTS) & CS_DEFAULT_32 != 0 {
             CodeSize::Bits32
         } else {
             CodeSize::Bits16
@@ -169,6 +167,7 @@ mod tests {
     use crate::exits::testing::Fixture;
 
     const CODE: u64 = 0x1000;
+    const CS_LONG: u32 = 1 << 13;
 
     /// A guest in 64-bit mode, unpaged in the fixture's way, about to execute `code`.
     fn about_to(code: &[u8]) -> Fixture {

@@ -28,6 +28,7 @@ use super::tables::{Resolution, Tables};
 use super::vcpu::Vcpu;
 use super::virtual_eoi::VirtualEoi;
 use crate::devices::board::Board;
+use crate::exits::context::is_64_bit_code;
 use crate::exits::{self, Context, GuestClock, Outcome, StopReason, Yield, debug};
 use crate::guest_memory::CpuMemory;
 
@@ -412,16 +413,27 @@ pub(super) fn renew_timer(board: &Board, clock: &GuestClock, timer: &mut Timer) 
     }
 }
 
-/// Advances past an instruction that was carried out for the guest: the only place where RIP moves.
+/// Advances past an instruction that was carried out for the guest: the only place where RIP moves. Outside 64-bit mode it has
+/// 32 bits, and a VM entry refuses more (SDM 27.3.1.4).
 #[inline(always)]
 fn advance(vmcs: &mut impl VmcsAccess, length: u64) {
     let rip = vmcs.read(field::GUEST_RIP);
-    vmcs.write(field::GUEST_RIP, rip.wrapping_add(length));
+    let mut next = rip.wrapping_add(length);
+    if (next as u32) < length as u32 {
+        next = across_4_gib(vmcs, next);
+    }
+    vmcs.write(field::GUEST_RIP, next);
     let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
     if blocking & BLOCKING_STI_OR_SS != 0 {
         vmcs.write(field::GUEST_INTERRUPTIBILITY, blocking & !BLOCKING_STI_OR_SS);
     }
     debug::trap_after_instruction(vmcs);
+}
+
+/// Where an instruction pointer goes that was carried into bit 32.
+#[cold]
+fn across_4_gib(vmcs: &impl VmcsAccess, next: u64) -> u64 {
+    if is_64_bit_code(vmcs) { next } else { next & 0xffff_ffff }
 }
 
 /// Moves output on in the middle of a slice, before the port is full.
@@ -433,6 +445,7 @@ fn hand_on(board: &mut Board, handle: &VmHandle) {
 
 #[cfg(test)]
 mod tests {
+    use godwit_vmx::controls::EntryControls;
     use godwit_vmx::vmcs::FakeVmcs;
 
     use super::*;
@@ -446,6 +459,25 @@ mod tests {
         assert_eq!(vmcs.read(field::GUEST_RIP), 0x1002);
         assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), 0b1000);
         assert_eq!(vmcs.read(field::GUEST_PENDING_DEBUG), 0);
+    }
+
+    #[test]
+    fn only_in_64_bit_mode_an_instruction_done_leaves_the_low_4_gib() {
+        const CS_LONG: u32 = 1 << 13;
+        let ia32e = EntryControls::IA32E_MODE_GUEST.bits();
+        for (controls, code, next) in [
+            (ia32e, CS_LONG, 0x1_0000_0000),
+            (ia32e, 0, 0),
+            // CS.L means nothing in legacy mode.
+            (0, CS_LONG, 0),
+        ] {
+            let mut vmcs = FakeVmcs::new();
+            vmcs.set(field::ENTRY_CONTROLS, controls);
+            vmcs.set(field::GUEST_CS_ACCESS_RIGHTS, code);
+            vmcs.set(field::GUEST_RIP, 0xffff_fffe);
+            advance(&mut vmcs, 2);
+            assert_eq!(vmcs.read(field::GUEST_RIP), next);
+        }
     }
 
     #[test]
