@@ -21,6 +21,8 @@ use crate::exits::debug;
 pub(super) const BLOCKING_NMI: u32 = 1 << 3;
 /// In the interruption information of an exit: an IRET had unblocked NMIs (SDM 28.2.2).
 const NMI_UNBLOCKED: u32 = 1 << 12;
+/// The same in the exit qualification of a full page-modification log (SDM 28.2.3).
+const QUALIFICATION_NMI_UNBLOCKED: u64 = 1 << 12;
 
 /// Arranges for delivery of an event at this entry. An NMI that is delivered again must not find its own blocking.
 pub(super) fn deliver(vmcs: &mut impl VmcsAccess, event: Event) {
@@ -62,6 +64,7 @@ pub(super) fn interrupted(vmcs: &mut impl VmcsAccess, exit: &Exit) -> Option<Eve
         Exit::ExceptionOrNmi(Some(Event { kind: EventKind::HardwareException, .. })) => {
             vmcs.read(field::EXIT_INTERRUPTION_INFO) & NMI_UNBLOCKED != 0
         }
+        Exit::PmlFull => vmcs.read(field::EXIT_QUALIFICATION) & QUALIFICATION_NMI_UNBLOCKED != 0,
         _ => false,
     };
     if interrupted.is_none() && unblocked {
@@ -101,6 +104,12 @@ mod tests {
         vmcs.set(field::EXIT_INTERRUPTION_INFO, fault.to_info() | NMI_UNBLOCKED);
         assert_eq!(interrupted(&mut vmcs, &Exit::ExceptionOrNmi(Some(fault))), None);
         assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
+        for (qualification, blocking) in [(1 << 12, BLOCKING_NMI), (0, 0)] {
+            let mut vmcs = FakeVmcs::new();
+            vmcs.set(field::EXIT_QUALIFICATION, qualification);
+            assert_eq!(interrupted(&mut vmcs, &Exit::PmlFull), None);
+            assert_eq!(vmcs.read(field::GUEST_INTERRUPTIBILITY), blocking);
+        }
     }
 
     #[test]
