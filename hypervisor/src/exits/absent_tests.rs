@@ -195,7 +195,7 @@ fn paging_is_turned_on_only_with_its_pointers() {
     };
     assert_waits(pae, moving(4), &[5]);
     let mut fixture = pae();
-    assert_eq!(fixture.handle(moving(4)), Ok(Outcome::Skip));
+    assert_eq!(fixture.handle(moving(4)), Ok(Outcome::ForgetTranslations));
     assert_eq!(format!("{:?}", fixture.context().paging().mode), "Pae([1, 4097, 8193, 12289])");
 }
 

@@ -135,6 +135,9 @@ pub enum Outcome {
     Block,
     /// XSETBV: load [`CpuContext::xcr0`], then go on after the instruction.
     LoadXcr0,
+    /// The way in which linear addresses are translated has changed: forget what the processor has cached of that, then go on
+    /// after the instruction.
+    ForgetTranslations,
     /// TSC or TSC_ADJUST changed: renew the TSC offset, then go on after the instruction.
     RenewTscOffset,
     /// An access to RAM that the tables do not allow as they are.

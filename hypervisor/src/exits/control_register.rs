@@ -2,6 +2,9 @@
 //!
 //! Of CR0 the host owns NE, which VMX forces, and CD and NW, which would slow the whole processor. Of CR4 it
 //! owns VMXE, MCE and every feature that guests do not have.
+//!
+//! Translations are tagged per virtual processor and outlive exits. Where the instruction would have made the processor forget
+//! some, all of that virtual processor are forgotten ([`Outcome::ForgetTranslations`]).
 
 use godwit_vmx::controls::EntryControls;
 use godwit_vmx::event::Event;
@@ -23,8 +26,12 @@ const CR0_PG: u64 = 1 << 31;
 const CR0_DEFINED: u64 = 0xe005_003f;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_MCE: u64 = 1 << 6;
+const CR4_PGE: u64 = 1 << 7;
 const CR4_VMXE: u64 = 1 << 13;
 const CR4_PCIDE: u64 = 1 << 17;
+const CR4_SMEP: u64 = 1 << 20;
+/// A change of these makes a processor forget translations (SDM 4.10.4.1).
+const CR4_TRANSLATION: u64 = CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const CS_LONG: u32 = 1 << 13;
@@ -63,7 +70,7 @@ pub fn handle<V: VmcsAccess, M: GuestMemory>(
             // Bit 63 only asks not to flush; it is not stored (SDM 4.10.4.1).
             let value = context.general(register) & !(1 << 63);
             context.vmcs.write(field::GUEST_CR3, value);
-            Outcome::Skip
+            Outcome::ForgetTranslations
         }
         ControlRegisterAccess::MovTo { control: 4, register } => {
             let value = context.general(register);
@@ -139,7 +146,7 @@ fn write_cr0<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, val
     }
     context.vmcs.write(field::GUEST_CR0, real_cr0(value, context.policy.cr0));
     context.vmcs.write(field::CR0_SHADOW, value);
-    Outcome::Skip
+    if was_paging == is_paging { Outcome::Skip } else { Outcome::ForgetTranslations }
 }
 
 fn set_long_mode<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, on: bool) {
@@ -172,9 +179,10 @@ fn write_cr4<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, val
     {
         return outcome;
     }
-    context.vmcs.write(field::GUEST_CR4, real_cr4(value, context.policy.cr4));
+    let real = real_cr4(value, context.policy.cr4);
+    context.vmcs.write(field::GUEST_CR4, real);
     context.vmcs.write(field::CR4_SHADOW, value);
-    Outcome::Skip
+    if (before ^ real) & CR4_TRANSLATION == 0 { Outcome::Skip } else { Outcome::ForgetTranslations }
 }
 
 /// Loads the four page-directory-pointer entries as PAE paging does (SDM 4.4.1). They are loaded before anything else
@@ -234,10 +242,30 @@ mod tests {
         fixture.vmcs.set(field::GUEST_EFER, EFER_LME);
         assert_eq!(mov_to(&mut fixture, 0, CR0_PG | CR0_PE), FAULT, "PAE is off");
         fixture.vmcs.set(field::GUEST_CR4, CR4_PAE);
-        assert_eq!(mov_to(&mut fixture, 0, CR0_PG | CR0_PE), Outcome::Skip);
+        assert_eq!(mov_to(&mut fixture, 0, CR0_PG | CR0_PE), Outcome::ForgetTranslations);
         assert_eq!(fixture.vmcs.read(field::GUEST_EFER), EFER_LME | EFER_LMA);
         assert!(fixture.context().in_long_mode());
         assert_eq!(mov_to(&mut fixture, 4, 0), FAULT, "PAE stays on in long mode");
+    }
+
+    #[test]
+    fn translations_are_forgotten_where_a_processor_would_forget_them() {
+        let mut fixture = Fixture::new();
+        for (control, value, outcome) in [
+            (0, CR0_PE, Outcome::Skip),
+            (0, CR0_PE | CR0_PG, Outcome::ForgetTranslations),
+            (0, CR0_PE | CR0_PG | CR0_TS, Outcome::Skip),
+            (0, CR0_PE, Outcome::ForgetTranslations),
+            (3, 0x2000, Outcome::ForgetTranslations),
+            (4, CR4_MCE, Outcome::Skip),
+            (4, CR4_MCE | CR4_PGE, Outcome::ForgetTranslations),
+            (4, CR4_PGE, Outcome::Skip),
+            (4, CR4_PGE | CR4_SMEP, Outcome::ForgetTranslations),
+            (4, CR4_PAE, Outcome::ForgetTranslations),
+            (4, CR4_PAE, Outcome::Skip),
+        ] {
+            assert_eq!(mov_to(&mut fixture, control, value), outcome, "CR{control} = {value:#x}");
+        }
     }
 
     #[test]

@@ -257,14 +257,12 @@ impl Machine {
         };
         let Some(vcpu) = self.vcpus.get_mut(index) else { return Err(Refusal::Gone) };
         let loaded = vcpu.slot.load().map_err(|_refused| Refusal::Vmcs)?;
+        vcpu.vpid_to_flush(loaded).into_iter().for_each(host::flush_vpid);
         let Some(vmcs) = vcpu.slot.current() else { return Err(Refusal::Vmcs) };
         if loaded == Loaded::Fresh {
             let registers = core::ptr::from_ref(&vcpu.context.registers) as u64;
             host::write_host_state(vmcs, registers);
             self.tables.distrust();
-            if let Some(vpid) = vcpu.vpid {
-                host::flush_vpid(vpid);
-            }
         }
         if let Some(state) = vcpu.pending.take() {
             Vcpu::fill(vmcs, &state, self.platform, &self.policy, &structures, vcpu.vpid);

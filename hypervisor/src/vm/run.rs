@@ -116,7 +116,7 @@ impl Machine {
     fn rounds(&mut self, index: usize, slice_end: u64) -> Result<RunEnd, StopReason> {
         self.tables.flush();
         let Self { vcpus, board, ram, clock, policy, tables, timer, platform, handle, called, .. } = self;
-        let Vcpu { context: cpu, slot, event, activity, deaf, waits_for, primary, virtual_eoi, .. } =
+        let Vcpu { context: cpu, slot, event, activity, deaf, waits_for, primary, virtual_eoi, vpid, .. } =
             &mut vcpus[index];
         let Some(vmcs) = slot.current() else { return Err(StopReason::OutOfMemory) };
         cpu.attention |= *activity == Activity::Halted;
@@ -132,6 +132,7 @@ impl Machine {
             deaf,
             waits_for,
             primary,
+            vpid: *vpid,
             called,
             virtual_eoi: virtual_eoi.as_deref_mut(),
             timer,
@@ -178,6 +179,7 @@ struct Rounds<'a> {
     deaf: &'a mut bool,
     waits_for: &'a mut Option<PageWait>,
     primary: &'a mut u32,
+    vpid: Option<u16>,
     called: &'a mut Called,
     virtual_eoi: Option<&'a mut VirtualEoi>,
     timer: &'a mut Timer,
@@ -256,6 +258,10 @@ impl Rounds<'_> {
             }
             Outcome::LoadXcr0 => {
                 host::set_xcr0(self.context.cpu.xcr0);
+                self.skip();
+            }
+            Outcome::ForgetTranslations => {
+                self.vpid.into_iter().for_each(host::flush_vpid);
                 self.skip();
             }
             Outcome::RenewTscOffset => {

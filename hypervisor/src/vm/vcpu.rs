@@ -16,7 +16,7 @@ use godwit_vmx::world_switch::GuestRegisters;
 use super::host::Resident;
 use super::page_wait::PageWait;
 use super::platform::Platform;
-use super::slot::VmcsSlot;
+use super::slot::{Loaded, VmcsSlot};
 use super::state::{Activity, ControlState, MsrState, SegmentState, SegmentsState, TableState, VcpuState};
 use super::virtual_eoi::VirtualEoi;
 use crate::exits::control_register::{CR0_HOST_OWNED, real_cr0, real_cr4};
@@ -170,6 +170,13 @@ impl Vcpu {
         self.deaf = false;
         self.waits_for = None;
         self.pending = Some(state);
+    }
+
+    /// The identifier whose translations this CPU is to forget, now that the VMCS is `loaded`: they may be of the
+    /// identifier's last bearer, or of the state before the one that is about to go into the VMCS.
+    #[must_use]
+    pub fn vpid_to_flush(&self, loaded: Loaded) -> Option<u16> {
+        self.vpid.filter(|_vpid| loaded == Loaded::Fresh || self.pending.is_some())
     }
 
     /// Saves the processor's state. Its VMCS is current, [`Self::resident`] up to date, and it does not run.
@@ -510,6 +517,22 @@ pub(super) mod tests {
         let pending = vcpu.pending.take().unwrap();
         Vcpu::fill(&mut vmcs, &pending, &platform, &policy, &STRUCTURES, vcpu.vpid);
         assert_eq!(vcpu.save(&vmcs), second);
+    }
+
+    #[test]
+    fn translations_of_another_cpu_or_of_a_state_that_is_gone_are_forgotten() {
+        let (platform, policy) = (platform(), policy());
+        let parts = || state().validate(&platform.limits(&policy)).unwrap();
+        let mut vcpu = Vcpu::new(0, VmcsSlot::Gone, &platform, Box::new(state()), parts());
+        let vpid = vcpu.vpid;
+        assert!(vpid.is_some());
+        vcpu.pending = None;
+        assert_eq!(vcpu.vpid_to_flush(Loaded::Again), None);
+        assert_eq!(vcpu.vpid_to_flush(Loaded::Fresh), vpid);
+        vcpu.restore(Box::new(state()), parts());
+        assert_eq!(vcpu.vpid_to_flush(Loaded::Again), vpid, "INIT, or a state that was received");
+        vcpu.vpid = None;
+        assert_eq!(vcpu.vpid_to_flush(Loaded::Fresh), None, "nothing is tagged");
     }
 
     #[test]
