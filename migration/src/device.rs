@@ -7,8 +7,16 @@ use alloc::vec::Vec;
 pub const SECTIONS_MAX: usize = 4096;
 /// Largest section.
 pub const SECTION_BYTES_MAX: usize = 1 << 20;
-/// Most bytes of all sections of one guest.
-pub const SECTIONS_BYTES_MAX: usize = 16 << 20;
+/// Bytes of all sections of one guest that are granted for its devices, and for each of its vCPUs. What a PC of ours has
+/// takes a tenth of it; the host keeps all of it in its heap, for whoever says that it sends a guest.
+const DEVICES_BYTES_MAX: usize = 128 << 10;
+const VCPU_BYTES_MAX: usize = 32 << 10;
+
+/// Most bytes of all sections of a guest with so many vCPUs.
+#[must_use]
+pub const fn state_bytes_max(vcpus: u32) -> usize {
+    DEVICES_BYTES_MAX + VCPU_BYTES_MAX * vcpus as usize
+}
 
 /// What a host that does not know a section must do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +43,13 @@ pub struct Section {
 }
 
 /// The saved state of everything of a guest but its RAM: at most [`SECTIONS_MAX`] sections and
-/// [`SECTIONS_BYTES_MAX`] bytes.
+/// [`state_bytes_max`] bytes.
 pub type DeviceState = Vec<Section>;
 
-/// Whether `state` keeps within the bounds above.
+/// Whether `state` of a guest with so many vCPUs keeps within the bounds above.
 #[must_use]
-pub fn is_bounded(state: &[Section]) -> bool {
+pub fn is_bounded(state: &[Section], vcpus: u32) -> bool {
     state.len() <= SECTIONS_MAX
         && state.iter().all(|section| section.bytes.len() <= SECTION_BYTES_MAX)
-        && state.iter().map(|section| section.bytes.len()).sum::<usize>() <= SECTIONS_BYTES_MAX
+        && state.iter().map(|section| section.bytes.len()).sum::<usize>() <= state_bytes_max(vcpus)
 }

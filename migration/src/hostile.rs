@@ -406,9 +406,9 @@ fn sections_of_any_number_of_recalled_stops_are_dropped_and_a_half_one_too() {
         bytes: bytes.clone(),
     };
     // More than the bound on all sections together, if they added up.
-    for stop in 0..2 * crate::device::SECTIONS_BYTES_MAX as u32 / 11_000 {
-        // One of a megabyte, of which little comes.
-        host.give(Input::Bytes(Channel::MAIN, &encode(&whole(1 << 20), &mut sequence)));
+    for stop in 0..20 * crate::device::state_bytes_max(1) as u32 / 11_000 {
+        // A large one, of which little comes.
+        host.give(Input::Bytes(Channel::MAIN, &encode(&whole(140 << 10), &mut sequence)));
         say(&mut host, Control::Recall, &mut sequence);
         host.give(Input::Bytes(Channel::MAIN, &encode(&whole(11_000), &mut sequence)));
         say(&mut host, seal(core::slice::from_ref(&section), stop), &mut sequence);

@@ -74,7 +74,7 @@ pub enum SavedError {
 /// # Errors
 /// [`SavedError`]. What the state means is checked where it is restored.
 pub fn from_sections(sections: &[Section]) -> Result<MachineState, SavedError> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(sections.iter().map(|section| section.bytes.len()).sum());
     let mut pieces = 0;
     for section in sections {
         let Section { id, instance, version, necessity, bytes: piece } = section;

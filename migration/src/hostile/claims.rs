@@ -145,3 +145,42 @@ fn an_urgent_connection_that_falls_silent_has_the_source_ask_what_is_lacking() {
     }
     panic!("it goes on as if nothing had happened");
 }
+
+/// It holds a place that others wait for, and memory.
+#[test]
+fn a_source_that_only_shows_that_it_is_alive_is_given_up() {
+    let mut silent = target();
+    silent.give(Input::LinkUp(Channel::MAIN));
+    let opening = Opening::Begin { migration: MIGRATION, guest: guest().id };
+    silent.give(Input::Bytes(Channel::MAIN, &Greeting { opening, version_min: 1, version_max: 2 }.encode()));
+    for (mut host, mut sequence, seconds) in [(silent, 0, 30), {
+        let (host, sequence) = super::receiving_target();
+        (host, sequence, 600)
+    }] {
+        let began_at = host.now;
+        while !host.engine.is_finished() {
+            host.now += 1_000_000_000;
+            host.give(Input::Timeout);
+            say(&mut host, Control::Ping, &mut sequence);
+            assert!(host.now - began_at < (seconds + 3) * 1_010_000_000, "it has its place for ever");
+        }
+        assert!(host.now - began_at >= seconds * 1_000_000_000, "it may take its time");
+    }
+}
+
+#[test]
+fn device_state_is_bounded_by_what_a_guest_has() {
+    for (sections, is_taken) in [(2, true), (3, false)] {
+        let (mut host, mut sequence) = super::receiving_target();
+        for id in 0..sections {
+            let bytes = vec![1; 9000];
+            let total = 70 << 10;
+            for offset in (0..total).step_by(9000) {
+                let bytes = bytes[..bytes.len().min((total - offset) as usize)].to_vec();
+                let part = Said::Section { id, total, offset, bytes };
+                host.give(Input::Bytes(Channel::MAIN, &encode(&part, &mut sequence)));
+            }
+        }
+        assert_eq!(host.ram.is_some(), is_taken, "{sections} sections of 70 KiB");
+    }
+}

@@ -308,7 +308,7 @@ impl Source {
 
     pub(super) fn on_saved(&mut self, now: Instant, state: DeviceState) {
         self.marks.saved = Some(now);
-        if !is_bounded(&state) {
+        if !is_bounded(&state, self.guest.vcpus) {
             return self.abort(now, AbortReason::StateTooLarge);
         }
         if let State::Stopped(stopped @ Stopped::Saving, _) = &mut self.state {

@@ -13,6 +13,7 @@ mod stream;
 use core::time::Duration;
 
 use crate::device::DeviceState;
+use crate::device::state_bytes_max;
 use crate::endpoint::{Endpoint, Link, keepalive};
 use crate::guest::{GuestDescription, HostCapabilities};
 use crate::io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
@@ -52,6 +53,8 @@ pub struct Target {
     migration: Option<MigrationId>,
     /// The guest that the opening names.
     announced: Option<GuestId>,
+    /// When the source last said more than that it is alive.
+    moved_on_at: Instant,
     /// The version that is spoken: the highest that both speak.
     version: u16,
     guest: Option<GuestDescription>,
@@ -132,6 +135,7 @@ impl Target {
             endpoint: Endpoint::new(Phase::Negotiating),
             migration: None,
             announced: None,
+            moved_on_at: Instant::ORIGIN,
             version: VERSION_MAX,
             guest: None,
             receiver: None,
@@ -303,6 +307,7 @@ impl Target {
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.link_up(Link::new(Assembler::for_target(), now, keepalive));
         self.told = (0, now);
+        self.moved_on_at = now;
         self.filling.told = Told::default();
         self.alone_since = None;
         if let Some(receiver) = &mut self.receiver {
@@ -385,10 +390,11 @@ impl Target {
     fn on_built(&mut self, now: Instant, ram: &dyn GuestRam) {
         self.is_built = true;
         let page_count = ram.page_count();
-        if self.guest.as_ref().map(|guest| guest.layout.page_count()) != Some(page_count) {
-            return self.abort(now, AbortReason::Contract);
-        }
-        match Receiver::new(page_count) {
+        let vcpus = match &self.guest {
+            Some(guest) if guest.layout.page_count() == page_count => guest.vcpus,
+            _ => return self.abort(now, AbortReason::Contract),
+        };
+        match Receiver::new(page_count, state_bytes_max(vcpus)) {
             Ok(receiver) => self.receiver = Some(receiver),
             Err(failure) => return self.abort(now, AbortReason::Ram(failure)),
         }
@@ -510,6 +516,9 @@ impl Target {
                 }
             }
         }
+        if now >= self.must_move_on_by() {
+            self.abort(now, AbortReason::PeerSilent(now.since(self.moved_on_at)));
+        }
         if let State::Held(since) = self.state
             && now >= since.after(self.policy.hold)
         {
@@ -517,6 +526,15 @@ impl Target {
         }
         if now >= self.outwaits_source_at() {
             self.released(now);
+        }
+    }
+
+    /// When a source that only shows that it is alive, and holds a place and memory here, is given up.
+    fn must_move_on_by(&self) -> Instant {
+        match self.state {
+            State::Opening | State::Hello => self.moved_on_at.after(self.policy.peer_timeout),
+            State::Receiving => self.moved_on_at.after(self.policy.hold),
+            _ => Instant::NEVER,
         }
     }
 
@@ -528,7 +546,11 @@ impl Target {
         };
         let silent_at = self.endpoint.silent_at(self.policy.peer_timeout);
         let urgent = self.endpoint.urgent.deadline(self.policy.peer_timeout);
-        own.min(silent_at).min(self.endpoint.ping_at()).min(urgent).min(self.spool_due_at())
+        own.min(self.must_move_on_by())
+            .min(silent_at)
+            .min(self.endpoint.ping_at())
+            .min(urgent)
+            .min(self.spool_due_at())
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::bitmap::PageBitmap;
 use crate::codec::lz::Decompressor;
 use crate::codec::patch;
-use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTIONS_BYTES_MAX, SECTIONS_MAX, Section};
+use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTIONS_MAX, Section};
 use crate::identity::{Identities, Identity};
 use crate::io::Channel;
 use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
@@ -45,6 +45,8 @@ pub(crate) struct Receiver {
     decompressor: Option<Decompressor>,
     state: DeviceState,
     state_bytes: usize,
+    /// Most of them.
+    state_bytes_max: usize,
     /// Bytes that the last section still lacks.
     section_missing: usize,
     counts: PageCounts,
@@ -59,8 +61,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// For RAM of so many zero pages.
-    pub(crate) fn new(page_count: u32) -> Result<Self, RamFailure> {
+    /// For RAM of so many zero pages, and so many bytes of device state.
+    pub(crate) fn new(page_count: u32, state_bytes_max: usize) -> Result<Self, RamFailure> {
         Ok(Self {
             page_count,
             identities: Identities::new(page_count, Identity::ZERO)?,
@@ -69,6 +71,7 @@ impl Receiver {
             decompressor: Some(Decompressor::new()),
             state: Vec::new(),
             state_bytes: 0,
+            state_bytes_max,
             section_missing: 0,
             counts: PageCounts::default(),
             absent: PageBitmap::try_empty(page_count).ok_or(RamFailure::OutOfMemory(Page(0)))?,
@@ -88,6 +91,7 @@ impl Receiver {
             decompressor: Some(Decompressor::new()),
             state: Vec::new(),
             state_bytes: 0,
+            state_bytes_max: 0,
             section_missing: 0,
             counts: PageCounts::default(),
             absent,
@@ -317,16 +321,20 @@ impl Receiver {
         let total = part.total_bytes as usize;
         if part.offset == 0 && self.section_missing == 0 {
             if total > SECTION_BYTES_MAX
-                || self.state_bytes + total > SECTIONS_BYTES_MAX
+                || self.state_bytes + total > self.state_bytes_max
                 || self.state.len() == SECTIONS_MAX
             {
                 return bad(StreamFault::Length);
+            }
+            let mut bytes = Vec::new();
+            if bytes.try_reserve_exact(total).is_err() {
+                return Err(AbortReason::Ram(RamFailure::OutOfMemory(Page(0))));
             }
             self.state_bytes += total;
             self.section_missing = total;
             let necessity = if part.is_mandatory { Necessity::Mandatory } else { Necessity::Optional };
             let (id, instance, version) = (part.id, part.instance, part.version);
-            self.state.push(Section { id, instance, version, necessity, bytes: Vec::new() });
+            self.state.push(Section { id, instance, version, necessity, bytes });
         }
         let Some(section) = self.state.last_mut() else { return bad(StreamFault::Unexpected) };
         let continues =
@@ -407,7 +415,7 @@ mod tests {
     #[test]
     fn what_is_the_guests_is_written_by_nobody_else_and_what_is_wrong_does_not_become_its() {
         let mut ram = Ram { pages: [[0; PAGE_BYTES]; 3], published: Vec::new() };
-        let mut receiver = Receiver::new(3).unwrap();
+        let mut receiver = Receiver::new(3, 0).unwrap();
         receiver.absent.insert(Page(1));
         assert!(receiver.go_live());
         let mut send = |page, fill, is_right| {
@@ -428,7 +436,7 @@ mod tests {
     #[test]
     fn records_of_two_channels_do_not_disturb_each_other() {
         let mut ram = Ram { pages: [[0; PAGE_BYTES]; 3], published: Vec::new() };
-        let mut receiver = Receiver::new(3).unwrap();
+        let mut receiver = Receiver::new(3, 0).unwrap();
         (0..3).for_each(|page| receiver.absent.insert(Page(page)));
         receiver.go_live();
         receiver.record(Channel::MAIN, raw(0, 1, true), &mut ram).unwrap();

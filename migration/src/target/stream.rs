@@ -61,17 +61,23 @@ fn message(kind: Kind, body: &[u8]) -> Result<Message, StreamFault> {
 impl Target {
     /// Takes what came on the main connection.
     pub(super) fn receive(&mut self, now: Instant, bytes: &[u8], ram: &mut dyn GuestRam) {
+        // What follows a goodbye is not read, and does not put its end off.
+        if self.endpoint.is_closing() {
+            return;
+        }
         let Some(link) = &mut self.endpoint.link else { return };
         link.heard_at = now;
         link.received += bytes.len() as u64;
         let mut rest = bytes;
         loop {
-            // What follows a goodbye is not read.
             if self.endpoint.is_closing() {
                 return;
             }
             let Some(link) = &mut self.endpoint.link else { return };
             let unit = link.assembler.next(&mut rest);
+            if !matches!(unit, Ok(None | Some(Unit::Control(Kind::Ping, _)))) {
+                self.moved_on_at = now;
+            }
             let takes_pages = matches!(self.state, State::Receiving | State::Filling);
             let result = match (unit, &mut self.receiver, &self.state) {
                 (Err(reason), ..) => Err(reason),
