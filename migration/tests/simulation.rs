@@ -2,6 +2,8 @@
 
 #[path = "simulation/spooled.rs"]
 mod spooled;
+#[path = "simulation/tuned.rs"]
+mod tuned;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -143,7 +143,7 @@ impl Source {
         if matches!(self.policy.mode, Mode::PostCopy | Mode::Hybrid) && self.can_switch() {
             // No more rounds: the next stop, once the guest has run for a while. Without the ends of rounds nothing else
             // would tell how long a round trip takes that waits for no pages.
-            self.say_round_end(now);
+            self.say_round_end(now, 0);
             self.state = State::Resting;
         } else {
             self.begin_round(now);

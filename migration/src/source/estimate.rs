@@ -14,6 +14,7 @@ use crate::ram::{GuestRam, Page, RamFailure};
 use crate::reason::AbortReason;
 use crate::status::Phase;
 use crate::time::Instant;
+use crate::wire::record::RECORD_BYTES;
 
 /// Pages of the sample, spread over all of RAM.
 const SAMPLE_PAGES: u32 = 4096;
@@ -91,11 +92,15 @@ impl Source {
         let counts = sender.counts();
         let sampled = u32::try_from(counts.sent()).unwrap_or(u32::MAX);
         let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+        let pages = self.guest.layout.page_count();
+        // In a sample each zero page has a record of its own; in a move they go in runs, next to nothing each.
+        let apart = if sampled < pages { counts.zero * RECORD_BYTES as u64 } else { 0 };
+        let sample_bytes = sent.saturating_sub(self.round.bytes_before).saturating_sub(apart);
         let profile = Profile {
-            pages: self.guest.layout.page_count(),
+            pages,
             sampled,
             not_zero: sampled.saturating_sub(u32::try_from(counts.zero).unwrap_or(u32::MAX)),
-            sample_bytes: sent.saturating_sub(self.round.bytes_before),
+            sample_bytes,
             bandwidth: self.bandwidth.rate().unwrap_or(u64::MAX),
             round_trip: self.bandwidth.round_trip(),
             harvest_time: estimate.longest_harvest,

@@ -230,6 +230,7 @@ impl Source {
             Command::Tune(policy) => {
                 self.policy = self.purpose.bound(policy);
                 self.bucket.set(policy.bandwidth_bytes_per_second, now);
+                self.reconsider_round(now);
             }
             Command::Cancel => match self.state {
                 State::Committing(Stake::Copy) | State::Unknown(_, Stake::Copy) => {

@@ -172,8 +172,25 @@ impl Source {
             State::Harvesting => self.decide(now),
             State::Stopped(Stopped::Harvesting, _) => self.on_last_harvest(now),
             State::Resuming(_) => self.resume(),
+            State::Sending if self.is_round_in_vain() => {
+                self.say_round_end(now, 0);
+                self.state = State::Harvesting;
+                self.decide(now);
+            }
             // A round is under way: its harvests are only merged.
             _ => {}
+        }
+    }
+
+    /// Whether what the round would still send is to go after the switch: a person has said so meanwhile.
+    fn is_round_in_vain(&self) -> bool {
+        self.policy.mode == Mode::PostCopy && self.can_switch()
+    }
+
+    /// The limits have changed: what they say of a round under way is seen at its next harvest, which is asked for now.
+    pub(super) fn reconsider_round(&mut self, now: Instant) {
+        if matches!(self.state, State::Sending) && self.is_round_in_vain() {
+            self.harvest(now);
         }
     }
 
@@ -374,7 +391,7 @@ impl Source {
         };
         let longest = self.bucket.frame_bytes(buffer.len(), OUTPUT_BYTES_MIN);
         let mut batch = Batch::new(&mut buffer[..longest]);
-        if self.bucket.is_out_of_reach() {
+        if self.bucket.is_out_of_reach(self.bandwidth.rate()) {
             sender.hurry();
         }
         let filled = match sender.fill(ram, &mut batch, usize::MAX) {
@@ -392,7 +409,7 @@ impl Source {
         };
         self.bucket.spend(len, now);
         if filled == Filled::RoundDone {
-            self.on_round_done(now);
+            self.on_round_done(now, len);
         }
         match (len, filled) {
             (0, Filled::RoundDone) => Streamed::Changed,
@@ -402,28 +419,29 @@ impl Source {
         }
     }
 
-    /// All pages of a round, or of the stop, are on their way.
-    fn on_round_done(&mut self, now: Instant) {
+    /// All pages of a round, or of the stop, are on their way, or in the frame of this length that goes next.
+    fn on_round_done(&mut self, now: Instant, last_frame: usize) {
         match &mut self.state {
-            State::Probing(_) if self.round.ends == 0 => self.say_round_end(now),
+            State::Probing(_) if self.round.ends == 0 => self.say_round_end(now, last_frame),
             State::Sending => {
-                self.say_round_end(now);
+                self.say_round_end(now, last_frame);
                 self.state = State::Harvesting;
                 self.harvest(now);
             }
             State::Stopped(Stopped::Sending(sections), _) => {
                 sections.pages_are_sent = true;
                 self.marks.pages = Some(now);
-                self.say_round_end(now);
+                self.say_round_end(now, last_frame);
             }
             _ => {}
         }
     }
 
-    pub(super) fn say_round_end(&mut self, now: Instant) {
+    /// Asks the target to say when it has all that was sent, and the frame of `last_frame` bytes that goes before the question.
+    pub(super) fn say_round_end(&mut self, now: Instant, last_frame: usize) {
         self.round.ends += 1;
         if self.round.end_said.is_none() {
-            let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent);
+            let sent = self.endpoint.link.as_ref().map_or(0, |link| link.sent) + last_frame as u64;
             let queued_bytes = self.bandwidth.in_flight(sent);
             self.round.end_said = Some(EndSaid { round: self.round.ends, at: now, queued_bytes });
         }

@@ -50,7 +50,9 @@ impl TokenBucket {
     /// Changes the cap.
     pub(crate) fn set(&mut self, rate: Option<u64>, now: Instant) {
         if self.rate != rate {
-            *self = Self { rate, free_at: now, idle: Duration::ZERO, busy: Duration::ZERO };
+            // What was sent above the old cap is still owed, but for no longer than a burst is worth.
+            let free_at = if rate.is_some() { self.free_at.clamp(now, now.after(BURST)) } else { now };
+            *self = Self { rate, free_at, idle: Duration::ZERO, busy: Duration::ZERO };
         }
     }
 
@@ -67,9 +69,11 @@ impl TokenBucket {
         smooth.clamp(shortest, longest)
     }
 
-    /// Whether frames come more slowly than the cap would let them go: they take longer to be made than to be sent.
-    pub(crate) fn is_out_of_reach(&self) -> bool {
-        self.idle + self.busy >= JUDGED && self.idle > self.busy
+    /// Whether frames come more slowly than the cap would let them go, over a link that carries `link` bytes per second: they
+    /// take longer to be made than to be sent. Where the link carries less than half the cap, it is what they wait for.
+    pub(crate) fn is_out_of_reach(&self, link: Option<u64>) -> bool {
+        let is_link_narrow = link.zip(self.rate).is_some_and(|(link, cap)| link < cap / 2);
+        self.idle + self.busy >= JUDGED && self.idle > self.busy && !is_link_narrow
     }
 
     /// Accounts for a frame.
@@ -259,7 +263,9 @@ mod tests {
             for step in 1..200u64 {
                 bucket.spend(131_072, Instant::from_nanos(step * frame_us * 1000));
             }
-            assert_eq!(bucket.is_out_of_reach(), is_out_of_reach, "{frame_us} us a frame");
+            assert_eq!(bucket.is_out_of_reach(None), is_out_of_reach, "{frame_us} us a frame");
+            assert_eq!(bucket.is_out_of_reach(Some(800_000_000)), is_out_of_reach, "{frame_us} us a frame");
+            assert!(!bucket.is_out_of_reach(Some(400_000_000)), "the link is what they wait for");
         }
     }
 

@@ -130,6 +130,7 @@ impl Source {
         if let State::Stopped(Stopped::Sending(sections), _) = &mut self.state {
             sender.begin_round();
             self.serving.absent = sender.declare_absent();
+            self.pages_in_downtime = 0;
             self.serving.walk = Some(Walk::default());
             sections.pages_are_sent = true;
             self.marks.pages = Some(now);

@@ -490,6 +490,10 @@ impl World {
                     };
                     self.source.commands.push(Command::Tune(policy));
                 }
+                Fault::Mode(mode) => {
+                    let policy = godwit_migration::Policy { mode, ..self.plan.policy };
+                    self.source.commands.push(Command::Tune(policy));
+                }
                 Fault::CancelAtTarget => self.target.cancel_is_due = true,
                 Fault::GuestEnds => self.end_guest(),
             }

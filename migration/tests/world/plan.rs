@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     CancelAtTarget,
     /// A person caps the wire at so many bytes a second.
     Cap(u64),
+    /// A person wants this mode now.
+    Mode(Mode),
     /// The guest stops by itself.
     GuestEnds,
     /// The target becomes unreachable for so long.
