@@ -32,7 +32,7 @@ fn plan(seed: u64, bytes_per_second: u64) -> Plan {
 
 fn report(world: &World) -> Report {
     let Some(Event::Completed(report)) = world.verdict() else { panic!("{}", world.state()) };
-    (**report).clone()
+    **report
 }
 
 #[test]
