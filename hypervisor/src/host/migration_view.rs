@@ -252,6 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_is_what_moves_go_by() {
+        let of = |section: &str| {
+            let text = format!("[host]\nname = \"a\"\n[migration]\n{section}\n");
+            settings(&godwit_boot::config::parse("godwit.toml", &text).unwrap())
+        };
+        let told =
+            of("listen = true\nport = 7200\nbandwidth_mbit = 8\ndowntime_limit_ms = 70\nstops_max = 3");
+        assert_eq!(told.port, Some(7200));
+        assert_eq!(told.policy.bandwidth_bytes_per_second, Some(1_000_000));
+        assert_eq!(told.policy.downtime_limit, Duration::from_millis(70));
+        assert_eq!(told.policy.overrun, Overrun::Resume { stops_max: 3 });
+        let untold = of("stops_max = 0");
+        assert_eq!((untold.port, untold.policy.bandwidth_bytes_per_second), (None, None));
+        assert_eq!(untold.policy.overrun, Overrun::CarryThrough);
+        for mode in Mode::ALL {
+            assert_eq!(of(&format!("mode = \"{}\"", mode.name())).policy.mode, mode);
+        }
+    }
+
+    #[test]
     fn a_command_that_changes_nothing_says_why() {
         use migrate::Side::{Source, Spool, Target};
         let said = |place, command| out_of_place("linux", "b", place, command);

@@ -5,7 +5,7 @@ use core::time::Duration;
 use godwit_migration::{Event, Mode, Phase, Policy, Step};
 
 use super::super::Side;
-use super::{SOURCE, TARGET, World};
+use super::{PORT, SOURCE, TARGET, World};
 
 /// `linux` is about to move in this mode.
 fn about_to_move(mode: Mode) -> World {
@@ -95,4 +95,29 @@ fn a_guest_whose_source_dies_runs_until_it_needs_what_is_lost() {
         "{}",
         world.state()
     );
+}
+
+/// The target's host has got another address.
+#[test]
+fn a_target_that_has_moved_to_another_address_is_found_there_once_a_person_says_so() {
+    let mut world = about_to_move(Mode::PostCopy);
+    world.net.portion_max = 1024;
+    world.start("linux").unwrap();
+    world.until(|world| world.phase(Side::Source) == Some(Phase::PostCopy));
+    world.pass(Duration::from_millis(5));
+    world.net.cut();
+    let elsewhere = core::net::Ipv4Addr::new(10, 0, 0, 4);
+    world.until(|world| world.phase(Side::Target) == Some(Phase::Recovering));
+    world.target.address = elsewhere;
+    world.net.unlisten(TARGET);
+    world.net.listen(elsewhere, PORT);
+    world.mend();
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.phase(Side::Source), Some(Phase::Recovering), "it is asked where it was");
+    let to = ("c", core::net::SocketAddrV4::new(elsewhere, PORT));
+    let World { source, now, .. } = &mut world;
+    source.migrations.redirect(*now, &source.house, "linux", to).unwrap();
+    world.command(Side::Source, "linux", godwit_migration::Command::Retry).unwrap();
+    world.assert_arrived_whole();
+    assert!(world.source.views(world.now).is_empty());
 }
