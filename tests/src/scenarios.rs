@@ -25,6 +25,7 @@ mod nested;
 mod postcopy;
 mod spool;
 mod strangers;
+mod throttle;
 mod version;
 mod without;
 

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::clone::sweeper_is_cloned;
 use super::linux::{LINUX, quiet_kernel, run, start, uptime};
 use super::{
-    LAB_ADDRESS, LAB_NAME, LINK_TIMEOUT_S, MIGRATION_PORT, cancel, deaths, lab_peer, postcopy, version,
+    LAB_ADDRESS, LAB_NAME, LINK_TIMEOUT_S, MIGRATION_PORT, cancel, deaths, lab_peer, postcopy, throttle,
+    version,
 };
 use crate::cluster::{Cluster, Plan};
 use crate::config::GuestConfig;
@@ -41,7 +42,11 @@ fn plan(kind: Kind) -> Plan {
     // Less of what only fills the wire: it moves many times.
     linux.command_line.push_str(" godwit.data_mib=2 init_on_free=1");
     linux.vcpus = 2;
-    let mut plan = Plan::new("moves", kind, 2).guest(0, linux).guest(0, sweeper()).guest(0, big);
+    let mut plan = Plan::new("moves", kind, 2)
+        .guest(0, linux)
+        .guest(0, sweeper())
+        .guest(0, big)
+        .guest(0, throttle::guest());
     plan.set_link_timeout(LINK_TIMEOUT_S);
     plan.hosts[0].memory_mib = 1_024;
     plan.hosts[1].memory_mib = B_MEMORY_MIB;
@@ -59,6 +64,10 @@ pub(super) fn sweeper() -> GuestConfig {
 /// pre-copy while a program rewrites memory is among the checks of [`super::nested`].
 const CHECKS: &[Check] = &[
     Check { name: "a bare-metal guest that rewrites memory moves and loses nothing", run: sweeper_moves },
+    Check {
+        name: "a guest that only computes is slowed down for its move, and not behind it",
+        run: throttle::slows,
+    },
     Check { name: "a paused guest moves and stays paused", run: paused_moves },
     Check { name: "a guest that rewrites memory is cloned, and both go on", run: sweeper_is_cloned },
     Check {
@@ -145,7 +154,7 @@ pub(super) fn guest_sweeps(host: &mut Host, guest: &str) -> Result<()> {
 }
 
 /// How many sweeps a guest says it has completed, on the slower of its processors.
-fn sweep_number(line: &str) -> Option<u64> {
+pub(super) fn sweep_number(line: &str) -> Option<u64> {
     let (_, behind) = line.split_once("pattern: sweep ")?;
     behind.split(' ').next()?.parse().ok()
 }
