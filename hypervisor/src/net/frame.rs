@@ -1,4 +1,4 @@
-//! What the port must know of a frame: whether it is TCP over IPv4, and its checksum.
+//! What the port must know of a frame: whether somebody sent it, whether it is TCP over IPv4, and its checksum.
 
 use core::net::Ipv4Addr;
 
@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Fragment,
     /// IPv4 with impossible lengths.
     Malformed,
+    /// IPv4 from an address that no host has: nobody could be answered.
+    Sourceless,
     /// Anything else; the stack judges it.
     Other,
 }
@@ -47,6 +49,11 @@ fn be16(frame: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([frame[at], frame[at + 1]])
 }
 
+/// Whether a host can have `address` (RFC 1122, 3.2.1.3).
+pub(super) const fn is_of_a_host(address: Ipv4Addr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast()
+}
+
 /// Finds out what `frame` is, with every length checked.
 pub(super) fn classify(frame: &[u8]) -> Kind {
     if frame.len() < ETHERNET_HEADER || frame[12..14] != ETHERTYPE_IPV4 {
@@ -65,6 +72,9 @@ pub(super) fn classify(frame: &[u8]) -> Kind {
     }
     if be16(ip, 6) & FRAGMENT != 0 {
         return Kind::Fragment;
+    }
+    if !is_of_a_host(Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15])) {
+        return Kind::Sourceless;
     }
     if ip[9] != PROTOCOL_TCP {
         return Kind::Other;

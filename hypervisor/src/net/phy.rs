@@ -1,8 +1,8 @@
 //! The port: a card as the stack's device. Every frame passes here once in each direction.
 //!
-//! Incoming frames are copied from the card to one buffer and judged before the stack sees them: fragments and
-//! impossible lengths are dropped, and TCP checksums are verified here unless the card vouches for them. Outgoing TCP
-//! segments get their checksum from the card if it can, else here.
+//! Incoming frames are copied from the card to one buffer and judged before the stack sees them: fragments,
+//! impossible lengths and what no host can have sent are dropped, and TCP checksums are verified here unless the card
+//! vouches for them. Outgoing TCP segments get their checksum from the card if it can, else here.
 
 use alloc::{boxed::Box, vec};
 
@@ -89,6 +89,9 @@ impl Port {
         let frame = &self.incoming[..length];
         match frame::classify(frame) {
             Kind::Other => true,
+            // The stack remembers where a DHCP server's offer came from, and panics if it is to send to 0.0.0.0. Such
+            // frames are no damage to be counted: whoever asks for an address by DHCP sends them.
+            Kind::Sourceless => false,
             Kind::Fragment => {
                 self.counters.fragments += 1;
                 false

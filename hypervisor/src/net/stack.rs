@@ -10,7 +10,9 @@ use smoltcp::{
 };
 
 use super::{
-    Address, Card, Instant, Settings, from_stack,
+    Address, Card, Instant, Settings,
+    frame::is_of_a_host,
+    from_stack,
     phy::Port,
     ping::{Ping, PingError, PingEvent},
     stream::{Parts, Streams},
@@ -214,10 +216,7 @@ impl Network {
 
     /// A hostile DHCP server, or a person, may name an address that no host can have: it is then left unset.
     fn set_address(&mut self, address: Option<Ipv4Cidr>, gateway: Option<Ipv4Addr>) {
-        let usable = |address: Ipv4Addr| {
-            !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast()
-        };
-        let address = address.filter(|cidr| usable(cidr.address()));
+        let address = address.filter(|cidr| is_of_a_host(cidr.address()));
         self.interface.update_ip_addrs(|addresses| {
             addresses.clear();
             if let Some(cidr) = address {
@@ -225,7 +224,7 @@ impl Network {
                 let _ = addresses.push(IpCidr::Ipv4(cidr));
             }
         });
-        self.gateway = gateway.filter(|gateway| usable(*gateway) && address.is_some());
+        self.gateway = gateway.filter(|gateway| is_of_a_host(*gateway) && address.is_some());
         let routes = self.interface.routes_mut();
         match self.gateway {
             Some(gateway) => {
