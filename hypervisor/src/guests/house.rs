@@ -29,15 +29,18 @@ impl Guests {
 
     /// Builds the machine of an arriving guest.
     fn build(&mut self, key: Key, wanted: &GuestDescription) -> Result<(), GuestFailure> {
-        let machines = self.machines.clone().map_err(GuestFailure::Host)?;
-        // A guest that is configured here and stopped is to people the one that comes, unless that is a copy.
-        let is_taken = |record: &Record| record.standing().is_alive() || wanted.is_copy();
-        let there = |record: &&Record| {
-            record.key() != key && (record.is(wanted.id) || record.name() == wanted.name && is_taken(record))
+        // A guest that is configured here and stopped is to people the one that comes, unless that is a copy. One whose
+        // machine is ending is still there.
+        let has_machine = |record: &Record| record.handle().is_some();
+        let is_taken = |record: &Record| has_machine(record) || wanted.is_copy();
+        let there = |record: &Record| match record.key() == key {
+            true => has_machine(record),
+            false => record.is(wanted.id) || record.name() == wanted.name && is_taken(record),
         };
-        if self.records.iter().any(|record| there(&record)) {
+        if self.records.iter().any(there) {
             return Err(GuestFailure::Refused([Refusal::AlreadyThere].into()));
         }
+        let machines = self.machines.clone().map_err(GuestFailure::Host)?;
         let cpu = self.next_cpu();
         let from = self.record(key).and_then(|record| record.origin().arrived_from.clone());
         let mut origin = description::origin(wanted, from)

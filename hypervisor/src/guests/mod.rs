@@ -58,6 +58,8 @@ pub enum GuestError {
     Migrating(String),
     /// A copy of it is being made.
     Cloned(String),
+    /// The CPU that ran it has not let go of its machine yet.
+    Ending(String),
     /// No guest can run here; why.
     NoGuests(String),
     /// It cannot be built.
@@ -77,6 +79,7 @@ impl fmt::Display for GuestError {
             Self::Cloned(guest) => {
                 write!(f, "a copy of {guest} is being made: 'migrate cancel {guest}' ends that")
             }
+            Self::Ending(guest) => write!(f, "{guest} is just ending: try again"),
             Self::NoGuests(why) => write!(f, "no guest can run here: {why}"),
             Self::Build(error) => error.fmt(f),
         }
@@ -171,9 +174,6 @@ impl Guests {
     /// # Errors
     /// [`GuestError`]; nothing has changed.
     pub fn start(&mut self, name: &str) -> Result<(), GuestError> {
-        let machines = self.machines.clone().map_err(GuestError::NoGuests)?;
-        let cpu = self.next_cpu();
-        let platform = self.platform;
         let record = self.find(name)?;
         if record.standing().is_alive() {
             return Err(GuestError::Standing {
@@ -182,6 +182,16 @@ impl Guests {
                 action: "start",
             });
         }
+        if record.handle().is_some() {
+            return Err(GuestError::Ending(name.to_string()));
+        }
+        if record.is_migrating() {
+            return Err(decided_elsewhere(record));
+        }
+        let machines = self.machines.clone().map_err(GuestError::NoGuests)?;
+        let cpu = self.next_cpu();
+        let platform = self.platform;
+        let record = self.find(name)?;
         start::start(record, platform, machines, cpu).map_err(GuestError::Build)
     }
 
@@ -267,10 +277,7 @@ impl Guests {
     ) -> Result<(), GuestError> {
         let record = self.find(name)?;
         if record.is_withheld() {
-            return Err(match record.errand() {
-                Some(Errand::Copied) => GuestError::Cloned(name.to_string()),
-                _ => GuestError::Migrating(name.to_string()),
-            });
+            return Err(decided_elsewhere(record));
         }
         if !possible(record.standing()) {
             let standing = record.standing();
@@ -301,6 +308,15 @@ impl Guests {
     }
 }
 
+/// Why people have to leave a guest alone over which a migration decides.
+fn decided_elsewhere(record: &Record) -> GuestError {
+    let guest = record.name().to_string();
+    match record.errand() {
+        Some(Errand::Copied) => GuestError::Cloned(guest),
+        _ => GuestError::Migrating(guest),
+    }
+}
+
 impl From<&State> for Standing {
     fn from(state: &State) -> Self {
         match state {
@@ -311,3 +327,6 @@ impl From<&State> for Standing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

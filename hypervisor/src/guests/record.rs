@@ -318,7 +318,12 @@ impl Record {
     }
 
     /// It has a machine from now on.
+    ///
+    /// # Panics
+    /// If it has one: [`notice_end`](Self::notice_end) lets go of that and tells its migration, which would go on to write
+    /// into the new one's memory.
     pub(super) fn attach(&mut self, handle: VmHandle) {
+        assert!(self.handle.is_none(), "{} has a machine that nobody has let go of", self.name);
         // Whatever still waits was for the machine before it.
         self.fail_all();
         self.ram = MachineRam::of(&handle);

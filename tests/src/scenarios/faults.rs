@@ -145,7 +145,7 @@ fn spin(cluster: &mut Cluster) -> Result<()> {
     eventually(GUEST_TIMEOUT, || host.expect_state("spin", "running"))?;
     host.succeed("vm stop spin")?;
     eventually(GUEST_TIMEOUT, || host.expect_state("spin", "stopped"))?;
-    // And it can be started again.
-    host.succeed("vm start spin")?;
+    // And it can be started again, once the CPU that ran it is done with its machine.
+    eventually(GUEST_TIMEOUT, || host.succeed("vm start spin"))?;
     host.succeed("vm stop spin").map(|_| ())
 }

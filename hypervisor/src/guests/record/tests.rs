@@ -149,6 +149,7 @@ fn a_new_machine_is_not_asked_for_the_answers_of_the_one_before() {
     record.order(Command::Stop(StopReason::Requested));
     ended.publish(&State::Stopped(StopReason::Requested));
     ended.close();
+    assert_eq!(record.notice_end(), Some(StopReason::Requested));
     let (_, handle) = arriving();
     record.attach(Arc::clone(&handle));
     record.order(Command::Run(None));

@@ -1,0 +1,124 @@
+//! What people ask of guests that are ending or being moved.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use godwit_boot::handoff::BootInfo;
+use godwit_migration::{
+    Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, Page, PageBitmap,
+    RamLayout, RamRange, Refusal, Step,
+};
+
+use super::*;
+use crate::migrate::{GuestHouse, Lodging};
+use crate::platform::{acpi, processor, time};
+use crate::vm::handle::{Reply, Shared, VmHandle};
+use crate::vm::memory::testing::HeapBlocks;
+use crate::vm::memory::{BLOCK_BYTES, GuestRam};
+
+const NAME: &str = "linux";
+
+/// A host on which no machine can be built, which is found out last.
+fn host() -> Guests {
+    let firmware = acpi::Firmware {
+        processors: Vec::new(),
+        processors_are: acpi::Certainty::Assumed,
+        local_apic: 0,
+        io_apics: Vec::new(),
+        overrides: Vec::new(),
+        pm_timer: None,
+        reset: None,
+        configuration_spaces: Vec::new(),
+    };
+    let platform = Platform {
+        info: Box::leak(Box::new(BootInfo::EMPTY)),
+        firmware,
+        functions: Vec::new(),
+        processor: processor::Processor::default(),
+        cpus: 2,
+        clock: time::Clock::new(0, 1_000_000_000),
+    };
+    Guests::new(Box::leak(Box::new(platform)), Err("this is a test".into()))
+}
+
+/// A host with a guest in `state` that came from another one, and its machine, whose owner the test is.
+fn host_with_guest(state: State) -> (Guests, VmHandle) {
+    let mut guests = host();
+    let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
+    let moving_in = State::MovingIn { paused: false };
+    let handle = Arc::new(Shared::new(NAME, 1, Arc::new(ram), moving_in, 1, |_| {}));
+    let mut record = Record::arriving(Key(1), "b");
+    record.set_name(NAME);
+    record.attach(Arc::clone(&handle));
+    let mut absent = PageBitmap::empty(512);
+    absent.insert(Page(3));
+    godwit_migration::GuestRam::set_absent(record.ram_mut(), &absent).unwrap();
+    handle.publish(&state);
+    guests.records.push(record);
+    (guests, handle)
+}
+
+fn refused(guest: &str) -> Result<(), GuestError> {
+    Err(GuestError::Migrating(guest.into()))
+}
+
+/// The migration would write what of the old guest's memory still comes into the new one.
+#[test]
+fn a_guest_is_not_started_before_its_old_machine_is_let_go_of_and_its_migration_knows() {
+    let (mut guests, handle) = host_with_guest(State::Running);
+    guests.stop(NAME).unwrap();
+    assert!(matches!(handle.take_command(), Some(Command::Stop(_))));
+    handle.publish(&State::Stopped(StopReason::Requested));
+    handle.answer(Reply::Done);
+    guests.poll(Instant::ZERO);
+    let ending = GuestError::Ending(NAME.into());
+    assert_eq!(ending.to_string(), "linux is just ending: try again");
+    assert_eq!(guests.start(NAME), Err(ending.clone()), "its owner runs another guest");
+    handle.close();
+    assert_eq!(guests.start(NAME), Err(ending), "nobody has noticed");
+    guests.poll(Instant::ZERO);
+    assert_eq!(guests.start(NAME), refused(NAME), "its migration has not heard of it");
+    let record = &mut guests.records[0];
+    assert!(matches!(record.next_event(), Some(GuestEvent::Ended)));
+    record.set_errand(None);
+    assert_eq!(guests.start(NAME), Err(GuestError::NoGuests("this is a test".into())));
+}
+
+/// A stopped guest of the host is replaced by one of its name that comes; that is no reason to let go of a machine.
+#[test]
+fn a_guest_does_not_come_where_one_of_its_name_is_just_ending() {
+    let (mut guests, handle) = host_with_guest(State::Stopped(StopReason::Requested));
+    guests.records[0].set_errand(None);
+    let wanted = GuestDescription {
+        id: GuestId([9; 16]),
+        generation: Generation::FIRST,
+        name: NAME.into(),
+        layout: RamLayout::new(&[RamRange { first_frame: 0, frames: 512 }]).unwrap(),
+        vcpus: 1,
+        features: Vec::new(),
+        tsc_hz: 1,
+        configuration: Vec::new(),
+    };
+    let answer = |guests: &mut Guests| {
+        let key = guests.arriving("b");
+        guests.begin(key, GuestAction::Build(wanted.clone()));
+        let event = Lodging::poll(guests, key);
+        guests.done(key);
+        let Some(GuestEvent::Failed(Step::Build, why)) = event else { panic!("{event:?}") };
+        why
+    };
+    let there = GuestFailure::Refused([Refusal::AlreadyThere].into());
+    assert_eq!(answer(&mut guests), there);
+    handle.close();
+    guests.poll(Instant::ZERO);
+    let none = GuestFailure::Host("this is a test".into());
+    assert_eq!(answer(&mut guests), none);
+}
+
+#[test]
+#[should_panic(expected = "let go of")]
+fn a_machine_never_takes_the_place_of_one_that_is_not_let_go_of() {
+    let (mut guests, handle) = host_with_guest(State::Running);
+    handle.publish(&State::Stopped(StopReason::Requested));
+    guests.records[0].attach(handle);
+}
