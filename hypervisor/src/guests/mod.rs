@@ -200,7 +200,7 @@ impl Guests {
     /// # Errors
     /// [`GuestError`] if it does not run or is being moved.
     pub fn stop(&mut self, name: &str) -> Result<(), GuestError> {
-        self.tell(name, "stop", Standing::is_alive, Command::Stop(StopReason::Requested))
+        self.tell(name, "stop", Standing::is_alive, |_| Command::Stop(StopReason::Requested))
     }
 
     /// Holds a running guest.
@@ -208,7 +208,7 @@ impl Guests {
     /// # Errors
     /// [`GuestError`] if it does not run or is being moved.
     pub fn pause(&mut self, name: &str) -> Result<(), GuestError> {
-        self.tell(name, "pause", |standing| standing == Standing::Running, Command::Pause)
+        self.tell(name, "pause", |standing| standing == Standing::Running, |_| Command::Pause)
     }
 
     /// Lets a held guest go on.
@@ -216,8 +216,8 @@ impl Guests {
     /// # Errors
     /// [`GuestError`] if it is not held or is being moved.
     pub fn resume(&mut self, name: &str) -> Result<(), GuestError> {
-        let permit = self.find(name)?.take_permit_if_still();
-        self.tell(name, "resume", |standing| standing == Standing::Paused, Command::Run(permit))
+        let command = |record: &mut Record| Command::Run(record.take_permit());
+        self.tell(name, "resume", |standing| standing == Standing::Paused, command)
     }
 
     /// Moves what guest `name` wrote to its serial port to `into`; how many bytes.
@@ -273,7 +273,7 @@ impl Guests {
         name: &str,
         action: &'static str,
         possible: fn(Standing) -> bool,
-        command: Command,
+        command: impl FnOnce(&mut Record) -> Command,
     ) -> Result<(), GuestError> {
         let record = self.find(name)?;
         if record.is_withheld() {
@@ -283,6 +283,8 @@ impl Guests {
             let standing = record.standing();
             return Err(GuestError::Standing { guest: name.to_string(), standing, action });
         }
+        // Only now: what a command takes along would be lost with a refusal.
+        let command = command(record);
         record.order(command);
         Ok(())
     }

@@ -338,8 +338,8 @@ impl Record {
         self.permit = Some(permit);
     }
 
-    pub(super) fn take_permit_if_still(&mut self) -> Option<RunPermit> {
-        if self.standing() == Standing::Paused { self.permit.take() } else { None }
+    pub(super) const fn take_permit(&mut self) -> Option<RunPermit> {
+        self.permit.take()
     }
 
     pub(super) fn take_output(&mut self, into: &mut [u8]) -> usize {
@@ -365,12 +365,14 @@ impl Record {
         }
     }
 
-    /// A person's command: carried out when those before it are.
+    /// A person's command: carried out when those before it are, if not too many are.
     pub(super) fn order(&mut self, command: Command) {
         self.forget_figures();
         if self.jobs.len() < JOBS_MAX {
             self.jobs.push_back((Purpose::Wish, command));
             self.poll();
+        } else if let Command::Run(Some(permit)) = command {
+            self.permit = Some(permit);
         }
     }
 

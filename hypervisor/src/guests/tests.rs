@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use godwit_boot::handoff::BootInfo;
 use godwit_migration::{
     Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, Page, PageBitmap,
-    RamLayout, RamRange, Refusal, Step,
+    RamLayout, RamRange, Refusal, RunPermit, Step,
 };
 
 use super::*;
@@ -121,4 +121,32 @@ fn a_machine_never_takes_the_place_of_one_that_is_not_let_go_of() {
     let (mut guests, handle) = host_with_guest(State::Running);
     handle.publish(&State::Stopped(StopReason::Requested));
     guests.records[0].attach(handle);
+}
+
+/// It is the only one: without it the guest would never run again.
+#[test]
+fn a_refused_resume_does_not_lose_the_permit() {
+    let (mut guests, handle) = host_with_guest(State::Paused);
+    let record = &mut guests.records[0];
+    record.hold_permit(RunPermit::for_new_guest(GuestId([7; 16])));
+    record.set_errand(Some(Errand::Leaving));
+    assert_eq!(guests.resume(NAME), refused(NAME));
+    guests.records[0].set_errand(None);
+    guests.resume(NAME).unwrap();
+    assert!(matches!(handle.take_command(), Some(Command::Run(Some(_)))));
+}
+
+#[test]
+fn a_resume_for_which_there_is_no_room_does_not_lose_the_permit() {
+    let (mut guests, handle) = host_with_guest(State::Paused);
+    guests.records[0].set_errand(None);
+    (0..20).for_each(|_| guests.resume(NAME).unwrap());
+    guests.records[0].hold_permit(RunPermit::for_new_guest(GuestId([7; 16])));
+    guests.resume(NAME).unwrap();
+    while handle.take_command().is_some() {
+        handle.answer(Reply::Done);
+        guests.poll(Instant::ZERO);
+    }
+    guests.resume(NAME).unwrap();
+    assert!(matches!(handle.take_command(), Some(Command::Run(Some(_)))));
 }
