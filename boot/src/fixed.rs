@@ -133,6 +133,14 @@ impl<T: Copy, const N: usize> List<T, N> {
         Ok(())
     }
 
+    /// Takes the item at `index` out, if there is one; those behind it move up.
+    pub fn remove(&mut self, index: usize) {
+        if let Some(rest) = self.as_mut_slice().get_mut(index..).filter(|rest| !rest.is_empty()) {
+            rest.rotate_left(1);
+            self.count = self.as_slice().len() as u64 - 1;
+        }
+    }
+
     /// The items.
     #[must_use]
     pub fn as_slice(&self) -> &[T] {
@@ -173,6 +181,14 @@ mod tests {
     fn a_count_or_length_beyond_the_capacity_is_harmless() {
         let list = List::<u8, 2> { count: u64::MAX, items: [1, 2] };
         assert_eq!(list.as_slice(), [1, 2]);
+        let mut list = list;
+        list.remove(2);
+        list.remove(0);
+        assert_eq!(list.as_slice(), [2]);
+        list.remove(1);
+        list.remove(0);
+        list.remove(0);
+        assert!(list.as_slice().is_empty());
         let text = Text::<2> { length: u32::MAX, bytes: [b'a', 0xff] };
         assert_eq!(text.as_str(), "");
     }

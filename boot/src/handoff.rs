@@ -104,6 +104,11 @@ impl Region {
     pub const fn new(range: PhysicalRange, kind: RegionKind) -> Self {
         Self { range, kind, reserved: 0 }
     }
+
+    /// What it is worth where there is no room for all regions: the least goes.
+    fn worth(&self) -> (bool, bool, u64) {
+        (!self.kind.is_dispensable(), self.kind != RegionKind::USABLE, self.range.length)
+    }
 }
 
 /// What a range of physical addresses is. Unknown values are to be left alone, as [`RegionKind::RESERVED`].
@@ -133,6 +138,11 @@ impl RegionKind {
     #[must_use]
     pub const fn is_ram(self) -> bool {
         self.0 >= Self::USABLE.0 && self.0 <= Self::FIRMWARE.0
+    }
+
+    /// Whether nothing is missed if nobody knows of these addresses, but for memory.
+    fn is_dispensable(self) -> bool {
+        self == Self::USABLE || !self.is_ram()
     }
 }
 
@@ -191,13 +201,28 @@ impl BootInfo {
     }
 
     /// Appends to the memory map; a neighbour of the same kind grows instead. A map with more entries than fit
-    /// loses its highest addresses: less memory, nothing wrong.
+    /// loses its smallest usable ones, and when none is left what is no RAM: less memory, nothing wrong. RAM that
+    /// something lies in must stay in it, since it must stay mapped and must not be given away.
     pub fn add_region(&mut self, range: PhysicalRange, kind: RegionKind) {
-        match self.memory_map.as_mut_slice().last_mut() {
-            Some(last) if last.kind == kind && last.range.end() == range.start => {
-                last.range.length += range.length;
-            }
-            _ => drop(self.memory_map.push(Region::new(range, kind))),
+        if let Some(last) = self.memory_map.as_mut_slice().last_mut()
+            && last.kind == kind
+            && last.range.end() == range.start
+        {
+            last.range.length += range.length;
+            return;
+        }
+        let region = Region::new(range, kind);
+        if self.memory_map.push(region).is_ok() {
+            return;
+        }
+        let regions = self.memory_map.as_slice().iter().enumerate();
+        let Some((index, least)) = regions.min_by_key(|(_, region)| region.worth()) else {
+            return;
+        };
+        if least.worth() < region.worth() && least.kind.is_dispensable() {
+            self.memory_map.remove(index);
+            // There is room now.
+            let _ = self.memory_map.push(region);
         }
     }
 
@@ -267,6 +292,47 @@ mod tests {
         assert_eq!(map, [(0x1000, 0x2000), (0x3000, 0x1000), (0x5000, 0x1000)]);
         (0..REGIONS_MAX as u64).for_each(|number| info.add_region(page(8 + 2 * number), RegionKind::USABLE));
         assert_eq!(info.memory_map.as_slice().len(), REGIONS_MAX);
+    }
+
+    #[test]
+    fn a_map_that_is_too_long_loses_the_smallest_usable_regions_only() {
+        let mut info = BootInfo::EMPTY;
+        let pages = |start: u64, count: u64| PhysicalRange { start: start * 4096, length: count * 4096 };
+        info.add_region(pages(0, 1), RegionKind::RESERVED);
+        (1..REGIONS_MAX as u64)
+            .for_each(|at| info.add_region(pages(16 * at, 1 + at % 9), RegionKind::USABLE));
+        let high = 16 * REGIONS_MAX as u64;
+        info.add_region(pages(high, 1), RegionKind::USABLE);
+        let kept = [RegionKind::LOADER, RegionKind::IMAGE, RegionKind::FILES, RegionKind::ACPI_TABLES];
+        for (at, kind) in (high + 2..).step_by(2).zip(kept) {
+            info.add_region(pages(at, 1), kind);
+        }
+        info.add_region(pages(high + 100, 1000), RegionKind::USABLE);
+        let map = info.memory_map.as_slice();
+        assert_eq!(map.len(), REGIONS_MAX);
+        assert!(map.is_sorted_by_key(|region| region.range.start));
+        let kinds: std::vec::Vec<_> = map[REGIONS_MAX - 5..].iter().map(|region| region.kind).collect();
+        assert_eq!(kinds, [&kept[..], &[RegionKind::USABLE]].concat());
+        assert_eq!(map[0].kind, RegionKind::RESERVED);
+        let usable = |pages: u64| {
+            let is_it =
+                |region: &&Region| region.kind == RegionKind::USABLE && region.range.length == pages * 4096;
+            map.iter().filter(is_it).count()
+        };
+        let before = (1..REGIONS_MAX).filter(|at| at % 9 == 0).count();
+        assert_eq!((usable(1), usable(1000)), (before - 5, 1));
+        assert_eq!((2..=9).map(usable).sum::<usize>(), REGIONS_MAX - 1 - before);
+    }
+
+    #[test]
+    fn a_map_without_usable_regions_loses_what_is_no_ram() {
+        let mut info = BootInfo::EMPTY;
+        let page = |number: u64| PhysicalRange { start: number * 4096, length: 4096 };
+        info.add_region(page(0), RegionKind::MMIO);
+        (1..=REGIONS_MAX as u64).for_each(|number| info.add_region(page(2 * number), RegionKind::FILES));
+        info.add_region(page(4 + 2 * REGIONS_MAX as u64), RegionKind::USABLE);
+        let map = info.memory_map.as_slice();
+        assert!(map.len() == REGIONS_MAX && map.iter().all(|region| region.kind == RegionKind::FILES));
     }
 
     #[test]
