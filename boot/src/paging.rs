@@ -23,6 +23,8 @@ const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const ENTRIES: usize = 512;
+/// Bit of CR4: linear addresses of 57 bits.
+const LA57: u64 = 1 << 12;
 
 /// Where tables live.
 pub trait TableMemory {
@@ -103,6 +105,27 @@ impl fmt::Display for MapError {
 }
 
 impl core::error::Error for MapError {}
+
+/// The processor walks five levels of tables, one more than there are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FiveLevels;
+
+impl fmt::Display for FiveLevels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the firmware uses 5-level paging, which is not supported: turn it off in its setup")
+    }
+}
+
+impl core::error::Error for FiveLevels {}
+
+/// Whether a processor with `cr4` takes CR3 for the root of tables as they are here. CR4.LA57 cannot be changed in long mode
+/// (SDM vol. 3A, 4.1.2).
+///
+/// # Errors
+/// [`FiveLevels`].
+pub const fn check_levels(cr4: u64) -> Result<(), FiveLevels> {
+    if cr4 & LA57 == 0 { Ok(()) } else { Err(FiveLevels) }
+}
 
 /// One set of page tables, by its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

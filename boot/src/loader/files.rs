@@ -6,7 +6,11 @@ use alloc::{
 };
 use core::fmt;
 
-use godwit_boot::{handoff::RegionKind, image::ImageError, paging::MapError};
+use godwit_boot::{
+    handoff::RegionKind,
+    image::ImageError,
+    paging::{FiveLevels, MapError},
+};
 use uefi::{
     CString16, Status, boot,
     proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile},
@@ -33,6 +37,8 @@ pub(crate) enum LoadError {
     Memory(Status),
     /// The page tables cannot be built.
     Tables(MapError),
+    /// The firmware's are of another kind.
+    Levels(FiveLevels),
 }
 
 impl fmt::Display for LoadError {
@@ -44,6 +50,7 @@ impl fmt::Display for LoadError {
             Self::Image { path, error } => write!(f, "{path}: {error}"),
             Self::Memory(status) => write!(f, "not enough memory: {status}"),
             Self::Tables(error) => write!(f, "{error}"),
+            Self::Levels(error) => write!(f, "{error}"),
         }
     }
 }

@@ -5,14 +5,14 @@ use core::{arch::asm, mem};
 
 use godwit_boot::{
     handoff::{BootInfo, DIRECT_MAP, PhysicalRange, RegionKind},
-    paging::{Access, AddressSpace, Caching, LARGE_PAGE, Largest, Mapping, PAGE, TableMemory},
+    paging::{self, Access, AddressSpace, Caching, LARGE_PAGE, Largest, Mapping, PAGE, TableMemory},
 };
 use uefi::{
     boot::{self, MemoryType},
     mem::memory_map::{MemoryMap, MemoryMapMut},
 };
 use x86_64::registers::{
-    control::{Cr0, Cr0Flags, Cr3},
+    control::{Cr0, Cr0Flags, Cr3, Cr4},
     model_specific::{Efer, EferFlags},
 };
 
@@ -74,6 +74,7 @@ pub(crate) fn leave(mut preparation: Preparation) -> LoadError {
 
 /// Builds the page tables that the handoff promises; also returns the top of the new stack.
 fn map(preparation: &mut Preparation) -> Result<(AddressSpace, u64), LoadError> {
+    paging::check_levels(Cr4::read_raw()).map_err(LoadError::Levels)?;
     let memory = &mut Tables;
     let space = AddressSpace::new(memory).map_err(LoadError::Tables)?;
     // What runs now must go on running: the firmware's lower half, where memory is mapped one to one.

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, vec::Vec};
+use std::{collections::HashMap, string::ToString, vec::Vec};
 
 use super::*;
 
@@ -142,4 +142,16 @@ fn running_out_of_memory_is_an_error() {
     let space = AddressSpace::new(&mut memory).unwrap();
     let result = map(space, &mut memory, (HIGH, 0, PAGE), Access::Read);
     assert_eq!(result, Err(MapError::OutOfMemory));
+}
+
+#[test]
+fn a_processor_that_walks_five_levels_is_refused_by_name() {
+    // PAE, and what firmware sets beside it.
+    assert_eq!(check_levels(0x668), Ok(()));
+    assert_eq!(check_levels(!(1 << 12)), Ok(()));
+    let refused = check_levels(0x668 | 1 << 12).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the firmware uses 5-level paging, which is not supported: turn it off in its setup"
+    );
 }
