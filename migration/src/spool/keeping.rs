@@ -56,13 +56,18 @@ impl Spool {
         if self.is_over {
             return;
         }
-        if self.held.is_empty() {
+        if !self.has_something() {
             // It can come again; there is nothing to be offered.
             return self.end(SpoolEnd::NeverBegun);
         }
         if self.wait_with_offer(now) {
             self.tell(SpoolEvent::SourceLost { pages: self.held.len() });
         }
+    }
+
+    /// Whether there is anything that the target may lack: pages, or if it has all of them the word that these are right.
+    fn has_something(&self) -> bool {
+        !self.held.is_empty() || self.digest.is_some()
     }
 
     /// A person here does not want to keep the pages.
@@ -135,7 +140,7 @@ impl Spool {
     /// Says goodbye to a source whose pages cannot be taken. Those that are here are offered once the target lacks a source.
     fn part_with_source(&mut self, now: Instant) {
         self.source.close();
-        if !self.held.is_empty() {
+        if self.has_something() {
             self.wait_with_offer(now);
         }
     }

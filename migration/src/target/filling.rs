@@ -416,7 +416,9 @@ impl Target {
             }
             next = lost.next(Page(page.0 + 1));
         }
-        self.endpoint.tell(Event::MemoryLost { pages: lost.len(), ranges });
+        if !lost.is_empty() {
+            self.endpoint.tell(Event::MemoryLost { pages: lost.len(), ranges });
+        }
         // Should the source live after all, it is to hear that the guest is ours and needs nothing, and not to take it for
         // lost with a host that has forgotten it.
         self.filling.is_forsaken = true;

@@ -346,7 +346,9 @@ impl Target {
             }
             (State::Starting { .. }, Step::Run(_)) => self.on_running(out),
             (State::Forsaking, Step::Forsake) => {
-                out.tells.push(Told::MemoryLost);
+                if self.lacks {
+                    out.tells.push(Told::MemoryLost);
+                }
                 self.is_forsaken = true;
                 self.lacks = false;
                 self.state = State::Owner;
