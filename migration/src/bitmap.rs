@@ -37,8 +37,8 @@ impl PageBitmap {
     }
 
     /// The set of all `page_count` pages.
-    #[must_use]
-    pub fn full(page_count: u32) -> Self {
+    #[cfg(test)]
+    pub(crate) fn full(page_count: u32) -> Self {
         let mut all = Self::empty(page_count);
         all.fill();
         all

@@ -1,5 +1,7 @@
 //! The engine in a seeded world of faults. `SEED=n` replays one seed and prints what happened.
 
+#[path = "simulation/estimates.rs"]
+mod estimates;
 #[path = "simulation/spooled.rs"]
 mod spooled;
 #[path = "simulation/tuned.rs"]
@@ -494,37 +496,6 @@ fn a_source_that_was_given_up_and_comes_back_lets_go() {
         }
     }
     assert!(given_up > 10, "{given_up}");
-}
-
-/// An estimate changes nothing, and what it foretells is about what then happens.
-#[test]
-fn an_estimate_is_undone_and_is_about_right() {
-    let (mut near, mut all) = (0, 0);
-    for seed in 0..200 {
-        let mut plan = Plan::calm(seed);
-        plan.purpose = Purpose::Estimate;
-        plan.wire.noise = world::link::Noise::default();
-        let mut world = World::new(plan);
-        world.migrate(1);
-        in_order(&world);
-        assert!(
-            matches!(world.verdict(), Some(Event::Aborted(AbortReason::OnlyEstimated, _))),
-            "{}",
-            world.state()
-        );
-        let foretold = world.source.prediction.expect("that is what it was for");
-        world.plan.purpose = Purpose::Move;
-        world.migrate(2);
-        in_order(&world);
-        let Some(Event::Completed(report)) = world.verdict() else { panic!("{}", world.state()) };
-        if foretold.ends {
-            all += 1;
-            let ratio = report.bytes_sent as f64 / foretold.bytes as f64;
-            near += u32::from((0.5..2.0).contains(&ratio));
-        }
-    }
-    println!("{near} of {all} were right about the bytes within a factor of two");
-    assert!(all > 150 && near * 10 > all * 8, "{near} of {all}");
 }
 
 /// On a wire that loses much the ceiling does fire, and the guest moves all the same.

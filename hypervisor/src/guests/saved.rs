@@ -103,7 +103,47 @@ fn read(bytes: &[u8]) -> Result<MachineState, SnapshotError> {
 
 #[cfg(test)]
 mod tests {
+    use godwit_migration::device::state_bytes_max;
+
     use super::*;
+    use crate::devices::GuestTime;
+    use crate::devices::board::{Board, BoardConfig};
+    use crate::devices::uart16550::{RECEIVE_QUEUE_BYTES, TRANSMIT_QUEUE_BYTES};
+    use crate::vm::state::{Entry64, VcpuState};
+
+    /// The engine grants so many bytes, and a target keeps them for whoever says that it sends a guest: what there is to send
+    /// must fit with room to spare, and need not fit by much more.
+    #[test]
+    fn a_machine_s_state_takes_a_part_of_what_is_granted() {
+        let entry = Entry64 {
+            rip: 0,
+            rsp: 0,
+            rsi: 0,
+            cr3: 0,
+            gdt_base: 0,
+            gdt_limit: 31,
+            code_selector: 0x10,
+            data_selector: 0x18,
+        };
+        for vcpus in [1, 16] {
+            let config = BoardConfig {
+                vcpus,
+                tsc_hz: 2_100_000_000,
+                crystal_hz: 25_000_000,
+                wall_clock_unix_seconds: 0,
+            };
+            let board = Board::new(&config, GuestTime::ZERO).unwrap().save();
+            let vcpus = std::vec![VcpuState::for_64_bit_entry(&entry); vcpus];
+            let granted = state_bytes_max(vcpus.len() as u32);
+            let machine = MachineState { tsc: 0, tsc_hz: 2_100_000_000, paused: false, vcpus, board };
+            let sections = to_sections(&machine).unwrap();
+            let bytes: usize = sections.iter().map(|section| section.bytes.len()).sum();
+            // What waits in the serial port's queues goes along.
+            let bytes = bytes + 2 * (TRANSMIT_QUEUE_BYTES + RECEIVE_QUEUE_BYTES);
+            std::println!("{bytes} of {granted}");
+            assert!(bytes * 4 <= granted, "{bytes} of {granted}");
+        }
+    }
 
     /// What builds before wrote.
     #[derive(Encode)]

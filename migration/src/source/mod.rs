@@ -50,7 +50,7 @@ use sender::Sender;
 use serving::Serving;
 pub use spooling::SpoolOrder;
 use spooling::Spooling;
-use state::{Asking, Awaited, Marks, Stake, State};
+use state::{Asking, Awaited, Marks, State};
 
 /// What a source engine is made from.
 #[derive(Clone, Debug)]
@@ -232,29 +232,17 @@ impl Source {
                 self.bucket.set(policy.bandwidth_bytes_per_second, now);
                 self.reconsider_round(now);
             }
+            Command::Cancel if !self.heeds(command) => self.endpoint.tell(Event::CancelTooLate),
             Command::Cancel => match self.state {
-                State::Committing(Stake::Copy) | State::Unknown(_, Stake::Copy) => {
-                    self.give_up_copy(now, AbortReason::CopyMayRun);
-                }
-                State::Committing(_)
-                | State::Unknown(..)
-                | State::Serving(_)
-                | State::Releasing
-                | State::Settling
-                | State::Finished => {
-                    self.endpoint.tell(Event::CancelTooLate);
-                }
+                State::Committing(_) | State::Unknown(..) => self.give_up_copy(now, AbortReason::CopyMayRun),
                 _ => self.abort(now, AbortReason::Cancelled),
             },
-            Command::Reclaim if matches!(self.state, State::Serving(Some(_))) => {
-                self.resurrect(now);
-            }
-            Command::Release if matches!(self.state, State::Serving(Some(_))) => {
+            _ if !self.heeds(command) => {}
+            Command::Reclaim if self.is_serving() => self.resurrect(now),
+            Command::Release if self.is_serving() => {
                 self.endpoint.hang_up();
                 self.let_go();
             }
-            Command::Reclaim | Command::Release
-                if !matches!(self.state, State::Unknown(_, Stake::Guest(_))) => {}
             Command::Reclaim => self.reclaim_by_word(now),
             Command::Release => self.release(now),
             Command::Retry => self.retry(now),

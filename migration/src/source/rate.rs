@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_under_one_cap_is_owed_under_the_next() {
+        let mut bucket = TokenBucket::new(Some(1_000_000));
+        bucket.spend(100_000, at(0));
+        bucket.set(Some(2_000_000), at(0));
+        assert_eq!(bucket.ready_at(at(0)), at(0), "a burst at the most");
+        bucket.spend(16_384, at(0));
+        assert!(bucket.ready_at(at(0)) > at(20), "and that on top of it");
+        bucket.set(None, at(0));
+        assert_eq!(bucket.ready_at(at(0)), at(0));
+    }
+
+    #[test]
     fn a_cap_is_out_of_reach_for_who_makes_frames_more_slowly() {
         // At the cap a frame takes 131 us.
         for (frame_us, is_out_of_reach) in [(400, true), (180, false), (100, false)] {

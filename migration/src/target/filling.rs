@@ -49,12 +49,10 @@ pub(super) struct Filling {
     answer: Option<Walk>,
     /// The guest has ended meanwhile.
     is_ended: bool,
-    /// What has come is not what the source had.
-    differs: bool,
     /// A person has given up what had not come.
     is_forsaken: bool,
-    /// Everything has come, and is what it should be.
-    is_whole: bool,
+    /// Everything has come, and whether it is what it should be; `None` while that is not known.
+    agrees: Option<bool>,
     /// The source has sent everything, and this is the digest of it. The last page may still be on the other connection.
     pushed: Option<u64>,
 }
@@ -72,7 +70,7 @@ impl Filling {
 
     /// Whether everything has come, and is what it should be.
     pub(super) const fn is_whole(&self) -> bool {
-        self.is_whole
+        matches!(self.agrees, Some(true))
     }
 
     fn is_waited_for(&self, page: Page) -> bool {
@@ -142,7 +140,7 @@ impl Target {
             return Err(AbortReason::Stream(StreamFault::Unexpected));
         }
         if matches!(self.state, State::Owner) {
-            if !self.filling.is_ended && !self.filling.is_whole {
+            if !self.filling.is_ended && !self.filling.is_whole() {
                 // It came from a spool that did not know this.
                 self.compare(pushed.digest);
             }
@@ -180,9 +178,8 @@ impl Target {
     fn compare(&mut self, digest: u64) {
         let Some(receiver) = &self.receiver else { return };
         self.digest = guest_digest(receiver.ram_digest(), receiver.page_count(), 0);
-        self.filling.is_whole = digest == self.digest;
-        self.filling.differs = !self.filling.is_whole;
-        if self.filling.differs {
+        self.filling.agrees = Some(digest == self.digest);
+        if !self.filling.is_whole() {
             // Each page was checked when it came. Asking again would end as this did.
             self.endpoint.tell(Event::DigestDiffers);
         }
@@ -202,7 +199,7 @@ impl Target {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.endpoint.say(Control::Complete(Complete {
             is_ended: self.filling.is_ended,
-            differs: self.filling.differs,
+            differs: self.filling.agrees == Some(false),
             filling_ns: nanos(self.filling.took.unwrap_or_default()),
             waits: waits.count,
             median_ns: nanos(waits.median),
@@ -434,7 +431,7 @@ impl Target {
             filling: self.filling.took.unwrap_or_else(|| now.since(began_at)),
             waits: self.filling.latency.waits(),
             interruptions: self.filling.interruptions,
-            is_whole: self.filling.is_whole,
+            is_whole: self.filling.is_whole(),
             spool: self.spooled.view(),
         })
     }

@@ -76,16 +76,7 @@ impl Target {
     #[must_use]
     pub const fn heeds(&self, command: Command) -> bool {
         match command {
-            Command::Cancel => !matches!(
-                self.state,
-                State::Starting { .. }
-                    | State::Filling
-                    | State::Forsaking
-                    | State::Owner
-                    | State::Released
-                    | State::Disowned(_)
-                    | State::Stranger
-            ),
+            Command::Cancel => !self.is_ours() && !matches!(self.state, State::Disowned(_) | State::Stranger),
             Command::TakeOver => match self.state {
                 State::Held(_) => true,
                 State::Filling => self.is_alone(),
@@ -262,12 +253,19 @@ impl Target {
     }
 
     pub(super) fn cancel(&mut self, now: Instant) {
-        match self.state {
-            State::Starting { .. } | State::Filling | State::Forsaking | State::Owner | State::Released => {
-                self.endpoint.tell(Event::CancelTooLate);
-            }
-            _ => self.abort(now, AbortReason::Cancelled),
+        if self.is_ours() {
+            self.endpoint.tell(Event::CancelTooLate);
+        } else {
+            self.abort(now, AbortReason::Cancelled);
         }
+    }
+
+    /// Whether the guest runs here, or is about to.
+    const fn is_ours(&self) -> bool {
+        matches!(
+            self.state,
+            State::Starting { .. } | State::Filling | State::Forsaking | State::Owner | State::Released
+        )
     }
 
     /// Ends the attempt before the commit has come.

@@ -126,6 +126,8 @@ pub(crate) enum Contents {
     MostlyNoise,
     /// Most of it looks as if it compressed, and hardly does.
     HalfNoise,
+    /// Noise in one page of fifty, zeros in the others.
+    Sparse,
 }
 
 /// The kind of such a page.
@@ -174,6 +176,13 @@ impl Truth {
             Contents::MostlyNoise => 2,
             Contents::HalfNoise if random.one_in(3) => random.below(8),
             Contents::HalfNoise => HALF_NOISE,
+            Contents::Sparse => {
+                if random.one_in(50) {
+                    2
+                } else {
+                    0
+                }
+            }
         };
         let mut noise = |words: &mut [[u8; 8]]| {
             words.iter_mut().for_each(|word| *word = random.next().to_le_bytes());
