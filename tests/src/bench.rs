@@ -11,6 +11,7 @@ pub mod engine;
 pub mod exits;
 pub mod image;
 pub mod live;
+mod memory;
 pub mod modes;
 pub mod moves;
 

@@ -1,22 +1,17 @@
 //! The migration engine natively on this machine over loopback TCP, beside QEMU's on the same memory image.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::Row;
+use super::memory::{self, Image};
 use crate::scratch;
 
-/// Where the comparison with QEMU is kept, beside the checkout.
-pub(super) fn comparison() -> PathBuf {
-    scratch::workspace().join("../shared/bench")
-}
-
-/// Size of the memory image, and the seed that makes it.
-const IMAGE_MIB: &str = "2048";
-const IMAGE_SEED: &str = "1";
+/// Size of the memory image.
+const IMAGE_MIB: u64 = 2048;
 const REPEATS: &str = "3";
 
 /// What the engine's own program says of a run (`migration/examples/stream`).
@@ -57,22 +52,18 @@ const WAYS: [Way; 2] = [
     },
 ];
 
-/// The engine and QEMU, one after the other.
+/// The engine and, where the comparison is, QEMU, one after the other.
 ///
 /// # Errors
 /// One of them failed.
 pub fn measure() -> Result<Vec<Row>> {
-    let directory = comparison();
-    if !directory.join("mkimage.py").exists() {
-        let reason =
-            "shared/bench, with the memory image and QEMU, does not stand beside the checkout".to_owned();
-        return Ok(vec![Row::not_measured("the engine natively", reason)]);
-    }
-    let report = native(&directory)?;
+    let report = native()?;
     ensure!(report.runs.iter().all(|run| run.ram_equal), "the target's memory differs");
+    let comparison = memory::comparison();
     let mut rows = Vec::new();
     for way in &WAYS {
-        rows.extend(rows_of(way, &report, &qemu(&directory, way.qemu)?)?);
+        let qemu = comparison.as_deref().map(|directory| qemu(directory, way.qemu)).transpose()?;
+        rows.extend(rows_of(way, &report, qemu.as_ref())?);
     }
     let Report { memcpy_mib_s, zero_scan_mib_s, .. } = report;
     let text = format!("memcpy {memcpy_mib_s:.0} MiB/s, zero scan {zero_scan_mib_s:.0} MiB/s");
@@ -81,16 +72,16 @@ pub fn measure() -> Result<Vec<Row>> {
 }
 
 /// Our engine over loopback TCP, the memory image moved between two processes.
-fn native(directory: &Path) -> Result<Report> {
-    let work = memory_directory()?;
-    let image = work.path().join("image");
-    let image_path = image.display().to_string();
-    python(directory, work.path(), &["mkimage.py", &image_path, IMAGE_MIB, IMAGE_SEED])?;
+fn native() -> Result<Report> {
+    let image = Image::new(IMAGE_MIB)?;
+    let work = memory::directory()?;
     let file = work.path().join("report.json");
     let status = Command::new("cargo")
         .args(["run", "--release", "--quiet", "-p", "godwit-migration", "--example", "stream", "--"])
-        .args(["--repeats", REPEATS, "--image", &image_path, "--report"])
+        .args(["--repeats", REPEATS, "--report"])
         .arg(&file)
+        .arg("--image")
+        .arg(&image.path)
         .current_dir(scratch::workspace())
         .stdout(std::process::Stdio::null())
         .status()
@@ -99,7 +90,7 @@ fn native(directory: &Path) -> Result<Report> {
     Ok(serde_json::from_slice(&std::fs::read(&file)?)?)
 }
 
-fn rows_of(way: &Way, report: &Report, qemu: &QemuRun) -> Result<Vec<Row>> {
+fn rows_of(way: &Way, report: &Report, qemu: Option<&QemuRun>) -> Result<Vec<Row>> {
     let mode = way.mode;
     let mut runs: Vec<&Run> = report.runs.iter().filter(|run| run.mode == mode).collect();
     runs.sort_by(|a, b| a.cpu_s_per_gib.total_cmp(&b.cpu_s_per_gib));
@@ -107,21 +98,17 @@ fn rows_of(way: &Way, report: &Report, qemu: &QemuRun) -> Result<Vec<Row>> {
     let (least, most) = (runs[0].cpu_s_per_gib, runs[runs.len() - 1].cpu_s_per_gib);
     let figure = |what: &str| format!("engine natively, 2 GiB image, {mode}: {what}");
     let cpu = Row::at_most(&figure("CPU s per GiB"), run.cpu_s_per_gib, way.cpu_limit, "");
+    let cpu = cpu.with_spread(least, most);
+    let on_the_wire = |name: &str| Row::at_most(name, run.wire_mib, way.wire_limit, " MiB");
+    let Some(qemu) = qemu else {
+        let ratio =
+            Row::not_measured(&format!("… / QEMU's ({})", way.qemu), memory::NO_COMPARISON.to_owned());
+        return Ok(vec![cpu, ratio, on_the_wire("… on the wire")]);
+    };
     let ratio = run.cpu_s_per_gib / qemu.cpu_s_per_gib;
     let name = format!("… / QEMU's in the same run ({}: {:.2})", way.qemu, qemu.cpu_s_per_gib);
     let wire = format!("… on the wire (QEMU {:.0} MiB)", qemu.wire_mib);
-    Ok(vec![
-        cpu.with_spread(least, most),
-        Row::at_most(&name, ratio, way.ratio_limit, ""),
-        Row::at_most(&wire, run.wire_mib, way.wire_limit, " MiB"),
-    ])
-}
-
-/// A directory in memory if there is one: disks would be measured otherwise.
-pub(super) fn memory_directory() -> Result<tempfile::TempDir> {
-    let shared = Path::new("/dev/shm");
-    let parent = if shared.is_dir() { shared.to_path_buf() } else { scratch::target() };
-    Ok(tempfile::tempdir_in(parent)?)
+    Ok(vec![cpu, Row::at_most(&name, ratio, way.ratio_limit, ""), on_the_wire(&wire)])
 }
 
 /// What QEMU's migration of a paused 2 GiB guest cost.
@@ -170,7 +157,7 @@ struct Statistic {
 }
 
 fn qemu(directory: &Path, mode: &str) -> Result<QemuRun> {
-    let work = memory_directory()?;
+    let work = memory::directory()?;
     let output = python(directory, work.path(), &["qemu_stream.py", "--json", mode])?;
     QemuRun::parse(&output).with_context(|| format!("of QEMU: {output}"))
 }

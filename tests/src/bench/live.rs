@@ -1,18 +1,17 @@
 //! A running guest moved by the migration engine natively on this machine, beside QEMU that moves one like it.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::Row;
-use super::engine::{comparison, memory_directory, python};
+use super::engine::python;
+use super::memory::{self, Image};
 use crate::scratch;
 
-/// Size of the memory image, and the seed that makes it, as in `qemu_live.py`.
-const IMAGE_MIB: &str = "256";
-const IMAGE_SEED: &str = "1";
+/// Size of the memory image, as in `qemu_live.py`.
+const IMAGE_MIB: u64 = 256;
 
 /// Runs each of the cases that are named once, without the *held* runs that would double the time, and prints a line of
 /// JSON for each.
@@ -113,21 +112,21 @@ fn qemu_modes(run: &Run) -> &'static [&'static str] {
     }
 }
 
-/// The engine and QEMU, one after the other.
+/// The engine and, where the comparison is, QEMU, one after the other.
 ///
 /// # Errors
 /// One of them failed.
 pub fn measure() -> Result<Vec<Row>> {
-    let directory = comparison();
-    if !directory.join("qemu_live.py").exists() {
-        let reason =
-            "shared/bench, with the memory image and QEMU, does not stand beside the checkout".to_owned();
-        return Ok(vec![Row::not_measured("a running guest, the engine natively", reason)]);
-    }
-    let runs = native(&directory)?;
+    let runs = native()?;
     ensure!(runs.iter().all(|run| run.intact), "a guest found memory that was not as it left it");
-    let peers = qemu(&directory, &runs)?;
     let mut rows = Vec::new();
+    let peers = if let Some(directory) = memory::comparison() {
+        qemu(&directory, &runs)?
+    } else {
+        let name = "live: total and waits beside QEMU's";
+        rows.push(Row::not_measured(name, memory::NO_COMPARISON.to_owned()));
+        Vec::new()
+    };
     for run in &runs {
         rows.extend(match (run.group.as_str(), run.mode.as_str()) {
             ("qemu", "auto") => beside_qemu(run, &peers),
@@ -229,16 +228,16 @@ fn on_the_wire(run: &Run) -> Vec<Row> {
 }
 
 /// Our engine over loopback TCP, the guest moved between two hosts of one process.
-fn native(directory: &Path) -> Result<Vec<Run>> {
-    let work = memory_directory()?;
-    let image = work.path().join("image");
-    let image_path = image.display().to_string();
-    python(directory, work.path(), &["mkimage.py", &image_path, IMAGE_MIB, IMAGE_SEED])?;
+fn native() -> Result<Vec<Run>> {
+    let image = Image::new(IMAGE_MIB)?;
+    let work = memory::directory()?;
     let file = work.path().join("report.json");
     let status = Command::new("cargo")
         .args(["run", "--release", "--quiet", "-p", "godwit-migration", "--example", "live", "--"])
-        .args(["--image", &image_path, "--report"])
+        .arg("--report")
         .arg(&file)
+        .arg("--image")
+        .arg(&image.path)
         .current_dir(scratch::workspace())
         .stdout(std::process::Stdio::null())
         .status()
@@ -249,13 +248,13 @@ fn native(directory: &Path) -> Result<Vec<Run>> {
 }
 
 /// QEMU's runs of the cases that are compared.
-fn qemu(directory: &Path, runs: &[Run]) -> Result<Vec<Peer>> {
+fn qemu(directory: &std::path::Path, runs: &[Run]) -> Result<Vec<Peer>> {
     let compared = runs.iter().filter(|run| run.group == "qemu" && run.mode == "auto");
     let names = compared.flat_map(|run| qemu_modes(run).iter().map(|mode| qemu_name(mode, run)));
     let names: Vec<String> = names.collect();
     let mut arguments = vec!["-c", QEMU_ONCE];
     arguments.extend(names.iter().map(String::as_str));
-    let work = memory_directory()?;
+    let work = memory::directory()?;
     let output = python(directory, work.path(), &arguments)?;
     output.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }

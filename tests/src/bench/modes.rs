@@ -22,6 +22,8 @@ const TICKS: u64 = 80_000;
 /// Parts of RAM that are written, in percent.
 const WORKING_SETS: [u64; 3] = [5, 25, 75];
 const MODES: [&str; 3] = ["precopy", "postcopy", "hybrid"];
+/// What is measured once more with memory of which nothing compresses.
+const NOISE: [(u64, &str); 3] = [(25, "postcopy"), (25, "hybrid"), (75, "postcopy")];
 /// Each way, to a host in another town: on the short wire a page takes longer through the emulated cards than an echo.
 const FAR: Duration = Duration::from_millis(20);
 
@@ -30,6 +32,8 @@ const FAR: Duration = Duration::from_millis(20);
 struct Case {
     working_set: u64,
     mode: &'static str,
+    /// What it rewrites compresses as memory in use does, or not at all.
+    is_noise: bool,
     is_far: bool,
 }
 
@@ -52,7 +56,8 @@ pub fn measure(kind: Kind) -> Result<Vec<Row>> {
     let mut plan = Plan::new("bench-modes", kind, 2);
     for case in cases() {
         let pages = PAGES * case.working_set / 100;
-        let mut guest = GuestConfig::bare(&case.guest(), &format!("pattern {pages} {TICKS}"));
+        let behaviour = if case.is_noise { "pattern" } else { "mixed" };
+        let mut guest = GuestConfig::bare(&case.guest(), &format!("{behaviour} {pages} {TICKS}"));
         guest.memory_mib = MEMORY_MIB;
         plan = plan.guest(0, guest);
     }
@@ -81,20 +86,24 @@ pub fn measure(kind: Kind) -> Result<Vec<Row>> {
 }
 
 fn cases() -> impl Iterator<Item = Case> {
-    let near = |working_set| MODES.map(|mode| Case { working_set, mode, is_far: false });
-    let far = Case { working_set: 25, mode: "postcopy", is_far: true };
-    WORKING_SETS.into_iter().flat_map(near).chain([far])
+    let near = |working_set, mode| Case { working_set, mode, is_noise: false, is_far: false };
+    let noise = |(working_set, mode)| Case { is_noise: true, ..near(working_set, mode) };
+    let far = Case { is_far: true, ..near(25, "postcopy") };
+    let all = WORKING_SETS.into_iter().flat_map(move |working_set| MODES.map(|mode| near(working_set, mode)));
+    all.chain(NOISE.map(noise)).chain([far])
 }
 
 impl Case {
     fn guest(self) -> String {
-        let Self { working_set, mode, is_far } = self;
-        format!("{}{mode}{working_set}", if is_far { "far-" } else { "" })
+        let Self { working_set, mode, is_noise, is_far } = self;
+        let kind = if is_noise { "noise-" } else { "" };
+        format!("{}{kind}{mode}{working_set}", if is_far { "far-" } else { "" })
     }
 
     fn figure(self) -> String {
-        let Self { working_set, mode, is_far } = self;
-        format!("{working_set} % of RAM written, {mode}{}", if is_far { ", a far host" } else { "" })
+        let Self { working_set, mode, is_noise, is_far } = self;
+        let content = if is_noise { ", noise" } else { "" };
+        format!("{working_set} % of RAM written{content}, {mode}{}", if is_far { ", a far host" } else { "" })
     }
 }
 
@@ -225,7 +234,7 @@ mod tests {
             after the switch: 2048 pages, as was asked for\n  \
             waits: p50 2.0 ms, p99 9.0 ms, max 9.0 ms, 30 ms in all\n";
         let moved = Moved::parse(before, line).unwrap();
-        let case = Case { working_set: 25, mode: "postcopy", is_far: false };
+        let case = Case { working_set: 25, mode: "postcopy", is_noise: false, is_far: false };
         let measured = Measured { moved, case, gap_ms: 7.0, lost_ms: 9.0, echo: None };
         let rows = rows_of(&measured, Duration::from_millis(2));
         let verdicts: Vec<_> = rows.iter().map(|row| row.verdict).collect();

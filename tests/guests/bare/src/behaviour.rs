@@ -19,7 +19,7 @@ pub(crate) struct Call {
 
 type Run = fn(&Call);
 
-const BEHAVIOURS: [(&str, Run); 20] = [
+const BEHAVIOURS: [(&str, Run); 21] = [
     ("hello", |_| {}),
     ("bench", |call| MEASURES.iter().for_each(|(name, action)| measure(name, call.first, *action))),
     ("cpuid", |call| measure(MEASURES[0].0, call.first, MEASURES[0].1)),
@@ -38,6 +38,7 @@ const BEHAVIOURS: [(&str, Run); 20] = [
     ("spin", |_| hw::spin()),
     ("echo", |_| echo::run()),
     ("pattern", pattern::run),
+    ("mixed", pattern::mixed),
     ("pair", pattern::pair),
     ("power-off", power_off),
 ];

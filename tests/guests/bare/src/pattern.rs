@@ -1,10 +1,11 @@
-//! `pattern PAGES TICKS`: the memory pattern of all test guests, one page every TICKS ticks, for ever. `pair PAGES TICKS`: the
-//! same on each of two processors, each with a pattern of its own; lines are of both.
+//! `pattern PAGES TICKS`: the memory pattern of all test guests, one page every TICKS ticks, for ever. `mixed PAGES TICKS`: the
+//! same in pages that compress as memory in use does. `pair PAGES TICKS`: the same on each of two processors, each with a
+//! pattern of its own; lines are of both.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use godwit_guest_common::gap::Gap;
-use godwit_guest_common::pattern::{Page, Pattern, Record, Violation};
+use godwit_guest_common::pattern::{Filling, Page, Pattern, Record, Violation};
 
 use crate::behaviour::Call;
 use crate::console::line;
@@ -41,25 +42,31 @@ static SECOND: Second = Second {
 };
 
 /// The pattern that begins at `address`, its table behind it.
-fn pattern_at(address: u64, pages: u64) -> Pattern<'static> {
+fn pattern_at(address: u64, pages: u64, filling: Filling) -> Pattern<'static> {
     let table = address + pages * PAGE_BYTES;
-    Pattern::new(hw::claim::<Page>(address, pages as usize), hw::claim::<Record>(table, pages as usize))
+    let (pages, records) = (pages as usize, pages as usize);
+    Pattern::new(hw::claim::<Page>(address, pages), hw::claim::<Record>(table, records), filling)
 }
 
 /// Runs for ever.
 pub(crate) fn run(call: &Call) {
-    sweep(call, None);
+    sweep(call, Filling::Noise, None);
+}
+
+/// Runs for ever.
+pub(crate) fn mixed(call: &Call) {
+    sweep(call, Filling::Mixed, None);
 }
 
 /// Runs for ever, on two processors.
 pub(crate) fn pair(call: &Call) {
-    sweep(call, Some(&SECOND));
+    sweep(call, Filling::Noise, Some(&SECOND));
 }
 
-fn sweep(call: &Call, second: Option<&Second>) {
+fn sweep(call: &Call, filling: Filling, second: Option<&Second>) {
     let pages = if call.first == 0 { PAGES_DEFAULT } else { call.first.min(PAGES_MAX) };
     let ticks = if call.second == 0 { TICKS_DEFAULT } else { call.second };
-    let mut pattern = pattern_at(hw::CLAIMABLE_START, pages);
+    let mut pattern = pattern_at(hw::CLAIMABLE_START, pages, filling);
     if let Some(second) = second {
         second.ticks.store(ticks, Ordering::Relaxed);
         second.pages.store(pages, Ordering::Release);
@@ -107,7 +114,7 @@ pub(crate) extern "C" fn second() -> ! {
     let pages = SECOND.pages.load(Ordering::Acquire);
     let ticks = SECOND.ticks.load(Ordering::Relaxed);
     let end = hw::CLAIMABLE_START + pages * (PAGE_BYTES + size_of::<Record>() as u64);
-    let mut pattern = pattern_at(end.next_multiple_of(APART), pages);
+    let mut pattern = pattern_at(end.next_multiple_of(APART), pages, Filling::Noise);
     hw::enable_deadline();
     let mut due = hw::tsc();
     loop {

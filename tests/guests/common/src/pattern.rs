@@ -10,6 +10,7 @@
 //!
 //! Pure and without a clock: the Linux and the bare-metal guest pace it, measure it and print what it finds.
 
+mod filling;
 mod order;
 mod page;
 mod table;
@@ -18,6 +19,7 @@ mod violation;
 #[cfg(test)]
 mod tests;
 
+pub use self::filling::Filling;
 pub use self::page::{Page, Stamp};
 pub use self::table::{Record, Table};
 pub use self::violation::{Fault, Violation};
@@ -29,6 +31,7 @@ use self::order::Order;
 pub struct Pattern<'m> {
     pages: &'m [Page],
     table: Table<'m>,
+    filling: Filling,
     order: Order,
     counts: Counts,
 }
@@ -52,16 +55,17 @@ impl<'m> Pattern<'m> {
     /// # Panics
     ///
     /// If there is no page, or `table` is of another length.
-    pub fn new(pages: &'m [Page], table: &'m [Record]) -> Self {
+    pub fn new(pages: &'m [Page], table: &'m [Record], filling: Filling) -> Self {
         assert!(!pages.is_empty() && pages.len() == table.len(), "one record for each of at least one page");
         let mut pattern = Self {
             pages,
             table: Table::new(table),
+            filling,
             order: Order::new(pages.len()),
             counts: Counts::default(),
         };
         for (index, page) in pages.iter().enumerate() {
-            page.fill(index as u64);
+            page.fill(index as u64, filling);
             pattern.rewrite(index);
         }
         pattern
@@ -92,7 +96,8 @@ impl<'m> Pattern<'m> {
     pub fn check(&mut self, mut report: impl FnMut(Violation)) -> u64 {
         let mut violations = 0;
         for index in 0..self.pages.len() {
-            let found = self.verify(index).and_then(|()| self.pages[index].verify_filling(index as u64));
+            let (page, filling) = (&self.pages[index], self.filling);
+            let found = self.verify(index).and_then(|()| page.verify_filling(index as u64, filling));
             if let Err(violation) = found {
                 violations += 1;
                 report(violation);

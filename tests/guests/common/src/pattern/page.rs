@@ -1,10 +1,11 @@
-//! One page: stamps in several places, and a filling between them that compresses badly and never changes.
+//! One page: stamps in several places, and a filling between them that never changes.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::filling::Filling;
 use super::violation::{Fault, Violation};
 
-const WORDS: usize = 512;
+pub(super) const WORDS: usize = 512;
 /// One stamp in each 512 bytes: also a page of which only a part arrived is found.
 const PLACES: usize = 8;
 const WORDS_PER_PLACE: usize = WORDS / PLACES;
@@ -43,9 +44,9 @@ impl Page {
         &self.0[index]
     }
 
-    pub(crate) fn fill(&self, page: u64) {
+    pub(crate) fn fill(&self, page: u64, filling: Filling) {
         for (index, word) in self.0.iter().enumerate() {
-            word.store(filling(page, index), Relaxed);
+            word.store(filling.word(page, index), Relaxed);
         }
     }
 
@@ -71,11 +72,11 @@ impl Page {
     }
 
     /// Compares all words between the stamps.
-    pub(crate) fn verify_filling(&self, page: u64) -> Result<(), Violation> {
+    pub(crate) fn verify_filling(&self, page: u64, filling: Filling) -> Result<(), Violation> {
         for (index, word) in self.0.iter().enumerate() {
             let place = index / WORDS_PER_PLACE;
             let is_stamp = (start(place)..start(place) + WORDS_PER_STAMP).contains(&index);
-            if !is_stamp && word.load(Relaxed) != filling(page, index) {
+            if !is_stamp && word.load(Relaxed) != filling.word(page, index) {
                 return Err(Violation::Filling { page, word: index });
             }
         }
@@ -110,10 +111,6 @@ impl Page {
 /// Where the stamp of a place stands: at another offset in each.
 fn start(place: usize) -> usize {
     place * WORDS_PER_PLACE + (place * 11) % (WORDS_PER_PLACE - WORDS_PER_STAMP)
-}
-
-fn filling(page: u64, word: usize) -> u64 {
-    mix(page * WORDS as u64 + word as u64 + 1)
 }
 
 /// Spreads every bit over the whole word (the finaliser of `SplitMix64`). Bijective.

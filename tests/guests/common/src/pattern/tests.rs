@@ -22,7 +22,11 @@ impl Memory {
     }
 
     fn pattern(&self) -> Pattern<'_> {
-        Pattern::new(&self.pages, &self.records)
+        self.filled_with(Filling::Noise)
+    }
+
+    fn filled_with(&self, filling: Filling) -> Pattern<'_> {
+        Pattern::new(&self.pages, &self.records, filling)
     }
 
     fn save_page(&self, index: usize) -> Vec<u64> {
@@ -75,14 +79,17 @@ fn nothing_is_found_where_nothing_is_wrong() {
 #[test]
 fn every_flipped_bit_of_a_page_is_found_by_a_check() {
     let memory = Memory::new();
-    let mut pattern = memory.pattern();
-    sweeps(&mut pattern, 2);
-    for bit in (0..4096 * 8).step_by(61) {
-        let word = memory.pages[5].word(bit / 64);
-        word.fetch_xor(1 << (bit % 64), Relaxed);
-        assert_eq!(pattern.check(|_| ()), 1, "bit {bit}");
-        word.fetch_xor(1 << (bit % 64), Relaxed);
-        assert_eq!(pattern.check(|_| ()), 0);
+    // Noise; noise and text.
+    for (filling, page) in [(Filling::Noise, 5), (Filling::Mixed, 5), (Filling::Mixed, 36)] {
+        let mut pattern = memory.filled_with(filling);
+        sweeps(&mut pattern, 2);
+        for bit in (0..4096 * 8).step_by(61) {
+            let word = memory.pages[page].word(bit / 64);
+            word.fetch_xor(1 << (bit % 64), Relaxed);
+            assert_eq!(pattern.check(|_| ()), 1, "bit {bit} of page {page}, {filling:?}");
+            word.fetch_xor(1 << (bit % 64), Relaxed);
+            assert_eq!(pattern.check(|_| ()), 0);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use godwit_guest_common::gap::Gap;
 use godwit_guest_common::pace::Pace;
-use godwit_guest_common::pattern::{Counts, Page, Pattern, Record, Violation};
+use godwit_guest_common::pattern::{Counts, Filling, Page, Pattern, Record, Violation};
 
 use super::{ANSWER, ASK, PID, put};
 use crate::tsc;
@@ -35,7 +35,7 @@ pub(super) fn run(mib: u64, rate: u64) -> ExitCode {
     let count = mib * PAGES_PER_MIB;
     let pages: Vec<Page> = (0..count).map(|_| Page::default()).collect();
     let table: Vec<Record> = (0..count).map(|_| Record::default()).collect();
-    let pattern = Pattern::new(&pages, &table);
+    let pattern = Pattern::new(&pages, &table, Filling::Noise);
     let start = Instant::now();
     let (gap_ns, gap_ticks) = (Gap::default(), Gap::default());
     let mut daemon = Daemon { pattern, mib, rate, start, gap_ns, gap_ticks, printed: 0 };
