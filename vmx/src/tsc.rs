@@ -49,17 +49,24 @@ impl TscMapping {
         scale(self.multiplier, host).wrapping_add(self.offset)
     }
 
-    /// The first host TSC at which the guest's is at least `guest`; saturates at the ends of the host's time.
+    /// The first host TSC at which the guest's is at least `guest`; saturates at the ends of the host's time. The offset is
+    /// taken to have a sign: neither counter gets as far as 2^63.
     #[must_use]
     pub const fn host(self, guest: u64) -> u64 {
-        let scaled = guest.wrapping_sub(self.offset);
-        if self.multiplier == UNITY {
-            return scaled;
+        let scaled = guest as i128 - self.offset as i64 as i128;
+        if scaled <= 0 {
+            return 0;
         }
         if self.multiplier == 0 {
             return u64::MAX;
         }
-        let host = ((scaled as u128) << FRACTION_BITS).div_ceil(self.multiplier as u128);
+        // At most 65 bits, so that shifted it fits.
+        let scaled = scaled as u128;
+        let host = if self.multiplier == UNITY {
+            scaled
+        } else {
+            (scaled << FRACTION_BITS).div_ceil(self.multiplier as u128)
+        };
         if host > u64::MAX as u128 { u64::MAX } else { host as u64 }
     }
 }
@@ -84,6 +91,18 @@ mod tests {
         assert_eq!(mapping.guest(1_000_000), 77);
         assert_eq!(mapping.guest(1_000_500), 577);
         assert_eq!(mapping.host(577), 1_000_500);
+    }
+
+    /// Guests that want no timer write the end of time into IA32_TSC_DEADLINE: that must not have come already.
+    #[test]
+    fn the_ends_of_the_guests_time_are_not_wrapped_into_the_hosts() {
+        let half = UNITY / 2;
+        for multiplier in [UNITY, half] {
+            let behind = TscMapping::anchored(multiplier, 1 << 40, 0);
+            assert_eq!(behind.host(u64::MAX - 16), u64::MAX, "later than the host will ever be");
+            let ahead = TscMapping::anchored(multiplier, 1000, 1 << 40);
+            assert_eq!(ahead.host(5), 0, "before the host was turned on");
+        }
     }
 
     #[test]

@@ -249,3 +249,22 @@ impl<V: VmcsAccess, M: GuestMemory> Context<'_, V, M> {
         is_long_mode(self.vmcs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use godwit_vmx::tsc::UNITY;
+
+    use super::*;
+
+    /// What guests write into IA32_TSC_DEADLINE to want no interrupt, where a second has less nanoseconds than ticks.
+    #[test]
+    fn the_end_of_a_guests_time_never_comes_on_its_host() {
+        let clock = TscClock::new(3_000_000_000).unwrap();
+        let time = clock.time_reached(u64::MAX);
+        assert!(time < GuestTime::NEVER, "so that it is a deadline");
+        for guest_began in [0, 1 << 20, 1 << 45] {
+            let clock = GuestClock { mapping: TscMapping::anchored(UNITY, guest_began, 0), clock };
+            assert!(clock.host_tsc_of(time) > 1 << 62);
+        }
+    }
+}
