@@ -17,6 +17,7 @@ use godwit_vmx::vmcs::VmcsAccess;
 
 use crate::exits::debug;
 
+const CR0_PE: u64 = 1 << 0;
 /// In the interruptibility state: NMIs are blocked (SDM table 25-3).
 pub(super) const BLOCKING_NMI: u32 = 1 << 3;
 /// In the interruption information of an exit: an IRET had unblocked NMIs (SDM 28.2.2).
@@ -24,8 +25,12 @@ const NMI_UNBLOCKED: u32 = 1 << 12;
 /// The same in the exit qualification of a full page-modification log (SDM 28.2.3).
 const QUALIFICATION_NMI_UNBLOCKED: u64 = 1 << 12;
 
-/// Arranges for delivery of an event at this entry. An NMI that is delivered again must not find its own blocking.
-pub(super) fn deliver(vmcs: &mut impl VmcsAccess, event: Event) {
+/// Arranges for delivery of an event at this entry. An NMI that is delivered again must not find its own blocking, and in
+/// real mode no exception pushes an error code (SDM 27.2.1.3).
+pub(super) fn deliver(vmcs: &mut impl VmcsAccess, mut event: Event) {
+    if event.error_code.is_some() && vmcs.read(field::GUEST_CR0) & CR0_PE == 0 {
+        event.error_code = None;
+    }
     if event.kind == EventKind::Nmi {
         let blocking = vmcs.read(field::GUEST_INTERRUPTIBILITY);
         if blocking & BLOCKING_NMI != 0 {
@@ -93,6 +98,17 @@ mod tests {
         assert_eq!(vmcs.read(field::ENTRY_INTERRUPTION_INFO), 0x8000_0202);
     }
 
+    /// A VM entry that injects an error code into real mode is refused.
+    #[test]
+    fn in_real_mode_no_exception_has_an_error_code() {
+        let mut vmcs = FakeVmcs::new();
+        deliver(&mut vmcs, Event::general_protection());
+        assert_eq!(vmcs.read(field::ENTRY_INTERRUPTION_INFO), 0x8000_030d);
+        vmcs.set(field::GUEST_CR0, CR0_PE);
+        deliver(&mut vmcs, Event::general_protection());
+        assert_eq!(vmcs.read(field::ENTRY_INTERRUPTION_INFO), 0x8000_0b0d);
+    }
+
     #[test]
     fn an_iret_that_will_run_again_finds_nmis_blocked_again() {
         let mut vmcs = FakeVmcs::new();
@@ -124,6 +140,7 @@ mod tests {
         let page_fault = Event::exception_with_code(Exception::PageFault, 2);
         for event in [Event::interrupt(0x31), Event::nmi(), page_fault, breakpoint] {
             let mut vmcs = FakeVmcs::new();
+            vmcs.set(field::GUEST_CR0, CR0_PE);
             vmcs.set(field::IDT_VECTORING_INFO, event.to_info());
             vmcs.set(field::IDT_VECTORING_ERROR_CODE, event.error_code.unwrap_or(0));
             vmcs.set(field::EXIT_INSTRUCTION_LENGTH, event.instruction_length.into());
