@@ -48,6 +48,10 @@ const CR4_FEATURES: [(usize, u32, u64); 5] = [
     (3, 1 << 20, 1 << 21),
 ];
 const CR4_MCE: u64 = 1 << 6;
+/// Bit of CPUID 7 EDX by which IA32_SPEC_CTRL and IA32_PRED_CMD are there.
+const SPEC_CTRL: u32 = 26;
+/// Bit of CPUID 7 EDX, and the IA32_SPEC_CTRL bit that it tells of: IBRS, STIBP, SSBD. The processor refuses the others.
+const SPEC_CTRL_FEATURES: [(u32, u64); 3] = [(SPEC_CTRL, 1 << 0), (27, 1 << 1), (31, 1 << 2)];
 /// Entries for which a saved preemption timer is not set anew. The exits between them take some hundred ticks each, so it
 /// comes late by a few thousand at most: a microsecond or two.
 const COAST_ENTRIES_MAX: u32 = 15;
@@ -154,6 +158,9 @@ impl Platform {
             withhold(7, Register::Ecx, 22);
             withhold(0x8000_0001, Register::Edx, 27);
         }
+        if !self.residency.speculation_control {
+            SPEC_CTRL_FEATURES.into_iter().for_each(|(bit, _)| withhold(7, Register::Edx, bit));
+        }
         let arch_capabilities = self.arch_capabilities();
         if arch_capabilities.is_none() {
             withhold(7, Register::Edx, ARCH_CAPABILITIES);
@@ -169,11 +176,12 @@ impl Platform {
             withheld,
         });
         let shows_arch_capabilities = cpuid.features().has(7, Register::Edx, ARCH_CAPABILITIES);
+        let speculation_control = cpuid.features().has(7, Register::Edx, SPEC_CTRL);
         let cr4_guest = cr4_guest(cpuid.features()) & self.capabilities.cr4.may_be_1;
         Policy {
             cpuid,
             arch_capabilities: arch_capabilities.filter(|_| shows_arch_capabilities).unwrap_or(0),
-            speculation_control: self.residency.speculation_control,
+            speculation_control,
             tsc_hz,
             cr0: self.capabilities.cr0,
             cr4: self.capabilities.cr4,
@@ -197,9 +205,15 @@ impl Platform {
         Limits {
             components: policy.cpuid.components(),
             cr4_allowed: policy.cr4_guest | CR4_MCE,
-            speculation_control: self.residency.speculation_control,
+            spec_ctrl_allowed: spec_ctrl_allowed(policy.cpuid.features()),
         }
     }
+}
+
+/// IA32_SPEC_CTRL bits that go with the features that the guest sees.
+fn spec_ctrl_allowed(features: &FeatureSet) -> u64 {
+    let shown = SPEC_CTRL_FEATURES.into_iter().filter(|(bit, _)| features.has(7, Register::Edx, *bit));
+    shown.fold(0, |allowed, (_, control)| allowed | control)
 }
 
 /// CR4 bits that go with the features that the guest sees; MCE is the host's.
@@ -229,6 +243,33 @@ mod tests {
         features.0[3] = 1 << 7 | 1 << 20;
         features.0[1] = 1 << 26;
         assert_eq!(cr4_guest(&features), 0x7bf | 1 << 18 | 1 << 20 | 1 << 21);
+    }
+
+    /// IA32_SPEC_CTRL with a bit that the processor lacks would fault in the host.
+    #[test]
+    fn a_state_sets_only_the_speculation_controls_that_its_guest_is_shown() {
+        const SSBD: u32 = 31;
+        let mut platform = super::super::vcpu::tests::platform();
+        platform.residency.speculation_control = true;
+        let mut withheld = FeatureSet([0; WORDS]);
+        let accepts = |policy: &Policy, value| {
+            let mut state = super::super::state::tests::fresh();
+            state.msrs.spec_ctrl = value;
+            state.validate(&platform.limits(policy)).is_ok()
+        };
+        let all = policy_without(withheld);
+        assert!(accepts(&all, 0b111) && !accepts(&all, 0b1000));
+        withheld.0[5] = 1 << SSBD;
+        let narrower = policy_without(withheld);
+        assert!(accepts(&narrower, 0b011) && !accepts(&narrower, 0b100));
+    }
+
+    fn policy_without(withheld: FeatureSet) -> Policy {
+        let host = |_, _| [!0; 4];
+        let components = godwit_vmx::fpu::Components::all();
+        let cpuid =
+            GuestCpuid::new(&Basis { host: &host, components, tsc_hz: 1_000_000, vcpus: 1, withheld });
+        Policy { cpuid, ..crate::exits::testing::policy() }
     }
 
     #[test]

@@ -91,7 +91,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         components: Components::X87.union(Components::SSE),
         cr4_allowed: 0x37_07ff,
-        speculation_control: false,
+        spec_ctrl_allowed: 0,
     };
 
     #[test]

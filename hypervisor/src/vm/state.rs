@@ -216,8 +216,8 @@ pub struct Limits {
     pub components: Components,
     /// CR4 bits that guests may set.
     pub cr4_allowed: u64,
-    /// Whether IA32_SPEC_CTRL exists.
-    pub speculation_control: bool,
+    /// IA32_SPEC_CTRL bits that guests may set.
+    pub spec_ctrl_allowed: u64,
 }
 
 /// Why a state cannot be restored.
@@ -259,7 +259,6 @@ impl core::error::Error for InvalidState {}
 const CR0_DEFINED: u64 = 0xe005_003f;
 const EFER_DEFINED: u64 = 0xd01;
 const DEBUGCTL_DEFINED: u64 = 0b11;
-const SPEC_CTRL_DEFINED: u64 = 0b111;
 /// RFLAGS bits that are not reserved, and the one that is always 1.
 const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
 pub(super) const RFLAGS_ONE: u64 = 2;
@@ -290,13 +289,12 @@ impl VcpuState {
     pub fn validate(&self, limits: &Limits) -> Result<(Box<XsaveArea>, Option<Event>), InvalidState> {
         let refuse = |name, value| Err(InvalidState::Register { name, value });
         let (control, msrs) = (&self.control, &self.msrs);
-        let spec_ctrl = if limits.speculation_control { SPEC_CTRL_DEFINED } else { 0 };
         let masked = [
             ("CR0", control.cr0, CR0_DEFINED),
             ("CR4", control.cr4, limits.cr4_allowed),
             ("EFER", msrs.efer, EFER_DEFINED),
             ("IA32_DEBUGCTL", msrs.debugctl, DEBUGCTL_DEFINED),
-            ("IA32_SPEC_CTRL", msrs.spec_ctrl, spec_ctrl),
+            ("IA32_SPEC_CTRL", msrs.spec_ctrl, limits.spec_ctrl_allowed),
             ("IA32_FMASK", msrs.fmask, 0xffff_ffff),
             ("IA32_TSC_AUX", msrs.tsc_aux, 0xffff_ffff),
             ("IA32_SYSENTER_CS", msrs.sysenter_cs, 0xffff_ffff),
@@ -454,7 +452,7 @@ pub(super) mod tests {
     const LIMITS: Limits = Limits {
         components: Components::X87.union(Components::SSE),
         cr4_allowed: 0x37_07ff,
-        speculation_control: false,
+        spec_ctrl_allowed: 0,
     };
 
     pub(in super::super) fn fresh() -> VcpuState {
