@@ -75,6 +75,8 @@ impl PageSize {
 }
 
 pub(super) const PERMISSIONS: u64 = 0b111;
+/// The mapping's memory type counts, whatever the guest's page attributes say (SDM 29.3.7.2).
+const IGNORE_PAT: u64 = 1 << 6;
 pub(super) const LARGE: u64 = 1 << 7;
 pub(super) const ACCESSED: u64 = 1 << 8;
 pub(super) const DIRTY: u64 = 1 << 9;
@@ -98,7 +100,7 @@ impl Entry {
         memory_type: MemoryType,
     ) -> Self {
         let large = if size.level() > 1 { LARGE } else { 0 };
-        Self(address.as_u64() | permissions.bits() | (memory_type as u64) << 3 | large)
+        Self(address.as_u64() | permissions.bits() | (memory_type as u64) << 3 | IGNORE_PAT | large)
     }
 
     pub(super) const fn is_present(self) -> bool {
@@ -153,5 +155,23 @@ impl Leaf {
             dirty: entry.0 & DIRTY != 0,
             logged,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a guest's page attributes would have the processor go past the host's caches to memory that the host copies.
+    #[test]
+    fn a_guest_cannot_give_memory_another_type_than_its_mapping_has() {
+        let rights = Permissions::READ.union(Permissions::WRITE);
+        for (size, large) in [(PageSize::Size4K, 0), (PageSize::Size2M, 1 << 7)] {
+            let leaf = Entry::leaf(PhysAddr::new(0x20_0000), size, rights, MemoryType::WriteBack);
+            assert_eq!(leaf.0, 0x20_0000 | large | 1 << 6 | 6 << 3 | 0b011);
+            assert_eq!(leaf.address(), PhysAddr::new(0x20_0000));
+        }
+        let leaf = Entry::leaf(PhysAddr::new(0x20_0000), PageSize::Size2M, rights, MemoryType::WriteBack);
+        assert_eq!(leaf.child(2, 3).0, 0x20_3000 | 1 << 6 | 6 << 3 | 0b011);
     }
 }
