@@ -74,7 +74,10 @@ impl Controls {
         if !capabilities.ept.contains(EPT_REQUIRED) {
             return Err(Unsuitable::Ept);
         }
-        let mut optional = SecondaryControls::ENABLE_RDTSCP | SecondaryControls::ENABLE_INVPCID;
+        // Guests have no device that goes past the caches: WBINVD is nothing to them, and takes long for all.
+        let mut optional = SecondaryControls::ENABLE_RDTSCP
+            | SecondaryControls::ENABLE_INVPCID
+            | SecondaryControls::WBINVD_EXITING;
         let invvpid = EptCapabilities::INVVPID | EptCapabilities::INVVPID_SINGLE_CONTEXT;
         if capabilities.ept.contains(invvpid) {
             optional |= SecondaryControls::ENABLE_VPID;
@@ -180,6 +183,7 @@ pub(super) mod tests {
         let controls = Controls::negotiate(&kvm()).unwrap();
         assert!(controls.has_vpid() && controls.saves_timer());
         assert!(controls.secondary.contains(SecondaryControls::ENABLE_INVPCID));
+        assert!(controls.secondary.contains(SecondaryControls::WBINVD_EXITING), "caches are everybody's");
         assert!(!controls.primary.contains(PrimaryControls::CR3_LOAD_EXITING));
         assert!(!controls.secondary.contains(SecondaryControls::ENABLE_PML), "only while it is wanted");
     }
