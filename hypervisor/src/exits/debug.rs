@@ -16,6 +16,7 @@ use super::context::{Context, Outcome};
 use crate::guest_memory::GuestMemory;
 
 const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_RF: u64 = 1 << 16;
 const BLOCKING_STI_OR_SS: u32 = 0b11;
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 const DEBUGCTL_LBR: u64 = 1 << 0;
@@ -86,10 +87,20 @@ fn steps(vmcs: &impl VmcsAccess) -> bool {
     vmcs.read(field::GUEST_RFLAGS) & RFLAGS_TF != 0 && vmcs.read(field::GUEST_DEBUGCTL) & DEBUGCTL_BTF == 0
 }
 
-/// An instruction was carried out for the guest: its trap is due if the guest steps.
+/// An instruction was carried out for the guest: its trap is due if the guest steps, and RF, which it might have been resumed
+/// with, or saved with at an exit by an EPT violation (SDM 28.3.3), holds for no other.
 #[inline(always)]
-pub fn trap_after_instruction(vmcs: &mut impl VmcsAccess) {
-    if vmcs.read(field::GUEST_RFLAGS) & RFLAGS_TF != 0 && steps(vmcs) {
+pub fn finish_instruction(vmcs: &mut impl VmcsAccess) {
+    let flags = vmcs.read(field::GUEST_RFLAGS);
+    if flags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+        finish_watched(vmcs, flags);
+    }
+}
+
+#[cold]
+fn finish_watched(vmcs: &mut impl VmcsAccess, flags: u64) {
+    vmcs.write(field::GUEST_RFLAGS, flags & !RFLAGS_RF);
+    if steps(vmcs) {
         let pending = vmcs.read(field::GUEST_PENDING_DEBUG);
         vmcs.write(field::GUEST_PENDING_DEBUG, pending | SINGLE_STEP);
     }
@@ -176,17 +187,31 @@ mod tests {
         assert_eq!(fixture.vmcs.read(field::GUEST_DR7), 0x2400);
     }
 
+    /// The processor saves RF set where an access to a device exits (SDM 28.3.3).
+    #[test]
+    fn an_instruction_done_for_a_guest_leaves_the_next_its_breakpoint() {
+        let mut fixture = Fixture::new();
+        fixture.vmcs.set(field::GUEST_RFLAGS, RFLAGS_RF | 2);
+        finish_instruction(&mut fixture.vmcs);
+        assert_eq!(fixture.vmcs.read(field::GUEST_RFLAGS), 2);
+        assert!(!is_trap_due(&fixture.vmcs));
+        fixture.vmcs.set(field::GUEST_RFLAGS, RFLAGS_RF | RFLAGS_TF | 2);
+        finish_instruction(&mut fixture.vmcs);
+        assert_eq!(fixture.vmcs.read(field::GUEST_RFLAGS), RFLAGS_TF | 2);
+        assert!(is_trap_due(&fixture.vmcs));
+    }
+
     #[test]
     fn an_instruction_done_for_a_guest_that_steps_traps() {
         let mut fixture = Fixture::new();
-        trap_after_instruction(&mut fixture.vmcs);
+        finish_instruction(&mut fixture.vmcs);
         assert!(!is_trap_due(&fixture.vmcs));
         fixture.vmcs.set(field::GUEST_RFLAGS, RFLAGS_TF | 2);
         fixture.vmcs.set(field::GUEST_DEBUGCTL, DEBUGCTL_BTF);
-        trap_after_instruction(&mut fixture.vmcs);
+        finish_instruction(&mut fixture.vmcs);
         assert!(!is_trap_due(&fixture.vmcs), "it steps over branches only");
         fixture.vmcs.set(field::GUEST_DEBUGCTL, 0);
-        trap_after_instruction(&mut fixture.vmcs);
+        finish_instruction(&mut fixture.vmcs);
         assert!(is_trap_due(&fixture.vmcs));
         assert_eq!(fixture.vmcs.read(field::GUEST_PENDING_DEBUG), SINGLE_STEP);
     }

@@ -433,7 +433,7 @@ fn advance(vmcs: &mut impl VmcsAccess, length: u64) {
     if blocking & BLOCKING_STI_OR_SS != 0 {
         vmcs.write(field::GUEST_INTERRUPTIBILITY, blocking & !BLOCKING_STI_OR_SS);
     }
-    debug::trap_after_instruction(vmcs);
+    debug::finish_instruction(vmcs);
 }
 
 /// Where an instruction pointer goes that was carried into bit 32.
