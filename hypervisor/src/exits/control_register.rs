@@ -35,6 +35,9 @@ const CR4_TRANSLATION: u64 = CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const CS_LONG: u32 = 1 << 13;
+const PDPTE_PRESENT: u64 = 1 << 0;
+/// Besides what is above the physical address (SDM table 4-8).
+const PDPTE_RESERVED: u64 = 0b11 << 1 | 0b1111 << 5;
 const CR8_DEFINED: u64 = 0xf;
 
 /// CR0 bits that the host owns.
@@ -119,9 +122,11 @@ fn read_cr0<V: VmcsAccess, M: GuestMemory>(context: &Context<'_, V, M>) -> u64 {
 
 fn write_cr0<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>, value: u64) -> Outcome {
     let fault = Outcome::Inject(Event::general_protection());
+    let is_wide = value >> 32 != 0;
+    // Reserved bits of the lower half are ignored (SDM volume 2, MOV to control registers).
     let value = value & CR0_DEFINED | CR0_ET;
     let impossible = value & CR0_PG != 0 && value & CR0_PE == 0 || value & CR0_NW != 0 && value & CR0_CD == 0;
-    if impossible {
+    if is_wide || impossible {
         return fault;
     }
     let was_paging = context.vmcs.read(field::GUEST_CR0) & CR0_PG != 0;
@@ -197,6 +202,10 @@ fn load_pdptes<V: VmcsAccess, M: GuestMemory>(context: &mut Context<'_, V, M>) -
             MemoryError::Absent(_) => Outcome::Resume,
         })?;
     }
+    let reserved = PDPTE_RESERVED | u64::MAX << context.policy.cpuid.physical_bits();
+    if entries.iter().any(|entry| entry & PDPTE_PRESENT != 0 && entry & reserved != 0) {
+        return Err(Outcome::Inject(Event::general_protection()));
+    }
     let fields = [field::GUEST_PDPTE0, field::GUEST_PDPTE1, field::GUEST_PDPTE2, field::GUEST_PDPTE3];
     for (place, entry) in fields.into_iter().zip(entries) {
         context.vmcs.write(place, entry);
@@ -266,6 +275,34 @@ mod tests {
         ] {
             assert_eq!(mov_to(&mut fixture, control, value), outcome, "CR{control} = {value:#x}");
         }
+    }
+
+    /// The processor would refuse to enter the guest with these.
+    #[test]
+    fn page_directory_pointers_with_reserved_bits_fault() {
+        for (entry, outcome) in [
+            (0x2001, Outcome::ForgetTranslations),
+            (0x2001 | 1 << 1, FAULT),
+            (0x2001 | 1 << 8, FAULT),
+            (0x2001 | 1 << 52, FAULT),
+            (0x2001 | 1 << 63, FAULT),
+            (1 << 52 | 1 << 1, Outcome::ForgetTranslations), // Not present.
+        ] {
+            let mut fixture = Fixture::new();
+            fixture.vmcs.set(field::GUEST_CR3, 0x1000);
+            fixture.vmcs.set(field::GUEST_CR4, CR4_PAE);
+            fixture.memory.put_u64(0x1018, entry);
+            assert_eq!(mov_to(&mut fixture, 0, CR0_PG | CR0_PE), outcome, "{entry:#x}");
+            let loaded = if outcome == FAULT { 0 } else { entry };
+            assert_eq!(fixture.vmcs.read(field::GUEST_PDPTE3), loaded);
+        }
+    }
+
+    #[test]
+    fn the_upper_half_of_cr0_cannot_be_set() {
+        let mut fixture = Fixture::new();
+        assert_eq!(mov_to(&mut fixture, 0, 1 << 32 | CR0_CD | CR0_PE), FAULT);
+        assert_eq!(mov_to(&mut fixture, 0, 1 << 10 | CR0_CD | CR0_PE), Outcome::Skip, "the lower ignores it");
     }
 
     #[test]

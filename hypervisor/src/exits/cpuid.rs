@@ -24,6 +24,10 @@ const COMPATIBLE_FEATURES: u32 = COMPATIBLE_FIRST + 1;
 /// Port input and output needs no delays: the only KVM feature offered.
 const FEATURE_NO_IO_DELAY: u32 = 1 << 1;
 const SUBLEAVES_MAX: u32 = 32;
+/// What a page-table entry has room for.
+const PHYSICAL_BITS_MAX: u32 = 52;
+/// What guests without 5-level paging can use of a linear address.
+const LINEAR_BITS_MAX: u32 = 48;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const LEAF_1_OSXSAVE: u32 = 1 << 27;
 /// Bit of EDX: the number of processors in EBX counts.
@@ -167,6 +171,13 @@ impl GuestCpuid {
         self.components
     }
 
+    /// Width of a guest-physical address, in bits.
+    #[must_use]
+    pub fn physical_bits(&self) -> u32 {
+        let [widths, ..] = self.look_up(EXTENDED_LAST, 0).unwrap_or_default();
+        (widths & 0xff).min(PHYSICAL_BITS_MAX)
+    }
+
     /// Answers CPUID of `vcpu` with EAX = `leaf` and ECX = `subleaf`; `cr4` is asked only where the answer
     /// depends on it.
     #[inline]
@@ -190,7 +201,10 @@ impl GuestCpuid {
                 registers[2] |= subleaf & 0xff;
                 registers[3] = vcpu;
             }
-            0xd if subleaf == 0 => registers[1] = self.area_bytes(xcr0),
+            0xd if subleaf == 0 => {
+                registers[1] = self.area_bytes(xcr0);
+                registers[2] = self.area_bytes(self.components.bits());
+            }
             _ => {}
         }
         registers
@@ -213,7 +227,7 @@ impl GuestCpuid {
             HYPERVISOR_FIRST => return Some(self.hypervisor),
             COMPATIBLE_FIRST => return Some(words(COMPATIBLE_FEATURES, *b"KVMKVMKVM\0\0\0")),
             COMPATIBLE_FEATURES => return Some([FEATURE_NO_IO_DELAY, 0, 0, 0]),
-            // Out of range: the highest basic leaf (SDM volume 2, CPUID), which is all zeros.
+            // Out of range. An Intel processor gives the highest basic leaf, which nobody wants: here it is zeros.
             _ => return None,
         };
         self.entries.get(position as usize).copied()
@@ -266,6 +280,10 @@ fn answer(rule: &Leaf, subleaf: u32, basis: &Basis<'_>) -> Registers {
         0x15 => registers = tsc_frequency(basis.tsc_hz),
         0x16 => registers = nominal_frequency(basis.tsc_hz),
         EXTENDED_FIRST => registers[0] = EXTENDED_LAST,
+        EXTENDED_LAST => {
+            let linear = (registers[0] >> 8 & 0xff).min(LINEAR_BITS_MAX);
+            registers[0] = registers[0] & 0xff | linear << 8;
+        }
         _ => {}
     }
     registers
@@ -280,12 +298,13 @@ const fn topology(subleaf: u32, vcpus: u32) -> Registers {
     }
 }
 
-/// Leaf 0xd for the carried components; subleaf 0 gets the size for the current XCR0 when asked.
+/// Leaf 0xd for the carried components; subleaf 0 gets the sizes for the current and for the
+/// widest XCR0 when asked.
 fn extended_state(subleaf: u32, host: Registers, filtered: Registers, components: Components) -> Registers {
     match subleaf {
         0 => {
             let bits = components.bits();
-            [bits as u32, 0, godwit_vmx::fpu::AREA_BYTES as u32, (bits >> 32) as u32]
+            [bits as u32, 0, 0, (bits >> 32) as u32]
         }
         1 => [filtered[0], 0, 0, 0],
         component if components.bits() & 1 << component != 0 => [host[0], host[1], 0, 0],
@@ -393,6 +412,19 @@ mod tests {
             }
         }
         assert!(source.features().missing(moved.features()).is_empty(), "it may go back");
+    }
+
+    #[test]
+    fn a_guest_without_5_level_paging_has_linear_addresses_of_48_bits() {
+        const LA57: u32 = 1 << 16;
+        assert_eq!(ask(&guest(1), 7, 0)[2] & LA57, 0);
+        assert_eq!(ask(&guest(1), 0x8000_0008, 0)[0], 48 << 8 | 0xff);
+        assert_eq!(guest(1).physical_bits(), 52, "whatever the host says");
+    }
+
+    #[test]
+    fn the_largest_save_area_is_that_of_all_components_that_the_guest_may_enable() {
+        assert_eq!(ask(&guest(1), 0xd, 0)[2], 832);
     }
 
     #[test]
