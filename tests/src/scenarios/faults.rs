@@ -41,6 +41,7 @@ fn plan(kind: Kind) -> Plan {
     ] {
         host.config.guests.push(GuestConfig::bare(behaviour, behaviour));
     }
+    host.config.guests.push(GuestConfig { vcpus: 2, ..GuestConfig::bare("real-mode", "real-mode") });
     plan
 }
 
@@ -65,6 +66,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "a guest that single-steps traps after every instruction, exits among them",
         run: |c| says(c, "single-step", "single-step: 7 traps of 7, dr6 0xffff4ff0"),
+    },
+    Check {
+        name: "an unknown MSR raises #GP in real mode, too",
+        run: |c| says(c, "real-mode", "real-mode: 1 exceptions of 1"),
     },
     Check { name: "a guest that spins is paused and stopped", run: spin },
     Check {

@@ -19,7 +19,7 @@ pub(crate) struct Call {
 
 type Run = fn(&Call);
 
-const BEHAVIOURS: [(&str, Run); 21] = [
+const BEHAVIOURS: [(&str, Run); 22] = [
     ("hello", |_| {}),
     ("bench", |call| MEASURES.iter().for_each(|(name, action)| measure(name, call.first, *action))),
     ("cpuid", |call| measure(MEASURES[0].0, call.first, MEASURES[0].1)),
@@ -32,6 +32,7 @@ const BEHAVIOURS: [(&str, Run); 21] = [
     ("unknown-msr", |_| line!("msr: {:#x}", hw::msr_read(UNKNOWN_MSR))),
     ("unknown-exit", |_| hw::vmxon()),
     ("single-step", |_| single_step()),
+    ("real-mode", |_| real_mode()),
     ("debug-loop", |_| hw::debug_loop()),
     ("wild-stack", |_| hw::lose_stack_at(HOLE)),
     ("hlt-cli", |_| hw::stop()),
@@ -58,6 +59,7 @@ const APIC_VERSION: u64 = 0xfee0_0030;
 const HOLE: u64 = 0xd000_0000;
 const UNKNOWN_MSR: u32 = 0xdead_0000;
 const SAMPLES_MAX: usize = 1000;
+const SECOND_PATIENCE_TICKS: u64 = 1_000_000_000;
 const POWER_OFF_PATIENCE_TICKS: u64 = 1_000_000_000;
 
 /// The behaviour called `name`.
@@ -89,6 +91,16 @@ fn wild_mmio() {
 fn single_step() {
     let (exceptions, dr6) = hw::single_step();
     line!("single-step: {exceptions} traps of 7, dr6 {dr6:#x}");
+}
+
+/// The second processor of a machine that has two begins in real mode.
+fn real_mode() {
+    hw::start_second();
+    let started = hw::tsc();
+    while hw::exceptions_of_second() == 0 && hw::tsc().wrapping_sub(started) < SECOND_PATIENCE_TICKS {
+        core::hint::spin_loop();
+    }
+    line!("real-mode: {} exceptions of 1", hw::exceptions_of_second());
 }
 
 fn power_off(call: &Call) {

@@ -35,9 +35,11 @@ head:
 .code64
 
 # The second processor: the code between second_begin and second_end is copied to a page below 1 MiB, where a start-up message
-# has it begin in real mode; from there to protected and to long mode, on a stack of its own.
+# has it begin in real mode; from there to protected and to long mode, on a stack of its own. In real mode it reads an MSR
+# that does not exist: that exception has no error code there.
 .section .rodata.second, "a"
 .globl second_begin
+.globl second_faults
 .globl second_end
 .code16
 second_begin:
@@ -45,15 +47,31 @@ second_begin:
     cld
     mov %cs, %ax
     mov %ax, %ds
+    mov %ax, %ss
+    mov $0x1000, %sp                    # the end of the page
+    xor %bx, %bx
+    mov %bx, %es
+    movw $second_fault - second_begin, %es:13 * 4
+    mov %ax, %es:13 * 4 + 2
+    mov $0xdead0000, %ecx
+    rdmsr
     lgdtl second_gdt_pointer - second_begin
     mov %cr0, %eax
     and $0x9fffffff, %eax               # caches on
     or $1, %eax                         # PE
     mov %eax, %cr0
     ljmpl $0x08, $second_protected
+second_fault:
+    incw second_faults - second_begin
+    mov %sp, %bp
+    addw $2, (%bp)                      # behind RDMSR
+    iret
 second_gdt_pointer:
     .short 31
     .long gdt
+.balign 4
+second_faults:
+    .long 0
 second_end:
 
 .section .text.second, "ax"

@@ -68,6 +68,7 @@ unsafe extern "C" {
     fn watch_own_delivery();
     fn lose_stack(stack: u64, buffer: u64) -> !;
     static second_begin: u8;
+    static second_faults: u8;
     static second_end: u8;
 }
 
@@ -180,6 +181,12 @@ pub(crate) fn start_second() {
         write(APIC_COMMAND_HIGH, SECOND_APIC << 24);
         write(APIC_COMMAND_LOW, command);
     }
+}
+
+/// Exceptions that the second processor has had in real mode.
+pub(crate) fn exceptions_of_second() -> u32 {
+    let offset = &raw const second_faults as u64 - &raw const second_begin as u64;
+    read(SECOND_PAGE + offset)
 }
 
 /// Lets [`sleep_until`] wake the processor that calls it.

@@ -109,9 +109,12 @@ fn sweep(call: &Call, filling: Filling, second: Option<&Second>) {
     }
 }
 
-/// What the second processor does, for ever.
+/// What the second processor does, for ever; nothing if it was given no pages.
 pub(crate) extern "C" fn second() -> ! {
     let pages = SECOND.pages.load(Ordering::Acquire);
+    if pages == 0 {
+        hw::stop();
+    }
     let ticks = SECOND.ticks.load(Ordering::Relaxed);
     let end = hw::CLAIMABLE_START + pages * (PAGE_BYTES + size_of::<Record>() as u64);
     let mut pattern = pattern_at(end.next_multiple_of(APART), pages, Filling::Noise);
