@@ -101,8 +101,9 @@ impl From<PageFault> for Untranslated {
 impl Paging {
     /// The guest-physical address of `address`.
     ///
-    /// SMAP, SMEP and accessed and dirty flags are left out: the processor has just done this translation itself,
-    /// with them, for the access that brought us here.
+    /// SMAP, SMEP, reserved bits and accessed and dirty flags are left out: the processor has just done this translation itself,
+    /// with them, for the access that brought us here. It has not for the other operand of a string move and for that of INS and
+    /// OUTS, which drivers have in memory that their kernel keeps accessed and dirty.
     ///
     /// # Errors
     /// [`Untranslated`]: a fault as the processor would raise it.
