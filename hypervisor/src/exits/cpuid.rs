@@ -12,6 +12,7 @@ pub type Registers = [u32; 4];
 /// Frequency of the crystal that leaf 0x15 tells, in Hz: low enough that a guest's 32-bit arithmetic with
 /// the TSC ratio does not overflow.
 pub const CRYSTAL_HZ: u64 = 1_000_000;
+const CRYSTAL_KHZ: u64 = CRYSTAL_HZ / 1000;
 
 const BASIC_LAST: u32 = 0x16;
 const EXTENDED_FIRST: u32 = 0x8000_0000;
@@ -312,10 +313,16 @@ fn extended_state(subleaf: u32, host: Registers, filtered: Registers, components
     }
 }
 
-/// Leaf 0x15: TSC frequency = crystal × EBX / EAX, in kHz steps.
+/// Leaf 0x15: TSC frequency = crystal × EBX / EAX, in steps of [`told_step_khz`].
 const fn tsc_frequency(tsc_hz: u64) -> Registers {
-    let crystal_khz = (CRYSTAL_HZ / 1000) as u32;
-    [crystal_khz, (tsc_hz / 1000) as u32, CRYSTAL_HZ as u32, 0]
+    let step = told_step_khz(tsc_hz);
+    [(CRYSTAL_KHZ / step) as u32, (tsc_hz / 1000 / step) as u32, CRYSTAL_HZ as u32, 0]
+}
+
+/// What EBX of leaf 0x15 counts in: 1 kHz, or so much more that the product of crystal and EBX has 32 bits. Linux computes it
+/// in so many, and some processors' TSC is faster than 4,294 MHz.
+const fn told_step_khz(tsc_hz: u64) -> u64 {
+    (tsc_hz / 1000 * CRYSTAL_KHZ).div_ceil(u32::MAX as u64).next_power_of_two()
 }
 
 /// Leaf 0x16: base and highest frequency, in MHz; the TSC's, as the processor's own is nobody's business.
@@ -328,7 +335,8 @@ const fn nominal_frequency(tsc_hz: u64) -> Registers {
 /// agrees with its guest.
 #[must_use]
 pub const fn told_frequency(tsc_hz: u64) -> u64 {
-    tsc_hz / 1000 * 1000
+    let step_hz = 1000 * told_step_khz(tsc_hz);
+    tsc_hz / step_hz * step_hz
 }
 
 /// The host's CPUID.
@@ -366,8 +374,13 @@ mod tests {
         let [eax, ebx, ecx, _] = ask(&guest(1), 0x15, 0);
         assert_eq!(u64::from(ecx) * u64::from(ebx) / u64::from(eax), 10_000_000);
         assert_eq!(nominal_frequency(9_999_887)[0], 10);
-        let [_, ebx, ecx, _] = tsc_frequency(4_200_000_000);
-        assert!((ecx / 1000).checked_mul(ebx).is_some(), "Linux multiplies in 32 bits");
+        for megahertz in [4_200, 4_300, 6_001, 16_000] {
+            let told = told_frequency(megahertz * 1_000_000 + 999);
+            let [eax, ebx, ecx, _] = tsc_frequency(told);
+            assert!((ecx / 1000).checked_mul(ebx).is_some(), "Linux multiplies in 32 bits: {megahertz} MHz");
+            assert_eq!(u64::from(ecx) * u64::from(ebx) / u64::from(eax), told);
+            assert_eq!(told, megahertz * 1_000_000);
+        }
     }
 
     #[test]
