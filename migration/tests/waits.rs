@@ -17,8 +17,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const SEGMENT_BYTES: usize = 1460;
 /// Bytes of a segment besides its content.
 const HEADER_BYTES: usize = 54;
-/// Pages that the guest touches are so far from each other.
-const STRIDE: u32 = 1049;
+/// Pages that a guest touches which goes through all of its memory are so far from each other.
+const FAR: u32 = 1049;
 
 /// A wire, and who works on both ends of it.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ struct Case {
     pages: u32,
     /// Time between two pages that the guest touches.
     pace: Duration,
+    /// How far these are from each other; they begin in the middle.
+    stride: u32,
 }
 
 /// What came of it.
@@ -38,6 +40,8 @@ struct Outcome {
     filling: Duration,
     /// What the target sent since then.
     segments_back: u64,
+    /// Pages that the source sent, on whichever connection.
+    sent: u64,
 }
 
 enum Item {
@@ -140,7 +144,8 @@ struct World {
     began: Option<u64>,
     segments_before: u64,
     filled: Option<u64>,
-    is_over: bool,
+    /// Pages that the source has sent, when it is over.
+    sent: Option<u64>,
 }
 
 const SOURCE: usize = 0;
@@ -189,7 +194,7 @@ impl World {
             began: None,
             segments_before: 0,
             filled: None,
-            is_over: false,
+            sent: None,
         }
     }
 
@@ -246,7 +251,9 @@ impl World {
                 let event = self.act(action);
                 self.input(side, Input::Guest(event));
             }
-            Output::Event(Event::Completed(_)) if side == SOURCE => self.is_over = true,
+            Output::Event(Event::Completed(report)) if side == SOURCE => {
+                self.sent = Some(report.pages.sent())
+            }
             Output::Event(Event::Aborted(reason, _)) => panic!("{reason}"),
             Output::Event(_) => {}
             Output::Timeout(at) => {
@@ -287,7 +294,8 @@ impl World {
 
     /// The guest touches the next page, and waits for it if it is not there.
     fn touch(&mut self) {
-        let page = Page(self.guest.touched.wrapping_mul(STRIDE) % self.case.pages);
+        let Case { pages, stride, .. } = self.case;
+        let page = Page((pages / 2).wrapping_add(self.guest.touched.wrapping_mul(stride)) % pages);
         self.guest.touched += 1;
         if self.rams[TARGET].present[page.0 as usize] {
             self.guest.touches_at = Some(self.now + self.case.pace.as_nanos() as u64);
@@ -356,14 +364,15 @@ impl World {
     fn run(mut self) -> Outcome {
         self.input(SOURCE, Input::Command(Command::Start));
         self.drain(SOURCE);
-        while !self.is_over {
+        while self.sent.is_none() {
             self.step();
         }
         self.waits.sort();
         let filled = self.filled.expect("all pages have come");
         let filling = filled - self.began.expect("the guest has run");
         let segments_back = self.lanes[TARGET].segments - self.segments_before;
-        Outcome { waits: self.waits, filling: Duration::from_nanos(filling), segments_back }
+        let sent = self.sent.expect("it is over");
+        Outcome { waits: self.waits, filling: Duration::from_nanos(filling), segments_back, sent }
     }
 }
 
@@ -378,7 +387,7 @@ const MB: u64 = 1_000_000;
 /// Runs a case, and looks at what came of it.
 fn check(bytes_per_second: u64, round_trip_us: u64, pages: u32, pace_us: u64) {
     let (round_trip, pace) = (Duration::from_micros(round_trip_us), Duration::from_micros(pace_us));
-    let case = Case { bytes_per_second, round_trip, pages, pace };
+    let case = Case { bytes_per_second, round_trip, pages, pace, stride: FAR };
     let outcome = World::new(case).run();
     let [half, most, longest] = [50, 99, 100].map(|percent| outcome.percentile(percent));
     let rate = u64::from(pages) * PAGE_BYTES as u64 * MB / outcome.filling.as_micros() as u64;
@@ -398,6 +407,7 @@ fn check(bytes_per_second: u64, round_trip_us: u64, pages: u32, pace_us: u64) {
     assert!(half <= round_trip * 5 / 4 + page * 3 + little, "{text}");
     assert!(most <= round_trip * 2 + page * 6 + little, "{text}");
     assert!(percent >= 85, "{text}");
+    assert_eq!(outcome.sent, u64::from(pages), "each page goes once: {text}");
     // The way back is not to fill up with what has come.
     assert!(outcome.segments_back <= u64::from(pages) * 5 / 4 + 64, "{text}");
 }
@@ -420,4 +430,15 @@ fn waits_are_short_on_fast_wires_and_the_wires_are_full() {
     check(100 * MB, 200, 16_384, 100);
     check(1_000 * MB, 200, 32_768, 100);
     check(1_000 * MB, 2_000, 65_536, 100);
+}
+
+/// The push goes on behind the page that was wanted last: who goes through its memory from there on has it come ahead.
+#[test]
+fn what_lies_behind_a_page_that_was_waited_for_comes_next() {
+    let (round_trip, pace) = (Duration::from_millis(2), Duration::from_millis(1));
+    let case = Case { bytes_per_second: 10 * MB, round_trip, pages: 8192, pace, stride: 1 };
+    let outcome = World::new(case).run();
+    println!("{} waits", outcome.waits.len());
+    assert!((1..=4).contains(&outcome.waits.len()), "{:?}", outcome.waits);
+    assert_eq!(outcome.sent, 8192);
 }
