@@ -60,6 +60,27 @@ fn a_page_that_is_needed_overtakes_the_rest() {
     world.assert_arrived_whole();
 }
 
+/// The wait of each is told and not yet over at one moment; neither holds the other's up.
+#[test]
+fn guests_that_are_switched_at_the_same_time_wait_for_their_pages_side_by_side() {
+    let mut world = about_to_move(Mode::PostCopy);
+    world.net.portion_max = 512;
+    world.source.house.boot("other");
+    let both = ["linux", "other"];
+    both.iter().for_each(|guest| world.start(guest).unwrap());
+    let asks = |world: &World, guest| {
+        let ram = world.target.house.find(guest).and_then(|guest| guest.ram.as_ref());
+        ram.and_then(|ram| ram.waits_for).is_some_and(|(_, is_told)| is_told)
+    };
+    world.until(|world| both.iter().all(|guest| asks(world, guest)));
+    world.until_quiet();
+    for guest in both {
+        assert!(world.target.house.runs(guest));
+        world.target.house.find(guest).expect("it runs").assert_memory();
+        assert_eq!((world.source.completed(guest), world.target.arrived(guest)), (1, 1), "{}", world.state());
+    }
+}
+
 #[test]
 fn a_wire_that_is_cut_after_the_switch_delays_and_loses_nothing() {
     for millis in [1, 5, 20, 40] {
@@ -120,4 +141,21 @@ fn a_target_that_has_moved_to_another_address_is_found_there_once_a_person_says_
     world.command(Side::Source, "linux", godwit_migration::Command::Retry).unwrap();
     world.assert_arrived_whole();
     assert!(world.source.views(world.now).is_empty());
+}
+
+/// The source's host has got another address: the target knows it by its migration, and nobody need say anything.
+#[test]
+fn a_source_that_comes_back_from_another_address_goes_on() {
+    let mut world = about_to_move(Mode::PostCopy);
+    world.net.portion_max = 1024;
+    world.start("linux").unwrap();
+    world.until(|world| world.phase(Side::Source) == Some(Phase::PostCopy));
+    world.pass(Duration::from_millis(5));
+    world.net.cut();
+    let has_let_go = |world: &World| world.net.in_use(SOURCE) == 0 && world.net.in_use(TARGET) == 0;
+    world.until(|world| has_let_go(world) && world.phase(Side::Target) == Some(Phase::Recovering));
+    world.source.address = core::net::Ipv4Addr::new(10, 0, 0, 5);
+    world.mend();
+    world.assert_arrived_whole();
+    assert!(world.source.events("linux").any(|event| *event == Event::Reconnected));
 }
