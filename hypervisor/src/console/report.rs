@@ -7,14 +7,15 @@ use core::fmt::{self, Write};
 
 use core::time::Duration;
 
-use godwit_migration::{Downtime, PostCopy, Prediction, Recall, Report, Stage, Stops, Waits};
+use godwit_migration::{Downtime, PostCopy, Prediction, Report, Stage, Stops, Waits};
 
 use super::format::{Bytes, Span, printable};
 use super::host::Notice;
 use super::spool;
-use super::view::{Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, Remark, Side};
+use super::view::{Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, Side};
 
 mod clone;
+mod remark;
 
 /// Prints what happened, as lines.
 pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
@@ -26,7 +27,7 @@ pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {
         },
         Notice::Estimated(estimate) => estimated(estimate, out),
         Notice::MigrationFailed(failure) => failed(failure, out),
-        Notice::Migration { guest, peer, remark } => remarked(guest, peer, *remark, out),
+        Notice::Migration { guest, peer, remark } => remark::told(guest, peer, *remark, out),
         Notice::Spool { guest, peer, event } => spool::told(guest, peer, event, out),
         Notice::MemoryLost { guest, peer, pages, ranges } => lost(guest, peer, *pages, ranges, out),
         Notice::GuestEnded { guest, reason } => {
@@ -250,59 +251,4 @@ fn failed(failure: &MigrationFailure, out: &mut impl Write) -> fmt::Result {
         write!(out, " ({advice})")?;
     }
     writeln!(out)
-}
-
-fn remarked(guest: &str, peer: &str, remark: Remark, out: &mut impl Write) -> fmt::Result {
-    match remark {
-        Remark::CancelTooLate => writeln!(out, "{guest}: too late to cancel, {peer} may run it already"),
-        Remark::Recalled(Recall { stage, stood_still, recalls }) => {
-            write!(out, "{guest}: stop {recalls} was called back after {}, {stage}; ", Span(stood_still))?;
-            writeln!(out, "it runs here, the migration goes on")
-        }
-        Remark::LimitOverruled => {
-            writeln!(out, "{guest}: stopped although the rest will take longer than the downtime limit")
-        }
-        Remark::CommitUnknown => {
-            writeln!(out, "{guest}: {peer} was told to run it and did not answer; it is held here until")?;
-            writeln!(out, "  {peer} has been asked, so that it never runs twice")
-        }
-        Remark::CopyUnknown => clone::unknown(guest, peer, out),
-        Remark::Switching(why) => {
-            writeln!(out, "{guest}: switching to {peer} before all memory is there, {why}")
-        }
-        Remark::Interrupted => {
-            writeln!(
-                out,
-                "{guest}: the connection with {peer} is lost before all memory was there; it goes on"
-            )?;
-            writeln!(
-                out,
-                "  with what has come, and {peer} is tried again ('migrate recover {guest}': now)"
-            )?;
-            writeln!(out, "  if a host is gone for good: 'migrate takeover {guest}' where it runs, or")?;
-            writeln!(out, "  'migrate reclaim {guest}' where it was, to go on from the switch")
-        }
-        Remark::Reconnected => writeln!(out, "{guest}: {peer} is back, memory flows again"),
-        Remark::DigestDiffers => {
-            writeln!(out, "{guest}: what came after the switch is not what its source had; do not trust it")
-        }
-        Remark::TargetLost => {
-            writeln!(
-                out,
-                "{guest}: {peer} was restarted while it ran there, and it is lost with it, or is not"
-            )?;
-            writeln!(out, "  the host where it runs ('migrate recover {guest} HOST' asks another); decide:")?;
-            writeln!(out, "  'migrate reclaim {guest}': it goes on here from where it was switched")?;
-            writeln!(out, "  'migrate release {guest}': nobody wants that")
-        }
-        Remark::TargetForgot => {
-            writeln!(
-                out,
-                "{guest}: {peer} does not know whether it ran it: it was restarted, or was not asked"
-            )?;
-            writeln!(out, "  before ('migrate recover {guest} HOST' asks another); decide:")?;
-            writeln!(out, "  'migrate reclaim {guest}' if no other host runs it: it goes on here")?;
-            writeln!(out, "  'migrate release {guest}' if another runs it: this host lets go of it")
-        }
-    }
 }

@@ -122,13 +122,14 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
             copy,
             peer,
             reason: failure.to_string(),
-            advice: None,
+            advice: Some(how_to_try_again(end)),
             aftermath: Aftermath::Held,
         })),
         Event::CancelTooLate => remark(Remark::CancelTooLate),
         Event::Recalled(recall) => remark(Remark::Recalled(recall)),
         Event::LimitOverruled => remark(Remark::LimitOverruled),
         Event::CommitUnknown if copy.is_some() => remark(Remark::CopyUnknown),
+        Event::CommitUnknown if end == migrate::Side::Target => remark(Remark::CommitAwaited),
         Event::CommitUnknown => remark(Remark::CommitUnknown),
         Event::TargetForgot => remark(Remark::TargetForgot),
         Event::TargetLost => remark(Remark::TargetLost),
@@ -136,7 +137,8 @@ pub(super) fn notice(occurrence: Occurrence, configuration: &Configuration) -> O
             Some(Notice::Estimated(Box::new(MigrationEstimate { guest, peer, prediction })))
         }
         Event::Switching(why) => remark(Remark::Switching(why)),
-        Event::Interrupted => remark(Remark::Interrupted),
+        Event::Interrupted if end == migrate::Side::Target => remark(Remark::SourceCutOff),
+        Event::Interrupted => remark(Remark::TargetCutOff),
         Event::Reconnected => remark(Remark::Reconnected),
         Event::DigestDiffers => remark(Remark::DigestDiffers),
         Event::Spool(event) => of_spool(guest, peer, event),
@@ -163,6 +165,14 @@ fn of_spool(guest: String, peer: String, event: SpoolEvent) -> Option<Notice> {
     // Nothing of it was ever here.
     let is_told = event != SpoolEvent::Over(SpoolEnd::NeverBegun);
     is_told.then_some(Notice::Spool { guest, peer, event })
+}
+
+/// What has a guest go on that is held because it could not be run.
+const fn how_to_try_again(end: migrate::Side) -> &'static str {
+    match end {
+        migrate::Side::Target => "'migrate takeover' tries again",
+        migrate::Side::Source | migrate::Side::Spool => "'vm resume' tries again",
+    }
 }
 
 /// Why an attempt ended, for a person.
@@ -301,6 +311,34 @@ mod tests {
             ),
         ] {
             assert_eq!(said(place, command), wanted);
+        }
+    }
+
+    /// Which words decide differs between the two ends, and a person may be at either.
+    #[test]
+    fn each_end_is_told_of_its_own_loss() {
+        use migrate::Side::{Source, Target};
+        let told = |side, event: Event| {
+            let what = What::Event(Box::new(event));
+            let (guest, peer) = ("linux".to_string(), "b".to_string());
+            let occurrence = Occurrence { guest, copy: None, peer, side, what, estimate: None };
+            notice(occurrence, &Configuration::default()).expect("a person is told")
+        };
+        for (side, event, wanted) in [
+            (Source, Event::CommitUnknown, Remark::CommitUnknown),
+            (Target, Event::CommitUnknown, Remark::CommitAwaited),
+            (Source, Event::Interrupted, Remark::TargetCutOff),
+            (Target, Event::Interrupted, Remark::SourceCutOff),
+        ] {
+            let Notice::Migration { remark, .. } = told(side, event) else { panic!("a remark") };
+            assert_eq!(remark, wanted);
+        }
+        for (side, advice) in
+            [(Source, "'vm resume' tries again"), (Target, "'migrate takeover' tries again")]
+        {
+            let held = told(side, Event::Held(godwit_migration::GuestFailure::OutOfMemory));
+            let Notice::MigrationFailed(failure) = held else { panic!("it is held") };
+            assert_eq!((failure.advice, failure.aftermath), (Some(advice), Aftermath::Held));
         }
     }
 }

@@ -351,3 +351,30 @@ a>"
     );
     assert_eq!(person.host.asked, ["Reclaim linux"]);
 }
+
+/// What is told of a lost host names the words that decide at the end where it is told, and no others.
+#[test]
+fn whoever_loses_the_other_host_is_told_which_words_decide() {
+    let words = [
+        "'migrate recover linux'",
+        "'migrate reclaim linux'",
+        "'migrate release linux'",
+        "'migrate takeover linux'",
+    ];
+    for (remark, decide) in [
+        (Remark::CommitUnknown, &words[1..3]),
+        (Remark::CommitAwaited, &words[3..]),
+        (Remark::TargetCutOff, &words[..2]),
+        (Remark::SourceCutOff, &words[3..]),
+        (Remark::TargetLost, &words[1..3]),
+        (Remark::TargetForgot, &words[1..3]),
+    ] {
+        let notice = Notice::Migration { guest: "linux".into(), peer: "b".into(), remark };
+        let mut text = String::new();
+        super::super::report::notice(&notice, &mut text).unwrap();
+        for word in words {
+            assert_eq!(text.contains(word), decide.contains(&word), "{remark:?}: {word} in {text}");
+        }
+        assert!(text.lines().all(|line| line.len() <= 84), "{text}");
+    }
+}

@@ -96,14 +96,19 @@ pub enum Remark {
     LimitOverruled,
     /// The commit was sent and its answer lost: the guest is held until the other host has been asked.
     CommitUnknown,
-    /// The same of a clone: the guest runs here, and the other host is asked whether the copy runs there.
+    /// At the target: the guest is complete, and its source was lost before it said the commit: the guest is held.
+    CommitAwaited,
+    /// The commit of a clone was sent and its answer lost: the guest runs here, and the other host is asked whether the copy
+    /// runs there.
     CopyUnknown,
     /// The other host was restarted since and does not know: a person has to decide.
     TargetForgot,
     /// The rest goes after the switch, and why.
     Switching(Why),
-    /// The connection was lost after the switch.
-    Interrupted,
+    /// At the source: the connection was lost after the switch.
+    TargetCutOff,
+    /// The same at the target.
+    SourceCutOff,
     /// It stands again.
     Reconnected,
     /// The other host was restarted, and the guest was lost with it: a person has to decide.
