@@ -41,7 +41,7 @@ pub struct Group {
 }
 
 /// How many checks ended how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// True.
     pub passed: usize,
@@ -49,7 +49,14 @@ pub struct Tally {
     pub failed: usize,
     /// Machine missing.
     pub skipped: usize,
+    /// What was not true, in order, without what was not reached for it.
+    pub failures: Vec<&'static str>,
 }
+
+/// What is true of every group that has booted.
+const BOOTS: &str = "the hosts come up to their prompts";
+/// What is true of every group whose thread has not panicked.
+const LAB_WORKS: &str = "the lab works";
 
 /// Runs `groups` with `processors` of them busy at once; prints as it goes. How each group ended, in their order.
 pub fn run(groups: &[Group], processors: usize) -> Vec<Tally> {
@@ -80,16 +87,20 @@ pub fn run(groups: &[Group], processors: usize) -> Vec<Tally> {
 
 /// A group whose thread panicked: a fault of the lab's.
 fn lost(group: &Group) -> Tally {
-    report("FAIL", group, "the lab works", "its thread panicked, see above");
-    Tally { failed: 1 + group.checks.len(), ..Tally::default() }
+    report("FAIL", group, LAB_WORKS, "its thread panicked, see above");
+    Tally { failed: 1 + group.checks.len(), failures: vec![LAB_WORKS], ..Tally::default() }
 }
 
 impl Sum for Tally {
     fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
-        tallies.fold(Self::default(), |all, one| Self {
-            passed: all.passed + one.passed,
-            failed: all.failed + one.failed,
-            skipped: all.skipped + one.skipped,
+        tallies.fold(Self::default(), |mut all, one| {
+            all.failures.extend(one.failures);
+            Self {
+                passed: all.passed + one.passed,
+                failed: all.failed + one.failed,
+                skipped: all.skipped + one.skipped,
+                failures: all.failures,
+            }
         })
     }
 }
@@ -106,12 +117,13 @@ fn run_group(group: &Group) -> Tally {
     let mut cluster = match boot(group) {
         Ok(cluster) => cluster,
         Err(error) => {
-            report("FAIL", group, "the hosts come up to their prompts", &format!("{error:#}"));
+            report("FAIL", group, BOOTS, &format!("{error:#}"));
             tally.failed = 1 + group.checks.len();
+            tally.failures.push(BOOTS);
             return tally;
         }
     };
-    report("ok", group, "the hosts come up to their prompts", &seconds(start));
+    report("ok", group, BOOTS, &seconds(start));
     tally.passed += 1;
     for (number, check) in group.checks.iter().enumerate() {
         let start = Instant::now();
@@ -128,6 +140,7 @@ fn run_group(group: &Group) -> Tally {
                     &format!("{}\n{error:#}\n{}", seconds(start), logs(&mut cluster)),
                 );
                 tally.failed += 1;
+                tally.failures.push(check.name);
                 if let Err(error) = recover(&mut cluster) {
                     let left = &group.checks[number + 1..];
                     for check in left {

@@ -1,5 +1,6 @@
 //! The end-to-end tests: `scripts/test` runs them last.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -59,9 +60,7 @@ fn main() -> ExitCode {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let processors = arguments.jobs.unwrap_or(processors).max(1);
     let mut tallies = suite::run(&groups, processors);
-    if arguments.again {
-        run_again(&groups, &mut tallies, processors);
-    }
+    let first = if arguments.again { run_again(&groups, &mut tallies, processors) } else { Vec::new() };
     let tally: Tally = tallies.into_iter().sum();
     println!();
     for kind in Kind::ALL {
@@ -77,6 +76,7 @@ fn main() -> ExitCode {
     }
     println!("genuine KVM: {}", Kind::kvm());
     println!("end-to-end tests took {} s", start.elapsed().as_secs());
+    first.iter().for_each(|first| print!("{first}"));
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -115,17 +115,43 @@ fn build(groups: &[Group]) -> Result<()> {
     kinds.try_for_each(|kind| if is_here(&kind) { kind.prepare() } else { Ok(()) })
 }
 
-/// Runs the groups that failed once more and replaces how they ended.
-fn run_again(groups: &[Group], tallies: &mut [Tally], processors: usize) {
+/// A group that failed and ran again: what a later pass must not hide.
+struct First {
+    group: &'static str,
+    kind: Kind,
+    /// What was not true at first.
+    failures: Vec<&'static str>,
+    passed_then: bool,
+}
+
+impl fmt::Display for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, kind, failures, passed_then } = self;
+        match passed_then {
+            true => {
+                writeln!(f, "UNSTABLE {group} ({kind}): passed only when it ran again; at first it failed:")?
+            }
+            false => {
+                writeln!(f, "FAIL {group} ({kind}): failed when it ran again, too; at first it failed:")?
+            }
+        }
+        failures.iter().try_for_each(|name| writeln!(f, "         {name}"))
+    }
+}
+
+/// Runs the groups that failed once more and replaces how they ended; how they ended at first.
+fn run_again(groups: &[Group], tallies: &mut [Tally], processors: usize) -> Vec<First> {
     let failed: Vec<usize> = (0..groups.len()).filter(|&index| tallies[index].failed > 0).collect();
     let again: Vec<Group> = failed.iter().map(|&index| groups[index]).collect();
-    for (index, tally) in failed.into_iter().zip(suite::run(&again, processors)) {
-        let Group { name, kind, .. } = groups[index];
-        if tally.failed == 0 {
-            println!("UNSTABLE {name} ({kind}): failed at first, passed when it ran again");
-        }
-        tallies[index] = tally;
-    }
+    again.iter().for_each(|group| println!("     {} ({}) failed and runs again", group.name, group.kind));
+    let ended = failed.into_iter().zip(suite::run(&again, processors));
+    ended.map(|(index, then)| replace(&groups[index], &mut tallies[index], then)).collect()
+}
+
+fn replace(group: &Group, tally: &mut Tally, then: Tally) -> First {
+    let passed_then = then.failed == 0;
+    let failures = std::mem::replace(tally, then).failures;
+    First { group: group.name, kind: group.kind, failures, passed_then }
 }
 
 #[cfg(test)]
@@ -151,5 +177,24 @@ mod tests {
         let error = names("suite --only moves --machine tcg").unwrap_err();
         assert!(error.contains("QEMU/TCG") && error.contains("without-"), "{error}");
         assert!(Arguments::try_parse_from(["suite", "qick"]).is_err());
+    }
+
+    #[test]
+    fn what_passes_only_the_second_time_is_named_with_what_failed() {
+        let group = scenarios::groups()[0];
+        let failed = Tally { failed: 2, failures: vec!["one", "two"], ..Tally::default() };
+        let passed = Tally { passed: 9, ..Tally::default() };
+        let mut tally = failed.clone();
+        let told = replace(&group, &mut tally, passed.clone()).to_string();
+        assert_eq!(tally, passed);
+        assert!(
+            told.starts_with("UNSTABLE moves (") && told.ends_with("failed:\n         one\n         two\n"),
+            "{told}"
+        );
+        let told = replace(&group, &mut failed.clone(), failed.clone()).to_string();
+        assert!(
+            told.starts_with("FAIL moves (") && told.contains("too; at first it failed:\n         one\n"),
+            "{told}"
+        );
     }
 }
