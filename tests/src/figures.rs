@@ -138,9 +138,27 @@ impl Moved {
         self.span_after("waits: p50 ")
     }
 
+    /// 99 of 100 of them.
+    #[must_use]
+    pub fn tail_wait(&self) -> Option<Duration> {
+        self.span_after(", p99 ")
+    }
+
+    /// The longest of them.
+    #[must_use]
+    pub fn longest_wait(&self) -> Option<Duration> {
+        self.span_after(", max ")
+    }
+
+    /// From the switch until all memory was there.
+    #[must_use]
+    pub fn last_page_after(&self) -> Option<Duration> {
+        self.span_after("last page after ")
+    }
+
     fn span_after(&self, text: &str) -> Option<Duration> {
         let (_, rest) = self.details.split_once(text)?;
-        span(rest.split([',', '+', '\n']).next()?)
+        span(rest.split([',', ';', '+', '\n']).next()?)
     }
 }
 
@@ -203,7 +221,12 @@ mod tests {
         assert!(moved.details.starts_with("pages: ") && moved.details.ends_with("in all"));
         let parts = ["last pages", "verify", "commit"].map(|name| moved.part(name).unwrap().as_millis());
         assert_eq!((parts, moved.part("lunch")), ([10, 20, 6], None));
-        assert_eq!(moved.median_wait(), Some(Duration::from_millis(58)));
+        let ms = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(
+            (moved.median_wait(), moved.tail_wait(), moved.longest_wait()),
+            (ms(58), ms(508), ms(508))
+        );
+        assert_eq!(moved.last_page_after(), ms(4_200));
         assert_eq!(Moved::parse(before, &line.replace(", verified", "")), None);
         let after_two_in_vain = line.replace("rounds 4", "stops 3, rounds 4");
         let before = format!(

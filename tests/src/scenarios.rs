@@ -15,7 +15,9 @@ use crate::switch::mac;
 
 mod cancel;
 mod clone;
+mod cuts;
 mod deaths;
+mod estimate;
 mod faults;
 mod host;
 mod lab_target;

@@ -61,7 +61,14 @@ struct Inner {
     ports: Mutex<Vec<Arc<Port>>>,
     table: Mutex<Table>,
     capture: Mutex<Option<Capture>>,
+    tripwire: Mutex<Option<Tripwire>>,
     stopping: AtomicBool,
+}
+
+/// Which port is cut, and at which frame.
+struct Tripwire {
+    port: PortId,
+    is_it: fn(&[u8]) -> bool,
 }
 
 /// A switch; it stops when dropped.
@@ -101,6 +108,7 @@ impl Switch {
             ports: Mutex::default(),
             table: Mutex::default(),
             capture: Mutex::default(),
+            tripwire: Mutex::default(),
             stopping: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -127,20 +135,23 @@ impl Switch {
 
     /// Sets the wire of `port`, for both directions. Frames under way keep the conditions they entered with.
     pub fn set(&self, port: PortId, conditions: Conditions) {
-        let now = Instant::now();
-        if let Some(port) = self.inner.port(port) {
-            lock(&port.ingress).set(conditions, now);
-            lock(&port.egress).set(conditions, now);
-        }
+        self.inner.set(port, conditions);
     }
 
     /// Cuts the wire of `port`: what it sends and what is sent to it vanishes.
     pub fn cut(&self, port: PortId) {
-        self.set(port, Conditions { cut: true, ..Conditions::default() });
+        self.inner.cut(port);
+    }
+
+    /// Cuts the wire of `port` when a frame enters the switch, anywhere, that `is_it` says is the one: it is the first that
+    /// vanishes. Once; [`Self::mend`] mends it, and ends the waiting for such a frame.
+    pub fn cut_at(&self, port: PortId, is_it: fn(&[u8]) -> bool) {
+        *lock(&self.inner.tripwire) = Some(Tripwire { port, is_it });
     }
 
     /// Mends the wire of `port`: no loss, no delay, no cap.
     pub fn mend(&self, port: PortId) {
+        lock(&self.inner.tripwire).take_if(|tripwire| tripwire.port == port);
         self.set(port, Conditions::default());
     }
 
@@ -226,6 +237,18 @@ impl Inner {
         lock(&self.ports).get(id).cloned()
     }
 
+    fn set(&self, port: PortId, conditions: Conditions) {
+        let now = Instant::now();
+        if let Some(port) = self.port(port) {
+            lock(&port.ingress).set(conditions, now);
+            lock(&port.egress).set(conditions, now);
+        }
+    }
+
+    fn cut(&self, port: PortId) {
+        self.set(port, Conditions { cut: true, ..Conditions::default() });
+    }
+
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -234,6 +257,9 @@ impl Inner {
     fn accept(&self, from: PortId, frame: &[u8]) {
         let Some(port) = self.port(from) else { return };
         let now = Instant::now();
+        if let Some(tripped) = lock(&self.tripwire).take_if(|tripwire| (tripwire.is_it)(frame)) {
+            self.cut(tripped.port);
+        }
         let arrival = match frame.len() {
             HEADER_BYTES..=FRAME_BYTES_MAX => lock(&port.ingress).pass(frame.len(), now),
             _ => Verdict::Drop,

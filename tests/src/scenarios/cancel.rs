@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use godwit_migration::Step;
 
 use super::moves::{SWEEPER, runs_only_at, sweeps};
-use super::{LAB_NAME, deaths, lab_peer, lab_target};
+use super::{LAB_NAME, cuts, deaths, lab_peer, lab_target};
 use crate::cluster::Cluster;
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
 use crate::suite::eventually;
@@ -90,7 +90,7 @@ pub(super) fn too_late(cluster: &mut Cluster) -> Result<()> {
         },
     )?;
     drop(peer);
-    a.serial().expect_line("was told to run it and did not answer", MOVE_TIMEOUT)?;
+    cuts::is_held(a)?;
     a.wait_for_prompt(COMMAND_TIMEOUT)?;
     is_shown(a, &format!("{SWEEPER} to {LAB_NAME}: commit unknown"))?;
     is_refused(a)?;

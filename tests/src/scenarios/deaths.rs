@@ -1,12 +1,14 @@
 //! Hosts that lose their power before, in and after the switch, and come back knowing nothing: at no time do two run the
 //! guest, and what becomes of it is said.
 
-use anyhow::{Result, bail, ensure};
+use std::ops::Range;
 
-use super::LINK_TIMEOUT_S;
+use anyhow::{Context, Result, bail, ensure};
+
 use super::moves::{SWEEPER, sweeper, sweeps};
+use super::{LINK_TIMEOUT_S, cancel, cuts};
 use crate::cluster::{BOOT_TIMEOUT, Cluster, Plan};
-use crate::host::{COMMAND_TIMEOUT, MOVE_TIMEOUT, Outcome};
+use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
 use crate::machine::Kind;
 use crate::suite::{Check, Group, eventually};
 
@@ -16,6 +18,8 @@ pub(super) const BEFORE: Moment = ("--mode precopy --bandwidth 1mbit", "pre-copy
 /// All that is dirty after the first round fits this limit, and takes long.
 pub(super) const IN: Moment = ("--mode precopy --bandwidth 2mbit --downtime-limit 120s", "stop-and-copy");
 const AFTER: Moment = ("--mode postcopy --bandwidth 1mbit", "post-copy:");
+
+const PAGE_BYTES: u64 = 4_096;
 
 pub(super) fn group(kind: Kind) -> Group {
     Group { name: "deaths", kind, weight: 2, plan, checks: CHECKS }
@@ -31,9 +35,13 @@ const CHECKS: &[Check] = &[
     Check { name: "a target that dies in the switch leaves the guest where it is", run: target_in },
     Check { name: "a target that dies after the switch comes back, and a person decides", run: target_after },
     Check { name: "a source that dies in the switch takes the guest along", run: source_in },
+    Check {
+        name: "a source that dies before the commit leaves a guest that a person takes over",
+        run: source_ready,
+    },
     Check { name: "two hosts that die after the switch begin anew", run: both_after },
     Check {
-        name: "a source that dies after the switch leaves a guest that knows what it lost",
+        name: "a source that dies after the switch leaves a guest whose lost pages are named",
         run: source_after,
     },
 ];
@@ -101,6 +109,29 @@ fn source_in(cluster: &mut Cluster) -> Result<()> {
     start(cluster)
 }
 
+/// The target has all and is ready; the word of that never reaches the source, which dies. The guest ends at host b.
+fn source_ready(cluster: &mut Cluster) -> Result<()> {
+    let port = cluster.hosts[0].port.context("no port")?;
+    cluster.switch.cut_at(port, cuts::verified);
+    cluster.hosts[0].enter(&format!("migrate {SWEEPER} b --mode precopy --downtime-limit 120s"))?;
+    let [_, b] = &mut cluster.hosts[..] else { bail!("two hosts") };
+    let is_ready = eventually(MOVE_TIMEOUT, || cancel::is_shown(b, &format!("{SWEEPER} from a: committing")));
+    let died = reboot(cluster, 0);
+    cluster.switch.mend(port);
+    is_ready.and(died)?;
+    let b = &mut cluster.hosts[1];
+    println!("     {}", b.serial().expect_line("was lost before it said to run it", MOVE_TIMEOUT)?);
+    b.serial().expect_line(&format!("'migrate takeover {SWEEPER}'"), COMMAND_TIMEOUT)?;
+    b.wait_for_prompt(COMMAND_TIMEOUT)?;
+    b.expect_state(SWEEPER, "arriving")?;
+    b.succeed(&format!("migrate takeover {SWEEPER}"))?;
+    eventually(COMMAND_TIMEOUT, || b.expect_state(SWEEPER, "running"))?;
+    sweeps(b)?;
+    b.succeed(&format!("migrate release {SWEEPER}"))?;
+    is_back(cluster, 0)?;
+    is_nowhere(cluster, 0)
+}
+
 /// Host `index` gives up what it has of the sweeper, since the source has died.
 pub(super) fn is_discarded(cluster: &mut Cluster, index: usize) -> Result<()> {
     let host = &mut cluster.hosts[index];
@@ -118,7 +149,7 @@ fn is_nowhere(cluster: &mut Cluster, index: usize) -> Result<()> {
 }
 
 fn both_after(cluster: &mut Cluster) -> Result<()> {
-    begin(cluster, 0, "b", AFTER)?;
+    begin(cluster, 1, "a", AFTER)?;
     [0, 1].into_iter().try_for_each(|index| reboot(cluster, index))?;
     [0, 1].into_iter().try_for_each(|index| is_back(cluster, index))?;
     [0, 1].into_iter().try_for_each(|index| is_nowhere(cluster, index))?;
@@ -138,9 +169,34 @@ fn source_after(cluster: &mut Cluster) -> Result<()> {
     let info = b.succeed(&format!("vm info {SWEEPER}"))?;
     ensure!(info.contains("absent"), "{info}");
     b.enter(&format!("migrate takeover {SWEEPER}"))?;
-    println!("     {}", b.serial().expect_line("pages were still at", COMMAND_TIMEOUT)?);
+    let lost = lost_pages(b)?;
     let ended = b.serial().expect_line(&format!("{SWEEPER} ended: "), MOVE_TIMEOUT)?;
     println!("     {ended}");
     ensure!(ended.contains("did not come before"), "{ended}");
+    let needed = ended.split_once("guest-physical ").and_then(|(_, rest)| address(rest));
+    let is_lost = |needed: u64| lost.iter().any(|pages| pages.contains(&needed));
+    ensure!(needed.is_some_and(is_lost), "it was not said to be lost: {ended}");
     b.wait_for_prompt(COMMAND_TIMEOUT).map(|_| ())
+}
+
+/// The addresses that are said to be lost: all of them.
+fn lost_pages(host: &mut Host) -> Result<Vec<Range<u64>>> {
+    let line = host.serial().expect_line("pages were still at", COMMAND_TIMEOUT)?;
+    println!("     {line}");
+    let count = line.split_once(": ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
+    let (count, mut named, mut lost) = (count.with_context(|| line.clone())?, 0, Vec::new());
+    while named < count {
+        let line = host.serial().expect_line(" pages", COMMAND_TIMEOUT)?;
+        let pages = line.split_once(", ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
+        let (first, pages) = address(line.trim()).zip(pages).with_context(|| line.clone())?;
+        lost.push(first..first + pages * PAGE_BYTES);
+        named += pages;
+    }
+    ensure!(named == count, "{count} are lost, {named} are named");
+    Ok(lost)
+}
+
+/// `0x3000, …`
+fn address(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?.split(',').next()?, 16).ok()
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::cancel;
 use super::linux::{LINUX, run, uptime};
 use super::moves::{SWEEP_TIMEOUT, SWEEPER, is_whole, over, pattern_is_whole, runs_only_at, sweeps};
+use super::{cancel, cuts};
 use crate::cluster::Cluster;
 use crate::figures::Moved;
 use crate::host::{COMMAND_TIMEOUT, Host, MOVE_TIMEOUT, Outcome};
@@ -35,11 +35,14 @@ pub(super) fn bad_wire(cluster: &mut Cluster) -> Result<()> {
     let median =
         moved.median_wait().with_context(|| format!("nobody waited for a page: {}", moved.details))?;
     ensure!(median >= round_trip, "waits shorter than a round trip, {round_trip:?}: {}", moved.details);
+    let tail = [moved.tail_wait(), moved.longest_wait(), moved.last_page_after()];
+    ensure!(tail.iter().all(|time| time.is_some_and(|time| time >= median)), "{tail:?}: {}", moved.details);
     runs_only_at(cluster, SWEEPER, 1)?;
     sweeps(&mut cluster.hosts[1])
 }
 
-/// The sweeper runs at b. It is cut off twice; it is too late to cancel, with the wire and without; and in the end it is whole.
+/// The sweeper runs at b. It is cut off twice while memory is on its way, and once more when all is there; it is too late to
+/// cancel, with the wire and without; and in the end it is whole.
 pub(super) fn cut_twice(cluster: &mut Cluster) -> Result<()> {
     let b = &mut cluster.hosts[1];
     b.enter(&format!("migrate {SWEEPER} a --mode postcopy --bandwidth 1mbit"))?;
@@ -59,14 +62,17 @@ pub(super) fn cut_twice(cluster: &mut Cluster) -> Result<()> {
     cancel::is_refused(b)?;
     let status = b.succeed("migrate status")?;
     ensure!(status.contains("sweeper to a: post-copy") && status.contains("after the switch"), "{status}");
+    cluster.switch.cut_at(port, cuts::complete);
     b.succeed(&format!("migrate set {SWEEPER} bandwidth none"))?;
+    b.serial().expect_line("is lost before all memory was there", MOVE_TIMEOUT)?;
+    cluster.switch.mend(port);
     let Outcome::Moved(moved) = b.finish_migrate(SWEEPER, "a", MOVE_TIMEOUT)? else {
         bail!("it did not move")
     };
     println!("     {}", moved.line);
     let times = moved.details.split_once("the connection was lost, times: ").map(|(_, times)| times);
     let times: Option<u32> = times.and_then(|times| times.lines().next()?.trim().parse().ok());
-    ensure!(times.is_some_and(|times| times >= 2), "{}", moved.details);
+    ensure!(times.is_some_and(|times| times >= 3), "{}", moved.details);
     runs_only_at(cluster, SWEEPER, 0)?;
     let a = &mut cluster.hosts[0];
     sweeps(a)?;
@@ -120,7 +126,19 @@ pub(super) fn auto_switches(cluster: &mut Cluster) -> Result<()> {
     let host = &mut cluster.hosts[0];
     let output = run(host, "pattern start 3 2000", SWEEP_TIMEOUT)?;
     ensure!(output.contains("pattern: started"), "{output}");
-    let moved = moved(host, LINUX, "b", "--mode auto --downtime-limit 1s")?;
+    host.enter(&format!("migrate {LINUX} b --mode auto --downtime-limit 1s"))?;
+    host.serial().expect_line("post-copy:", MOVE_TIMEOUT)?;
+    // The rest stays on its way while a person asks why.
+    let port = host.port.context("no port")?;
+    cluster.switch.cut(port);
+    host.serial().write(b"\x03")?;
+    let asked = host
+        .wait_for_prompt(COMMAND_TIMEOUT)
+        .and_then(|_| cancel::is_shown(host, "since rounds did not pay"));
+    cluster.switch.mend(port);
+    asked?;
+    let moved = host.finish_migrate(LINUX, "b", MOVE_TIMEOUT)?.moved()?;
+    println!("     {}", moved.line);
     ensure!(moved.details.contains("since rounds did not pay"), "{}", moved.details);
     runs_only_at(cluster, LINUX, 1)?;
     pattern_is_whole(&mut cluster.hosts[1])?;

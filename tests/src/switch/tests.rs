@@ -97,3 +97,20 @@ fn malformed_frames_are_dropped_and_counted() {
     assert_eq!(b.receive(MOMENT), None);
     assert_eq!(switch.statistics(a.id).dropped_frames, 2);
 }
+
+#[test]
+fn a_port_is_cut_by_the_frame_for_which_that_was_asked() {
+    let switch = Switch::new();
+    let (a, b, c) = (switch.add_endpoint("a"), switch.add_endpoint("b"), switch.add_endpoint("c"));
+    switch.cut_at(b.id, |frame| frame.len() == 61);
+    a.send(&frame([0xff; 6], mac(1), 60));
+    assert!(b.receive(SOON).is_some() && c.receive(SOON).is_some());
+    for length in [61, 62] {
+        a.send(&frame([0xff; 6], mac(1), length));
+        assert!(c.receive(SOON).is_some(), "only that port is cut");
+    }
+    assert_eq!(b.receive(MOMENT), None);
+    switch.mend(b.id);
+    a.send(&frame([0xff; 6], mac(1), 61));
+    assert!(b.receive(SOON).is_some(), "once");
+}
