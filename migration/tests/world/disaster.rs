@@ -28,7 +28,7 @@ impl World {
         self.target.incarnation += 1;
         self.target.guest = None;
         self.target.guest_of = None;
-        self.waits_for = None;
+        self.waits_for.clear();
         self.third_leave(Client::Spool, false);
         self.spool.inherited = None;
         self.spool.was_whole = false;

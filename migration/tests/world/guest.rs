@@ -1,5 +1,7 @@
 //! A guest at one host: RAM with a dirty log, a life cycle, and a program that keeps writing.
 
+use std::cell::Cell;
+
 use godwit_migration::{
     GuestRam, Necessity, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, RunPermit, Section, is_zero,
 };
@@ -16,6 +18,10 @@ pub(crate) struct Ram {
     touched: PageBitmap,
     /// Pages for which the guest would wait.
     pub(crate) absent: PageBitmap,
+    /// What a page of the log held before the guest's last write.
+    before: Vec<Box<PageBytes>>,
+    /// Where a write stands that goes on while the page is read: whoever reads a page of the log may get any part of both.
+    torn: Cell<usize>,
 }
 
 impl Ram {
@@ -27,11 +33,14 @@ impl Ram {
             free_pages,
             touched: PageBitmap::empty(count),
             absent: PageBitmap::empty(count),
+            before: Vec::new(),
+            torn: Cell::new(0),
         }
     }
 
     pub(crate) fn start_log(&mut self) {
         self.log = Some(PageBitmap::empty(self.pages.len() as u32));
+        self.before.clone_from(&self.pages);
     }
 
     pub(crate) fn stop_log(&mut self) {
@@ -51,10 +60,20 @@ impl Ram {
 
     /// A write by the guest itself.
     pub(crate) fn guest_writes(&mut self, page: u32, content: &PageBytes) {
-        *self.pages[page as usize] = *content;
         if let Some(log) = &mut self.log {
             log.insert(Page(page));
+            self.before[page as usize].clone_from(&self.pages[page as usize]);
         }
+        *self.pages[page as usize] = *content;
+    }
+
+    /// How much of the page is as the guest's last write makes it. One that is in no later harvest is whole.
+    fn written(&self, page: Page) -> usize {
+        if !self.log.as_ref().is_some_and(|log| log.contains(page)) {
+            return PAGE_BYTES;
+        }
+        self.torn.set((self.torn.get() * 5 + 1237) % (2 * PAGE_BYTES));
+        self.torn.get().min(PAGE_BYTES)
     }
 }
 
@@ -66,6 +85,10 @@ impl GuestRam for Ram {
     fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {
         let content = self.pages.get(page.0 as usize).ok_or(RamFailure::OutOfRange(page))?;
         *into = **content;
+        let written = self.written(page);
+        if written < PAGE_BYTES {
+            into[written..].copy_from_slice(&self.before[page.0 as usize][written..]);
+        }
         Ok(())
     }
 
@@ -80,7 +103,8 @@ impl GuestRam for Ram {
     }
 
     fn is_zero(&self, page: Page) -> Result<bool, RamFailure> {
-        self.pages.get(page.0 as usize).map(|content| is_zero(content)).ok_or(RamFailure::OutOfRange(page))
+        let content = self.pages.get(page.0 as usize).ok_or(RamFailure::OutOfRange(page))?;
+        Ok(is_zero(if self.written(page) > 0 { content } else { &self.before[page.0 as usize] }))
     }
 
     fn take_dirty(&mut self, into: &mut PageBitmap) {
@@ -128,6 +152,8 @@ pub(crate) enum Contents {
     HalfNoise,
     /// Noise in one page of fifty, zeros in the others.
     Sparse,
+    /// Few different pages, so that most are like others, and each soon is again what it was.
+    Recurring,
 }
 
 /// The kind of such a page.
@@ -136,6 +162,24 @@ const HALF_NOISE: u64 = 8;
 /// Pages that a guest whose writing drifts writes at a time, and how often it writes before it writes others.
 const DRIFT_PAGES: u64 = 4;
 const DRIFT_WRITES: u64 = 24;
+
+/// One of few contents.
+fn recur(content: &mut PageBytes, kind: u64, place: u64) {
+    let mut random = Random::new(place);
+    match kind {
+        0 => {}
+        1..=3 => {
+            content
+                .as_chunks_mut()
+                .0
+                .iter_mut()
+                .for_each(|word: &mut [u8; 8]| *word = random.next().to_le_bytes());
+            // What resembles it.
+            content[700] ^= kind as u8;
+        }
+        _ => content.iter_mut().zip(b"a line of a log, ".iter().cycle()).for_each(|(to, from)| *to = *from),
+    }
+}
 
 impl Truth {
     pub(crate) fn new(count: u32, working_set: u64, drifts: bool, contents: Contents) -> Self {
@@ -170,12 +214,18 @@ impl Truth {
     fn invent(&mut self, random: &mut Random, page: u32) -> PageBytes {
         self.writes += 1;
         let mut content = [0; PAGE_BYTES];
+        if self.contents == Contents::Recurring {
+            let (kind, place) = (random.below(5), u64::from(page) % 3);
+            recur(&mut content, kind, place);
+            return content;
+        }
         let kind = match self.contents {
             Contents::Mixed => random.below(8),
             Contents::MostlyNoise if random.one_in(8) => random.below(8),
             Contents::MostlyNoise => 2,
             Contents::HalfNoise if random.one_in(3) => random.below(8),
             Contents::HalfNoise => HALF_NOISE,
+            Contents::Recurring => 0,
             Contents::Sparse => {
                 if random.one_in(50) {
                     2

@@ -40,6 +40,8 @@ pub(crate) struct SourceHost {
     pub(crate) interruptions: u32,
     pub(crate) prediction: Option<Prediction>,
     pub(crate) reconnections: u32,
+    /// Taking the throttle off, or stopping the log, has failed.
+    pub(crate) is_untidy: bool,
     /// The guest was lost with the target and goes on here.
     pub(crate) has_resurrected: bool,
     pub(crate) commands: Vec<Command>,
@@ -102,6 +104,7 @@ impl SourceHost {
             interruptions: 0,
             prediction: None,
             reconnections: 0,
+            is_untidy: false,
             has_resurrected: false,
             commands: Vec::new(),
             events: Vec::new(),
@@ -439,6 +442,7 @@ impl World {
         {
             self.plan.failing_steps.remove(index);
             self.note(format!("{who:?} fails {step:?}"));
+            self.source.is_untidy |= matches!(action, GuestAction::Throttle(0) | GuestAction::StopDirtyLog);
             let failure = GuestFailure::Host("as planned".into());
             let event = match action {
                 GuestAction::Run(permit) => GuestEvent::RunFailed(permit, failure),

@@ -104,8 +104,8 @@ pub(crate) struct World {
     pub(crate) connections: Vec<Connection>,
     pub(crate) messages: u64,
     pub(crate) guest_ended: bool,
-    /// The page that the guest waits for.
-    pub(crate) waits_for: Option<u32>,
+    /// The pages that the guest waits for, one for each of its processors at most.
+    pub(crate) waits_for: Vec<u32>,
     pub(crate) frozen_until: Instant,
     pub(crate) partitioned_until: Instant,
     /// Whether the world may still go wrong.
@@ -137,7 +137,7 @@ impl World {
             connections: Vec::new(),
             messages: 0,
             guest_ended: false,
-            waits_for: None,
+            waits_for: Vec::new(),
             frozen_until: Instant::ORIGIN,
             partitioned_until: Instant::ORIGIN,
             is_peaceful: false,
@@ -287,9 +287,16 @@ impl World {
         if let Some(guest) = guest
             && !self.guest_ended
         {
-            let page = self.waits_for.take().unwrap_or_else(|| self.truth.choose(&mut self.random));
+            let come = self.waits_for.iter().position(|page| !guest.ram.absent.contains(Page(*page)));
+            let page = match come {
+                Some(index) => self.waits_for.swap_remove(index),
+                None if self.waits_for.len() < self.plan.vcpus => self.truth.choose(&mut self.random),
+                None => *self.random.pick(&self.waits_for),
+            };
             if guest.ram.absent.contains(Page(page)) {
-                self.waits_for = Some(page);
+                if !self.waits_for.contains(&page) {
+                    self.waits_for.push(page);
+                }
                 let index = self.target.guest_of.expect("only a target's guest waits");
                 self.give_target(index, Input::Guest(GuestEvent::PageWanted(Page(page))));
             } else {
@@ -461,6 +468,9 @@ impl World {
             self.note(format!("fault {fault:?}"));
             match fault {
                 Fault::Cut => self.cut_all(),
+                Fault::CutOne { is_urgent } => {
+                    self.cut_those(|channel| (channel == Channel::URGENT) == is_urgent)
+                }
                 Fault::CutSpool => {
                     self.spool.was_hit = true;
                     self.third_cut(None);
@@ -501,8 +511,12 @@ impl World {
     }
 
     fn cut_all(&mut self) {
+        self.cut_those(|_| true);
+    }
+
+    fn cut_those(&mut self, is_it: impl Fn(Channel) -> bool) {
         for connection in 0..self.connections.len() {
-            if self.connections[connection].is_open {
+            if self.connections[connection].is_open && is_it(self.connections[connection].channel) {
                 self.cut(connection);
             }
         }

@@ -17,6 +17,10 @@ use super::third::SpoolPlan;
 pub(crate) enum Fault {
     /// The connection breaks.
     Cut,
+    /// Only one of them breaks: the urgent one, or the other.
+    CutOne {
+        is_urgent: bool,
+    },
     /// Nothing arrives for so long, in both directions.
     Freeze(Duration),
     /// The source's host dies; after so long it is back without memory.
@@ -45,7 +49,10 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether the guest moves all the same: it is the third host's alone, or nothing that goes wrong.
     pub(crate) const fn is_harmless(self) -> bool {
-        matches!(self, Self::CutSpool | Self::CrashSpool(_) | Self::PartitionSpool(_) | Self::Cap(_))
+        matches!(
+            self,
+            Self::CutSpool | Self::CrashSpool(_) | Self::PartitionSpool(_) | Self::Cap(_) | Self::Mode(_)
+        )
     }
 }
 
@@ -55,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) pages: u32,
     pub(crate) working_set: u64,
+    /// Of those that write each waits for a page of its own.
+    pub(crate) vcpus: usize,
     /// The guest writes few pages at a time, and then others.
     pub(crate) drifts: bool,
     pub(crate) contents: Contents,
@@ -108,6 +117,7 @@ impl Plan {
             seed,
             pages,
             working_set: random.between(1, pages.into()),
+            vcpus: 1,
             drifts: false,
             contents: Contents::Mixed,
             write_period: random.micros(100, 20_000),
@@ -229,10 +239,17 @@ impl Plan {
     pub(crate) fn restless(mut self) -> Self {
         let mut random = Random::new(self.seed ^ 0x70e);
         self.drifts = random.one_in(3);
-        self.contents = *random.pick(&[Contents::Mixed, Contents::MostlyNoise, Contents::HalfNoise]);
+        self.contents =
+            *random.pick(&[Contents::Mixed, Contents::MostlyNoise, Contents::HalfNoise, Contents::Recurring]);
         for _ in 0..if random.one_in(3) { random.between(1, 3) } else { 0 } {
             self.faults.push((random.between(2, 30), Fault::Cap(random.between(300_000, 5_000_000))));
         }
+        for _ in 0..if random.one_in(4) { random.between(1, 3) } else { 0 } {
+            // One that the target cannot do is refused.
+            let modes = if self.offers_post_copy { &Mode::ALL[..] } else { &[Mode::Auto, Mode::PreCopy] };
+            self.faults.push((random.between(2, 40), Fault::Mode(*random.pick(modes))));
+        }
+        self.vcpus = random.between(1, 4) as usize;
         self.faults.sort_by_key(|(at, _)| *at);
         self
     }
@@ -269,8 +286,10 @@ impl Plan {
 
     fn fault(random: &mut Random) -> Fault {
         let time = random.micros(1000, 8_000_000);
-        match random.below(10) {
+        match random.below(12) {
             0..=2 => Fault::Cut,
+            10 => Fault::CutOne { is_urgent: true },
+            11 => Fault::CutOne { is_urgent: false },
             3 => Fault::Freeze(time),
             4 => Fault::CrashSource(time),
             5 => Fault::CrashTarget(time),
