@@ -13,6 +13,8 @@ use crate::wire::opening::{Greeting, OPENING_BYTES};
 
 /// Most control frames in waiting. Each state adds at most two.
 const CONTROLS_MAX: usize = 16;
+/// How long a host is thought to wait for a sign of life as long as it has not said so: no longer than any does.
+pub(crate) const PATIENCE_UNTOLD: Duration = Duration::from_secs(1);
 /// Most events in waiting; further ones are dropped, except the last word.
 const EVENTS_MAX: usize = 64;
 

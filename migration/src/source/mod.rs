@@ -29,7 +29,7 @@ pub(crate) mod window;
 use core::cmp::Ordering;
 use core::time::Duration;
 
-use crate::endpoint::{Endpoint, Link, keepalive};
+use crate::endpoint::{Endpoint, Link, PATIENCE_UNTOLD, keepalive};
 use crate::guest::GuestDescription;
 use crate::io::{Channel, Command, Event, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
@@ -94,6 +94,8 @@ pub struct Source {
     throttle_peak: u8,
     /// How long to wait before asking a lost target again.
     ask_again: Duration,
+    /// How long the target waits for a sign of life from here.
+    target_patience: Duration,
     pages_in_downtime: u32,
     digest: u64,
     started_at: Option<Instant>,
@@ -135,6 +137,7 @@ impl Source {
             throttle_wanted: 0,
             throttle_peak: 0,
             ask_again: handover::ASK_AGAIN_MIN,
+            target_patience: PATIENCE_UNTOLD,
             pages_in_downtime: 0,
             digest: 0,
             started_at: None,
@@ -261,7 +264,7 @@ impl Source {
     }
 
     fn on_link_up(&mut self, now: Instant) {
-        let keepalive = keepalive(self.policy.peer_timeout, self.policy.peer_timeout);
+        let keepalive = keepalive(self.policy.peer_timeout, self.target_patience);
         match self.state {
             State::Connecting { .. } => {
                 self.endpoint.link_up(Link::new(Assembler::for_source(), now, keepalive));

@@ -72,9 +72,9 @@ impl Source {
         if ram.page_count() != self.guest.layout.page_count() {
             return Err(AbortReason::Contract);
         }
-        let theirs = Duration::from_millis(reply.peer_timeout_ms.into());
+        self.target_patience = Duration::from_millis(reply.peer_timeout_ms.into());
         if let Some(link) = &mut self.endpoint.link {
-            link.keepalive = keepalive(self.policy.peer_timeout, theirs);
+            link.keepalive = keepalive(self.policy.peer_timeout, self.target_patience);
         }
         self.serving.is_offered = reply.post_copy;
         self.serving.is_urgent_answered = reply.version >= VERSION_URGENT_PROGRESS;

@@ -279,7 +279,7 @@ impl Source {
 
     /// The urgent connection came, went, or could not be made.
     pub(super) fn on_urgent_up(&mut self, now: Instant) {
-        let keepalive = keepalive(self.policy.peer_timeout, self.policy.peer_timeout);
+        let keepalive = keepalive(self.policy.peer_timeout, self.target_patience);
         let opening = Opening::Urgent { migration: self.migration, guest: self.guest.id };
         let greeting = Greeting { opening, version_min: VERSION_MIN, version_max: VERSION_MAX };
         self.endpoint.urgent.link_up(Link::new(Assembler::for_source(), now, keepalive), Some(greeting));

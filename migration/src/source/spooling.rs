@@ -20,7 +20,7 @@ use super::under_way::{Runs, UnderWay};
 use super::window::Window;
 use super::{Source, handover};
 use crate::bitmap::PageBitmap;
-use crate::endpoint::{Endpoint, Link, keepalive};
+use crate::endpoint::{Endpoint, Link, PATIENCE_UNTOLD, keepalive};
 use crate::io::{Channel, Event, OUTPUT_BYTES_MIN, Output};
 use crate::ram::{GuestRam, Page};
 use crate::reason::{AbortReason, StreamFault};
@@ -209,7 +209,13 @@ impl Spooling {
         sender.fill_for_spool(ram, batch, enough, next).map_err(AbortReason::Ram)
     }
 
-    fn take(&mut self, kind: Kind, body: &[u8], now: Instant) -> Result<(), SpoolTrouble> {
+    fn take(
+        &mut self,
+        kind: Kind,
+        body: &[u8],
+        now: Instant,
+        patience: Duration,
+    ) -> Result<(), SpoolTrouble> {
         let lost = |_: StreamFault| SpoolTrouble::Lost;
         match (kind, self.stage) {
             (Kind::Ping, _) => Ok(()),
@@ -221,6 +227,10 @@ impl Spooling {
                 let reply: Reply = control::decode(body).map_err(lost)?;
                 if !reply.refusals.is_empty() {
                     return Err(SpoolTrouble::Refused(refusals_from_wire(&reply.refusals)));
+                }
+                let theirs = Duration::from_millis(reply.peer_timeout_ms.into());
+                if let Some(link) = &mut self.line.link {
+                    link.keepalive = keepalive(patience, theirs);
                 }
                 self.begin();
                 Ok(())
@@ -397,7 +407,8 @@ impl Source {
         if !matches!(spooling.stage, Stage::Connecting(_)) {
             return;
         }
-        spooling.line.link_up(Link::new(Assembler::for_source(), now, keepalive(patience, patience)));
+        let keepalive = keepalive(patience, PATIENCE_UNTOLD);
+        spooling.line.link_up(Link::new(Assembler::for_source(), now, keepalive));
         spooling.line.greet(Greeting { opening, version_min: VERSION_MIN, version_max: VERSION_MAX });
         spooling.line.say(deposit(spooling, name, pages, patience));
         spooling.stage = Stage::Asking;
@@ -439,6 +450,7 @@ impl Source {
 
     /// Takes what came from the spool.
     pub(super) fn receive_spool(&mut self, now: Instant, bytes: &[u8]) {
+        let patience = self.policy.peer_timeout;
         let mut rest = bytes;
         if let Some(link) = self.spooling.as_mut().and_then(|spooling| spooling.line.link.as_mut()) {
             link.heard_at = now;
@@ -453,7 +465,7 @@ impl Source {
                 Ok(Some(Unit::Control(kind, body))) => Ok((kind, body.to_vec())),
                 Ok(Some(_)) | Err(_) => Err(SpoolTrouble::Lost),
             };
-            let result = said.and_then(|(kind, body)| spooling.take(kind, &body, now));
+            let result = said.and_then(|(kind, body)| spooling.take(kind, &body, now, patience));
             if let Err(trouble) = result {
                 return self.spool_is_lost(now, trouble);
             }

@@ -2,7 +2,7 @@
 
 use super::{SETS_SHARE, Shelf, Spool, SpoolEnd, SpoolEvent};
 use crate::bitmap::PageBitmap;
-use crate::endpoint::{Link, keepalive};
+use crate::endpoint::{Link, PATIENCE_UNTOLD, keepalive};
 use crate::io::Channel;
 use crate::progress::Told;
 use crate::ram::{GuestRam, RamFailure};
@@ -40,7 +40,7 @@ impl Spool {
         }
         self.began_at = self.began_at.or(Some(now));
         self.heard_at = now;
-        let theirs = self.deposit.as_ref().map_or(self.config.policy.peer_timeout, patience_of);
+        let theirs = self.deposit.as_ref().map_or(PATIENCE_UNTOLD, patience_of);
         let keepalive = keepalive(self.config.policy.peer_timeout, theirs);
         self.source.link_up(Link::new(Assembler::for_target(), now, keepalive));
         self.told = Told::default();

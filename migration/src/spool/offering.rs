@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::{Shelf, Spool, SpoolEnd, SpoolEvent};
 use crate::bitmap::PageBitmap;
-use crate::endpoint::{Link, keepalive};
+use crate::endpoint::{Link, PATIENCE_UNTOLD, keepalive};
 use crate::io::OUTPUT_BYTES_MIN;
 use crate::ram::{GuestRam, Page, RamFailure};
 use crate::reason::{AbortReason, StreamFault};
@@ -148,8 +148,8 @@ impl Spool {
         else {
             return;
         };
-        let patience = self.config.policy.peer_timeout;
-        self.target.link_up(Link::new(Assembler::for_source(), now, keepalive(patience, patience)));
+        let keepalive = keepalive(self.config.policy.peer_timeout, PATIENCE_UNTOLD);
+        self.target.link_up(Link::new(Assembler::for_source(), now, keepalive));
         let opening = Opening::Offer { migration, guest };
         self.target.greet(Greeting { opening, version_min: VERSION_MIN, version_max: VERSION_MAX });
         self.offering.stage = Stage::Asked;

@@ -14,7 +14,7 @@ use core::time::Duration;
 
 use crate::device::DeviceState;
 use crate::device::state_bytes_max;
-use crate::endpoint::{Endpoint, Link, keepalive};
+use crate::endpoint::{Endpoint, Link, PATIENCE_UNTOLD, keepalive};
 use crate::guest::{GuestDescription, HostCapabilities};
 use crate::io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 use crate::permit::{GuestId, MigrationId, RunPermit};
@@ -142,7 +142,7 @@ impl Target {
             is_built: false,
             rounds: 0,
             told: (0, Instant::ORIGIN),
-            source_patience: policy.peer_timeout,
+            source_patience: PATIENCE_UNTOLD,
             digest: 0,
             stop: 0,
             filling: Filling::default(),

@@ -4,7 +4,7 @@
 //! What comes is taken as from the source: checked record by record, each page once.
 
 use super::{State, Target};
-use crate::endpoint::{Endpoint, Link, keepalive};
+use crate::endpoint::{Endpoint, Link, PATIENCE_UNTOLD, keepalive};
 use crate::io::{Channel, Event};
 use crate::progress::Told;
 use crate::ram::GuestRam;
@@ -122,7 +122,7 @@ impl Target {
         if self.spooled.is_in_charge() {
             self.spool_is_lost();
         }
-        let keepalive = keepalive(self.policy.peer_timeout, self.policy.peer_timeout);
+        let keepalive = keepalive(self.policy.peer_timeout, PATIENCE_UNTOLD);
         self.spooled.line.link_up(Link::new(Assembler::for_target(), now, keepalive));
         self.spooled.told = Told::default();
         if let Some(receiver) = &mut self.receiver {
