@@ -6,9 +6,9 @@ use super::{
     Engine, GUEST, Host, MIGRATION, Said, committed_without_a_page, encode, phase, say, sealed_source,
     serving_source,
 };
-use crate::io::{Channel, Input};
+use crate::io::{Channel, GuestEvent, Input};
 use crate::permit::Generation;
-use crate::ram::{PAGE_BYTES, Page};
+use crate::ram::{NoRam, PAGE_BYTES, Page};
 use crate::target::Target;
 use crate::time::Instant;
 use crate::wire::VERSION_MAX;
@@ -89,4 +89,61 @@ fn the_word_that_all_was_sent_may_come_before_the_last_page() {
     absent_page_comes(&mut host);
     assert_eq!(phase(&host), crate::Phase::Completed);
     assert!(!host.engine.is_after_switch());
+}
+
+/// The main connection is lost, and of the urgent one nothing is heard yet: what is wanted must not go astray there.
+#[test]
+fn nothing_is_asked_for_on_the_urgent_connection_of_a_source_that_is_lost() {
+    let mut host = committed_without_a_page(VERSION_MAX).0;
+    urgent_connection_comes(&mut host);
+    host.give(Input::LinkDown(Channel::MAIN));
+    offer_comes(&mut host);
+    host.give(Input::Guest(GuestEvent::PageWanted(Page(5))));
+    let (now, mut buffer) = (Instant::from_nanos(host.now), vec![0; crate::OUTPUT_BYTES_MIN]);
+    assert_eq!(host.engine.poll_urgent(now, &mut buffer, &mut NoRam), 0, "nobody hears it there");
+    let mut said = || host.engine.poll_spool(now, &mut buffer, &mut NoRam);
+    assert!(said() > 0, "the spool is asked");
+    host.give(Input::LinkDown(Channel::URGENT));
+    let status = host.engine.status(Instant::from_nanos(host.now));
+    assert_eq!(status.phase, crate::Phase::PostCopy, "the spool serves the guest");
+    assert_eq!(status.post_copy.map(|post_copy| post_copy.interruptions), Some(1));
+}
+
+/// A spool offers pages, and hears what is lacking.
+fn offer_comes(host: &mut Host<Target>) {
+    host.give(Input::LinkUp(Channel::SPOOL));
+    let opening = Opening::Offer { migration: MIGRATION, guest: GUEST };
+    let greeting = Greeting { opening, version_min: 1, version_max: 1 }.encode();
+    host.give(Input::Bytes(Channel::SPOOL, &greeting));
+    let (now, mut buffer) = (Instant::from_nanos(host.now), vec![0; crate::OUTPUT_BYTES_MIN]);
+    while host.engine.poll_spool(now, &mut buffer, &mut NoRam) > 0 {}
+}
+
+/// It was made before the main connection was lost, and comes behind that.
+#[test]
+fn an_urgent_connection_that_comes_late_is_dropped() {
+    let mut host = committed_without_a_page(VERSION_MAX).0;
+    host.give(Input::LinkDown(Channel::MAIN));
+    urgent_connection_comes(&mut host);
+    offer_comes(&mut host);
+    host.give(Input::Guest(GuestEvent::PageWanted(Page(5))));
+    let (now, mut buffer) = (Instant::from_nanos(host.now), vec![0; crate::OUTPUT_BYTES_MIN]);
+    assert_eq!(host.engine.poll_urgent(now, &mut buffer, &mut NoRam), 0, "nobody hears it there");
+    assert!(host.engine.poll_spool(now, &mut buffer, &mut NoRam) > 0, "the spool is asked");
+}
+
+/// The source has made the main connection anew, and is yet to make the urgent one: what was there before is no more.
+#[test]
+fn what_is_wanted_does_not_go_on_the_urgent_connection_of_before() {
+    let mut host = committed_without_a_page(VERSION_MAX).0;
+    urgent_connection_comes(&mut host);
+    host.give(Input::Guest(GuestEvent::PageWanted(Page(5))));
+    host.give(Input::LinkUp(Channel::MAIN));
+    let opening = Opening::Resolve { migration: MIGRATION, guest: GUEST };
+    host.give(Input::Bytes(Channel::MAIN, &Greeting { opening, version_min: 1, version_max: 2 }.encode()));
+    let (now, mut buffer) = (Instant::from_nanos(host.now), vec![0; crate::OUTPUT_BYTES_MIN]);
+    assert_eq!(host.engine.poll_urgent(now, &mut buffer, &mut NoRam), 0, "nobody hears it there");
+    host.give(Input::LinkDown(Channel::URGENT));
+    let status = host.engine.status(Instant::from_nanos(host.now));
+    assert_eq!(status.phase, crate::Phase::PostCopy, "the connection stands");
 }

@@ -310,6 +310,10 @@ impl Target {
     pub(super) fn on_urgent_up(&mut self, now: Instant) {
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.urgent.link_up(Link::new(Assembler::for_target(), now, keepalive), None);
+        if self.endpoint.link.is_none() {
+            // It is late: the source makes both anew.
+            return self.endpoint.urgent.hang_up();
+        }
         self.filling.told_of_urgent = Told::default();
         if let Some(receiver) = &mut self.receiver {
             receiver.link_is_new(Channel::URGENT);

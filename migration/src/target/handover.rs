@@ -221,6 +221,8 @@ impl Target {
 
     pub(super) fn on_link_down(&mut self, now: Instant) {
         self.endpoint.forget_link();
+        // Nobody hears what is asked for there.
+        self.endpoint.urgent.hang_up();
         match self.state {
             State::Opening | State::Hello | State::Building | State::Receiving | State::Restoring => {
                 self.abort(now, AbortReason::LinkLost);

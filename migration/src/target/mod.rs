@@ -306,6 +306,8 @@ impl Target {
         self.started_at = self.started_at.or(Some(now));
         let keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         self.endpoint.link_up(Link::new(Assembler::for_target(), now, keepalive));
+        // The source makes another.
+        self.endpoint.urgent.hang_up();
         self.told = (0, now);
         self.moved_on_at = now;
         self.filling.told = Told::default();
