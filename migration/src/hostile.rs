@@ -475,6 +475,11 @@ fn accepted_source(mode: crate::Mode, purpose: Purpose) -> (Host<Source>, u32) {
 
 /// A source whose guest runs at the target, and that has a spool.
 pub(crate) fn serving_source() -> Host<Source> {
+    serving_source_at().0
+}
+
+/// The same, and the number of the next frame to it.
+pub(crate) fn serving_source_at() -> (Host<Source>, u32) {
     let policy =
         Policy { mode: crate::Mode::PostCopy, compression: crate::Compression::Off, ..Policy::default() };
     let order = crate::SpoolOrder { target: "b".into(), address: vec![1; 6] };
@@ -485,7 +490,7 @@ pub(crate) fn serving_source() -> Host<Source> {
     say(&mut host, Control::Verified(Verified { restore_ns: 0, stop: 0 }), &mut sequence);
     let generation = Generation::FIRST.next().0;
     say(&mut host, Control::Committed(Committed { generation, run_ns: 0 }), &mut sequence);
-    host
+    (host, sequence)
 }
 
 /// Lets the target accept and take a part of a round.

@@ -109,7 +109,8 @@ pub enum Command {
     /// good and will not ask. Ignored in every other phase.
     Release,
     /// Ask a target that is lost again now ([`Phase::CommitUnknown`], [`Phase::Recovering`] at the source; a spool), rather
-    /// than when it is time.
+    /// than when it is time. A connection that is being made, or on which no answer has come, is given up for another; so is
+    /// one that serves ([`Phase::PostCopy`]).
     Retry,
     /// In [`Phase::CommitUnknown`] at the target, a person declares that the source is gone for good and does not
     /// run the guest: it is run here. In [`Phase::Recovering`], that the memory that has not come never will: the guest

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::bitmap::PageBitmap;
 use crate::guest::GuestDescription;
-use crate::io::{Channel, Input};
+use crate::io::{Channel, Command, Input, Output};
 use crate::permit::{Generation, GuestId};
 use crate::ram::Page;
 use crate::target::Target;
@@ -183,4 +183,39 @@ fn device_state_is_bounded_by_what_a_guest_has() {
         }
         assert_eq!(host.ram.is_some(), is_taken, "{sections} sections of 70 KiB");
     }
+}
+
+/// A person knows more than the hosts do: that an attempt to connect leads nowhere, or that an answer will not come.
+#[test]
+fn a_person_who_has_a_target_asked_again_does_not_wait_for_what_is_under_way() {
+    let (mut host, mut sequence) = serving();
+    let connects = |host: &mut Host<crate::Source>| {
+        let (mut hung_up, mut connects) = (0, 0);
+        loop {
+            let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+            match host.engine.poll_output(now, &mut [], ram) {
+                Output::Connect(Channel::MAIN) => connects += 1,
+                Output::HangUp(Channel::MAIN) => hung_up += 1,
+                Output::Timeout(_) => return (hung_up, connects),
+                _ => {}
+            }
+        }
+    };
+    let retry = |host: &mut Host<crate::Source>| {
+        assert!(host.engine.heeds(Command::Retry));
+        let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+        host.engine.handle_input(now, Input::Command(Command::Retry), ram);
+        connects(host)
+    };
+    say(&mut host, Control::Ping, &mut sequence);
+    assert_eq!(retry(&mut host), (1, 1), "the connection stands, he thinks that it does not");
+    assert_eq!(retry(&mut host), (0, 1), "it is being made");
+    host.engine.handle_input(Instant::from_nanos(host.now), Input::LinkUp(Channel::MAIN), &mut crate::NoRam);
+    assert_eq!(retry(&mut host), (1, 1), "it is asked and does not answer");
+    host.engine.handle_input(
+        Instant::from_nanos(host.now),
+        Input::LinkDown(Channel::MAIN),
+        &mut crate::NoRam,
+    );
+    assert_eq!(retry(&mut host), (0, 1), "the next try is not due");
 }

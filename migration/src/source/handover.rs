@@ -158,11 +158,11 @@ impl Source {
     }
 
     /// A person wants a lost target to be asked now, also one that has answered that it does not know: it may be another
-    /// host than before, or may not have been the right one.
+    /// host than before, or may not have been the right one. So nothing that is under way is waited for.
     pub(super) fn retry(&mut self, now: Instant) {
-        if let State::Unknown(Asking::Waiting(_) | Asking::Forgotten, _)
-        | State::Serving(Some(Asking::Waiting(_) | Asking::Forgotten)) = self.state
-        {
+        if matches!(self.state, State::Unknown(..) | State::Serving(_)) {
+            self.endpoint.hang_up();
+            self.on_link_down(now);
             self.ask_again = ASK_AGAIN_MIN;
             self.reconnect(now);
         }

@@ -181,9 +181,8 @@ impl Spooling {
         self.to_target.iter().flat_map(UnderWay::pages).for_each(|page| {
             self.to_send.remove(page);
         });
-        if !self.unsettled.is_empty() {
-            self.whole_after = None;
-        }
+        // One that has died since has forgotten that, too.
+        self.whole_after = None;
         self.stage = Stage::Sending;
         self.trouble = None;
         self.try_again = TRY_AGAIN_MIN;

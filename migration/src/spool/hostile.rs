@@ -6,7 +6,9 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::{Spool, SpoolConfig, SpoolEvent};
-use crate::hostile::{GUEST, MIGRATION, PAGES, Ram, Said, encode, filling_target, said, serving_source};
+use crate::hostile::{
+    GUEST, MIGRATION, PAGES, Ram, Said, encode, filling_target, said, serving_source, serving_source_at,
+};
 use crate::io::{Channel, Command, Event, Input, OUTPUT_BYTES_MIN, Output};
 use crate::policy::SpoolPolicy;
 use crate::ram::PAGE_BYTES;
@@ -157,6 +159,66 @@ fn a_spool_without_memory_left_offers_what_it_has() {
     host.now += 4_000_000_000;
     host.give(Input::Timeout);
     assert_eq!((host.connects, host.spool.pages()), (1, 4));
+}
+
+#[test]
+fn a_person_who_has_the_target_asked_again_does_not_wait_for_what_is_under_way() {
+    let mut host = Host::new();
+    let mut sequence = host.meet_source();
+    let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
+    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+    host.give(Input::LinkDown(Channel::SPOOL));
+    for connects in 1..4 {
+        assert!(host.spool.heeds(Command::Retry));
+        host.give(Input::Command(Command::Retry));
+        assert_eq!(host.connects, connects, "after a grace, while it is being made, while it is asked");
+        if connects == 2 {
+            host.give(Input::LinkUp(Channel::MAIN));
+        }
+    }
+}
+
+/// The target has taken all in, and has not said so of the whole; the spool has died and come back. If the source dies now
+/// only a spool can tell the target that all is there.
+#[test]
+fn a_spool_that_forgot_hears_again_that_all_is_there() {
+    let (mut host, mut main) = serving_source_at();
+    host.give(Input::Timeout);
+    let said = |host: &mut crate::hostile::Host<crate::Source>| {
+        let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+        let (mut buffer, mut all) = (vec![0; OUTPUT_BYTES_MIN], vec![]);
+        loop {
+            match host.engine.poll_spool(now, &mut buffer, ram) {
+                0 => return all,
+                len => all.extend_from_slice(&buffer[..len]),
+            }
+        }
+    };
+    let pushed = |bytes: &[u8]| {
+        let header = [crate::wire::frame::Kind::Pushed as u8, 0, 1, 0];
+        bytes.windows(4).filter(|at| *at == header).count()
+    };
+    let reply = || {
+        Control::Reply(crate::wire::hello::Reply {
+            version: 1,
+            refusals: vec![],
+            incarnation: 1,
+            peer_timeout_ms: 1000,
+            post_copy: false,
+        })
+    };
+    for _ in 0..200 {
+        let taken = Control::Progress(crate::wire::control::Progress { bytes: u64::MAX, rounds: 9 });
+        host.give(Input::Bytes(Channel::MAIN, &encode(&Said::Control(taken), &mut main)));
+    }
+    for _ in 0..2 {
+        said(&mut host);
+        host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Control(reply()), &mut 0)));
+        assert_eq!(pushed(&said(&mut host)), 1);
+        host.give(Input::LinkDown(Channel::SPOOL));
+        host.now += 2_000_000_000;
+        host.give(Input::Timeout);
+    }
 }
 
 /// What asks for a page is to be seen soon, from when the target takes pages until it has all that are here.

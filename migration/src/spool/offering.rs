@@ -123,7 +123,8 @@ impl Spool {
 
     /// A person wants the target to be asked now.
     pub(super) fn offer_now(&mut self, now: Instant) {
-        if matches!(self.offering.stage, Stage::Waiting(_)) {
+        if self.is_asking() {
+            self.target.hang_up();
             self.offering.ask_again = ASK_AGAIN_MIN;
             self.offer(now);
         }

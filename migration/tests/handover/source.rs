@@ -173,6 +173,14 @@ impl Source {
         }
     }
 
+    fn reconnect(&mut self, out: &mut Outs) {
+        match &mut self.state {
+            State::Unknown(asking) | State::Serving(Some(asking)) => *asking = Asking::Connecting,
+            _ => unreachable!("nothing to ask in {self:?}"),
+        }
+        out.connects = true;
+    }
+
     fn on_silence(&mut self, out: &mut Outs) {
         if self.is_before_commit() {
             self.abort_lost(out);
@@ -428,12 +436,11 @@ impl Source {
                 self.act(out, Step::Pause);
             }
             Input::Overrun => self.recall(out),
-            Input::AskAgain | Input::Retry => {
-                match &mut self.state {
-                    State::Unknown(asking) | State::Serving(Some(asking)) => *asking = Asking::Connecting,
-                    _ => unreachable!("nothing to ask in {self:?}"),
-                }
-                out.connects = true;
+            Input::AskAgain => self.reconnect(out),
+            Input::Retry => {
+                self.hang_up(out);
+                self.on_link_down(out);
+                self.reconnect(out);
             }
             Input::Reclaim => match self.state {
                 State::Serving(Some(_)) => {

@@ -72,10 +72,12 @@ impl<C: Cast> World<C> {
             SourceState::Unknown(Asking::Waiting) | SourceState::Serving(Some(Asking::Waiting)) => {
                 actions.push(Action::AskAgain);
             }
-            SourceState::Unknown(Asking::Forgotten) | SourceState::Serving(Some(Asking::Forgotten)) => {
-                actions.push(Action::Retry);
-            }
             _ => {}
+        }
+        let may_ask = matches!(source.state, SourceState::Unknown(_) | SourceState::Serving(_));
+        // Not again and again, before anybody has noticed: each leaves a connection behind.
+        if may_ask && self.connections.len() < 2 {
+            actions.push(Action::Retry);
         }
         if source.is_stopped() && source.recalls < self.left.recalls {
             actions.push(Action::Overrun);
