@@ -6,8 +6,8 @@
 //! then any part of what is under way in either direction still arrives, each end learns of it at any later time, from
 //! the network or by the other's silence, and the source connects anew or fails to. Steps of the guest's life cycle take
 //! any time and may fail. A host that dies loses all memory, and is back at once or later. A person begins attempts,
-//! cancels, and says the words that no host can: `Reclaim`, `Release`, `TakeOver`. Time is any: each time-out may come
-//! whenever it is armed.
+//! cancels, has a target asked again, and says the words that no host can: `Reclaim`, `Release`, `TakeOver`. Time is
+//! any: each time-out may come whenever it is armed.
 //!
 //! # Why there is a model beside the engines
 //! The engines are neither `Clone` nor `Hash`, on purpose: they hold a `RunPermit`. Exploring them by replay would have
@@ -55,7 +55,7 @@ fn whatever_dies_and_is_lost_one_host_owns_the_guest() {
     let checker = Handover { left: ALL, words: Words::True }.checker().threads(workers).spawn_bfs().join();
     println!("{} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
-    assert!(checker.unique_state_count() > 900_000, "the model has shrunk");
+    assert!(checker.unique_state_count() > 1_500_000, "the model has shrunk");
 }
 
 #[test]

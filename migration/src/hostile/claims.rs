@@ -153,10 +153,11 @@ fn a_source_that_only_shows_that_it_is_alive_is_given_up() {
     silent.give(Input::LinkUp(Channel::MAIN));
     let opening = Opening::Begin { migration: MIGRATION, guest: guest().id };
     silent.give(Input::Bytes(Channel::MAIN, &Greeting { opening, version_min: 1, version_max: 2 }.encode()));
-    for (mut host, mut sequence, seconds) in [(silent, 0, 30), {
-        let (host, sequence) = super::receiving_target();
-        (host, sequence, 600)
-    }] {
+    let (receiving, sequence) = super::receiving_target();
+    let (mut prepared, mut after_seal) = super::receiving_target();
+    say(&mut prepared, super::seal(&[], 0), &mut after_seal);
+    let hosts = [(silent, 0, 30), (receiving, sequence, 600), (prepared, after_seal, 600)];
+    for (mut host, mut sequence, seconds) in hosts {
         let began_at = host.now;
         while !host.engine.is_finished() {
             host.now += 1_000_000_000;

@@ -9,12 +9,13 @@ use crate::identity::{Identities, Identity};
 use crate::policy::Compression;
 use crate::ram::{GuestRam, PAGE_BYTES, Page, RamFailure};
 use crate::status::PageCounts;
-use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES};
+use crate::wire::record::{PACK_NUMBER_BYTES, PACK_PAGES_MAX, RECORD_BYTES, ZERO_PAGES_MAX};
 
 /// Most pages looked at for one frame, so that a call stays short where pages need no bytes.
 const EXAMINED_MAX: u32 = 2048;
 /// The same while somebody may wait for a page.
 const EXAMINED_MAX_PUSHED: u32 = 64;
+const _: () = assert!(EXAMINED_MAX <= ZERO_PAGES_MAX as u32, "a frame's zero pages may be one run");
 /// A page whose differences from another are longer than this is compressed instead.
 const PATCH_BYTES_WORTH: usize = 384;
 /// Pages that go as they are once compressing was found to be slower than the link.

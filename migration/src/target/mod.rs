@@ -535,7 +535,7 @@ impl Target {
     fn must_move_on_by(&self) -> Instant {
         match self.state {
             State::Opening | State::Hello => self.moved_on_at.after(self.policy.peer_timeout),
-            State::Receiving => self.moved_on_at.after(self.policy.hold),
+            State::Receiving | State::Prepared => self.moved_on_at.after(self.policy.hold),
             _ => Instant::NEVER,
         }
     }

@@ -11,6 +11,9 @@ use crate::reason::StreamFault;
 
 /// Bytes of a record's header.
 pub(crate) const RECORD_BYTES: usize = 16;
+/// Most pages in one run of zero pages: whoever takes a record looks at each of them, so that 16 bytes are not to name
+/// all of a large guest's.
+pub(crate) const ZERO_PAGES_MAX: u16 = 2048;
 /// Most pages in one pack.
 pub(crate) const PACK_PAGES_MAX: usize = 16;
 /// Bytes of a page number in a pack.
@@ -79,6 +82,7 @@ impl Record {
         let wire: RecordWire = zerocopy::transmute!(*bytes);
         let (count, page, argument) = (wire.count.get(), Page(wire.page.get()), wire.argument.get());
         let record = match wire.kind.get() {
+            1 if count > ZERO_PAGES_MAX => return Err(StreamFault::Length),
             1 => Self::Zero { first: page, count },
             2 => Self::Raw { first: page, count },
             3 if usize::from(count) > PACK_PAGES_MAX || argument as usize > PACK_BYTES_MAX => {
@@ -136,7 +140,8 @@ mod tests {
 
     fn records() -> impl Strategy<Value = Record> {
         prop_oneof![
-            (any::<u32>(), 1u16..).prop_map(|(page, count)| Record::Zero { first: Page(page), count }),
+            (any::<u32>(), 1..=ZERO_PAGES_MAX)
+                .prop_map(|(page, count)| Record::Zero { first: Page(page), count }),
             (any::<u32>(), 1u16..).prop_map(|(page, count)| Record::Raw { first: Page(page), count }),
             (1u16..=16, 64u32..60_000).prop_map(|(count, bytes)| Record::Pack { count, bytes }),
             (any::<u32>(), any::<u32>(), 0u16..2048).prop_map(|(page, reference, bytes)| Record::Similar {
@@ -145,6 +150,17 @@ mod tests {
                 bytes
             }),
         ]
+    }
+
+    /// Each takes the time of a page that is looked at, and a connection brings 4096 records in 64 KiB.
+    #[test]
+    fn few_bytes_do_not_name_more_zero_pages_than_a_source_looks_at_for_a_frame() {
+        let decoded = |count| {
+            let record = Record::Zero { first: Page(0), count };
+            Record::decode(&record.encode(Fold::default())).map(|received| received.record)
+        };
+        assert!(decoded(ZERO_PAGES_MAX).is_ok());
+        assert_eq!(decoded(ZERO_PAGES_MAX + 1), Err(StreamFault::Length));
     }
 
     proptest! {

@@ -96,7 +96,8 @@ impl<C: Cast> World<C> {
                 let steps = self.steps(step, is_taken);
                 actions.extend(steps.map(|outcome| Action::TargetStep(attempt, outcome)));
             }
-            if target.state == TargetState::Held {
+            // Also while the source is heard, and does not move on.
+            if matches!(target.state, TargetState::Receiving | TargetState::Prepared | TargetState::Held) {
                 actions.push(Action::HoldExpires(attempt));
             }
             if target.is_finished() && target.step.is_none() {
