@@ -314,7 +314,7 @@ pub struct Status {
     pub bytes_sent: u64,
     /// Bytes taken from the link.
     pub bytes_received: u64,
-    /// Pages that the guest dirties per second.
+    /// Pages that the guest dirties per second; 0 once it runs elsewhere.
     pub dirty_pages_per_second: u64,
     /// Bytes per second that the link was seen to carry; 0 while unknown.
     pub bytes_per_second: u64,

@@ -220,3 +220,9 @@ fn a_person_who_has_a_target_asked_again_does_not_wait_for_what_is_under_way() {
     );
     assert_eq!(retry(&mut host), (0, 1), "the next try is not due");
 }
+
+#[test]
+fn a_guest_that_runs_elsewhere_dirties_nothing_here() {
+    let (host, _) = serving();
+    assert_eq!(host.engine.status(Instant::from_nanos(host.now)).dirty_pages_per_second, 0);
+}

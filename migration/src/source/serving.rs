@@ -8,6 +8,7 @@ use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use super::batch::Batch;
+use super::rate::DirtyMeter;
 use super::sender::Filled;
 use super::state::{Asking, Stake, State, Stopped};
 use super::window::Window;
@@ -165,6 +166,8 @@ impl Source {
             }
         }
         self.state = State::Serving(None);
+        // What the guest writes from now on is not written here.
+        self.dirty = DirtyMeter::default();
         self.serving.is_pushed = false;
         self.ask_again = super::handover::ASK_AGAIN_MIN;
         let lacks = self.serving.lacks.take();

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 
 use super::Source;
-use super::state::{Stake, State};
+use super::state::{Marks, Stake, State};
 use crate::io::{Event, GuestAction, GuestEvent, Step};
 use crate::reason::{AbortReason, GuestFailure};
 use crate::status::Phase;
@@ -75,6 +75,8 @@ impl Source {
     /// A step of tidying up could not be done; what it was to undo is not tried again.
     pub(super) fn on_untidied(&mut self, step: Step, failure: GuestFailure) {
         match step {
+            // It was to be made stronger when that was given up: what there was before is still to be taken off.
+            Step::Throttle if self.throttle_wanted > 0 => return,
             Step::Throttle => self.throttle = 0,
             Step::StopDirtyLog => self.log_is_on = false,
             _ => return,
@@ -106,6 +108,10 @@ impl Source {
 
     fn finish(&mut self, now: Instant) {
         self.ended_at = Some(now);
+        if self.marks.paused.is_none() {
+            // It was asked for, and did not come to it.
+            self.marks = Marks::default();
+        }
         if let State::Aborting(reason, _) = core::mem::replace(&mut self.state, State::Finished) {
             self.sender = self.sender.take().map(super::sender::Sender::into_summary);
             self.endpoint.enter(Phase::Aborted);
@@ -124,8 +130,7 @@ mod tests {
     use crate::ram::{NoRam, RamLayout, RamRange};
     use crate::source::SourceConfig;
 
-    #[test]
-    fn the_last_word_comes_also_while_the_network_takes_nothing() {
+    fn source() -> Source {
         let guest = GuestDescription {
             id: GuestId([1; 16]),
             generation: Generation::FIRST,
@@ -137,11 +142,61 @@ mod tests {
             configuration: std::vec![],
         };
         let (migration, policy) = (MigrationId([2; 16]), Policy::default());
-        let mut source = Source::new(SourceConfig { migration, guest, policy, purpose: Purpose::Move });
+        Source::new(SourceConfig { migration, guest, policy, purpose: Purpose::Move })
+    }
+
+    #[test]
+    fn the_last_word_comes_also_while_the_network_takes_nothing() {
+        let mut source = source();
         source.handle_input(Instant::ORIGIN, Input::Command(Command::Cancel), &mut NoRam);
         loop {
             match source.poll_output(Instant::ORIGIN, &mut [], &mut NoRam) {
                 Output::Event(Event::Aborted(AbortReason::Cancelled, _)) => return,
+                Output::Timeout(_) => panic!("it never says how it ended"),
+                _ => {}
+            }
+        }
+    }
+
+    /// A stronger throttle is asked for, the attempt is cancelled, and that step fails: the weaker one is still on.
+    #[test]
+    fn a_throttle_comes_off_also_if_a_stronger_one_fails_meanwhile() {
+        let mut source = source();
+        (source.throttle, source.throttle_wanted, source.state) = (20, 35, State::Throttling);
+        source.endpoint.act(GuestAction::Throttle(35));
+        let mut asked = |input: Option<Input<'_>>| {
+            input.into_iter().for_each(|input| source.handle_input(Instant::ORIGIN, input, &mut NoRam));
+            loop {
+                match source.poll_output(Instant::ORIGIN, &mut [], &mut NoRam) {
+                    Output::Guest(GuestAction::Throttle(percent)) => return Some(percent),
+                    Output::Timeout(_) => return None,
+                    _ => {}
+                }
+            }
+        };
+        assert_eq!(asked(None), Some(35));
+        assert_eq!(asked(Some(Input::Command(Command::Cancel))), None, "one step at a time");
+        let failed = || GuestEvent::Failed(Step::Throttle, GuestFailure::OutOfMemory);
+        assert_eq!(asked(Some(Input::Guest(failed()))), Some(0));
+        assert_eq!(asked(Some(Input::Guest(failed()))), None, "what cannot be undone is not tried again");
+        assert!(source.is_finished());
+    }
+
+    #[test]
+    fn a_guest_that_was_never_stopped_has_no_downtime() {
+        let mut source = source();
+        (source.state, source.marks.asked) = (State::Pausing, Some(Instant::ORIGIN));
+        source.endpoint.act(GuestAction::Pause);
+        let now = Instant::from_nanos(5_000_000_000);
+        source.handle_input(now, Input::Command(Command::Cancel), &mut NoRam);
+        loop {
+            match source.poll_output(now, &mut [], &mut NoRam) {
+                Output::Event(Event::Aborted(_, report)) => {
+                    return assert_eq!(
+                        (report.downtime.total, report.stops.count),
+                        (core::time::Duration::ZERO, 0)
+                    );
+                }
                 Output::Timeout(_) => panic!("it never says how it ended"),
                 _ => {}
             }
