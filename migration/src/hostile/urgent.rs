@@ -6,7 +6,7 @@ use super::{
     Engine, GUEST, Host, MIGRATION, Said, committed_without_a_page, encode, phase, say, sealed_source,
     serving_source,
 };
-use crate::io::{Channel, GuestEvent, Input};
+use crate::io::{Channel, Command, GuestAction, GuestEvent, Input, Output};
 use crate::permit::Generation;
 use crate::ram::{NoRam, PAGE_BYTES, Page};
 use crate::target::Target;
@@ -146,4 +146,72 @@ fn what_is_wanted_does_not_go_on_the_urgent_connection_of_before() {
     host.give(Input::LinkDown(Channel::URGENT));
     let status = host.engine.status(Instant::from_nanos(host.now));
     assert_eq!(status.phase, crate::Phase::PostCopy, "the connection stands");
+}
+
+/// What was taken out of the pages still to be sent must not be forgotten.
+#[test]
+fn a_page_that_cannot_be_read_for_who_waits_for_it_is_not_lost() {
+    let mut host = serving_source();
+    host.give(Input::LinkUp(Channel::URGENT));
+    let (now, mut buffer) = (Instant::from_nanos(host.now), vec![0; crate::OUTPUT_BYTES_MIN]);
+    let ram = host.ram.as_mut().unwrap();
+    while host.engine.poll_urgent(now, &mut buffer, ram) > 0 {}
+    ram.0.truncate(30);
+    let want = encode(&Said::Control(Control::Want(Want { page: 35 })), &mut 0);
+    host.engine.handle_input(now, Input::Bytes(Channel::URGENT, &want), ram);
+    assert_eq!(host.engine.poll_urgent(now, &mut buffer, ram), 0);
+    assert_eq!(host.engine.status(now).phase, crate::Phase::Recovering, "the target is asked what it lacks");
+}
+
+/// What a person gave up needs no source any more when the guest ends, also if it ends meanwhile.
+#[test]
+fn a_guest_that_ends_while_its_lost_memory_is_given_up_is_let_go_of() {
+    for ends_before in [true, false] {
+        let mut host = committed_without_a_page(VERSION_MAX).0;
+        host.give(Input::LinkDown(Channel::MAIN));
+        let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+        let engine = &mut host.engine;
+        engine.handle_input(now, Input::Command(Command::TakeOver), ram);
+        while !matches!(engine.poll_output(now, &mut [], ram), Output::Timeout(_)) {}
+        let mut events = [GuestEvent::Forsaken, GuestEvent::Ended];
+        if ends_before {
+            events.reverse();
+        }
+        events.into_iter().for_each(|event| engine.handle_input(now, Input::Guest(event), ram));
+        assert!(engine.is_finished(), "it ends before: {ends_before}");
+    }
+}
+
+/// The source lives after all, and has asked meanwhile: it has the guest again, or commits.
+#[test]
+fn a_source_that_asks_while_a_person_has_its_guest_run_in_vain_hears_that_it_is_held() {
+    let (mut host, mut sequence) = super::receiving_target();
+    say(&mut host, super::seal(&[], 0), &mut sequence);
+    host.give(Input::LinkDown(Channel::MAIN));
+    let (now, ram) = (Instant::from_nanos(host.now), host.ram.as_mut().unwrap());
+    let engine = &mut host.engine;
+    let drain = |engine: &mut Target, ram: &mut super::Ram| {
+        let (mut permit, mut said, mut buffer) = (None, vec![], vec![0; crate::OUTPUT_BYTES_MIN]);
+        loop {
+            match engine.poll_output(now, &mut buffer, ram) {
+                Output::Guest(GuestAction::Run(it)) => permit = Some(it),
+                Output::Transmit { len, .. } => said.extend_from_slice(&buffer[..len]),
+                Output::Timeout(_) => return (permit, said),
+                _ => {}
+            }
+        }
+    };
+    engine.handle_input(now, Input::Command(Command::TakeOver), ram);
+    let permit = drain(engine, ram).0.expect("a person says so");
+    engine.handle_input(now, Input::LinkUp(Channel::MAIN), ram);
+    let opening = Opening::Resolve { migration: MIGRATION, guest: GUEST };
+    let greeting = Greeting { opening, version_min: 1, version_max: 2 }.encode();
+    engine.handle_input(now, Input::Bytes(Channel::MAIN, &greeting), ram);
+    // The fate stands behind the header, a map and its key: that of a guest that is being started, then of one that is held.
+    assert_eq!(drain(engine, ram).1[24..27], [0xa2, 0, 3]);
+    let failure = crate::GuestFailure::OutOfMemory;
+    engine.handle_input(now, Input::Guest(GuestEvent::RunFailed(permit, failure)), ram);
+    let said = drain(engine, ram).1;
+    assert_eq!(said.get(24..27), Some(&[0xa2, 0, 0][..]));
+    assert_eq!(engine.status(now).phase, crate::Phase::CommitUnknown);
 }

@@ -357,7 +357,11 @@ impl Source {
             return 0;
         }
         let mut batch = Batch::new(&mut buffer[..OUTPUT_BYTES_MIN]);
-        if self.fill_wanted(&mut batch, ram).is_err() || batch.is_empty() {
+        if self.fill_wanted(&mut batch, ram).is_err() {
+            self.on_unreadable(now);
+            return 0;
+        }
+        if batch.is_empty() {
             return 0;
         }
         let Some(link) = &mut self.endpoint.urgent.link else { return 0 };

@@ -215,6 +215,9 @@ impl Target {
             // Nobody runs it now: what a source may still have is the best there is.
             return self.released(now);
         }
+        if matches!(self.state, State::Forsaking) {
+            self.filling.is_ended = true;
+        }
         if !matches!(self.state, State::Filling) {
             return;
         }
@@ -423,7 +426,11 @@ impl Target {
         // Should the source live after all, it is to hear that the guest is ours and needs nothing, and not to take it for
         // lost with a host that has forgotten it.
         self.filling.is_forsaken = true;
+        let has_ended = self.filling.is_ended;
         self.need_nothing(now);
+        if has_ended {
+            self.on_ended(now);
+        }
     }
 
     /// The part after the switch, for people.

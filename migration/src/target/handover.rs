@@ -136,7 +136,8 @@ impl Target {
         if by == Decider::Person {
             self.state = State::Held(now);
             self.endpoint.tell(Event::Held(failure));
-            return;
+            // A source that lives after all, and has asked meanwhile, was told to wait.
+            return self.say_outcome(Fate::Prepared);
         }
         self.endpoint.say(Control::Returned(AbortBody::step_to_wire(Step::Run, &failure)));
         self.endpoint.close();

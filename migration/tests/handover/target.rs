@@ -230,7 +230,7 @@ impl Target {
         if by == Decider::Person {
             self.state = State::Held;
             out.tells.push(Told::Held);
-            return;
+            return self.say(out, Message::Outcome(Fate::Prepared));
         }
         self.say(out, Message::Returned);
         self.close(out);
