@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use godwit_vmx::ept::{FrameSource, Table};
 use x86_64::PhysAddr;
 
-use super::memory::{BLOCK_BYTES, Block, BlockSource, zero};
+use super::memory::{Block, BlockSource, zero};
 use crate::mm::frames::{self, FRAME_SIZE, FRAMES_PER_BLOCK};
 use crate::mm::{direct, heap};
 
@@ -179,10 +179,7 @@ impl BlockSource for HostFrames {
 
     fn allocate(&mut self) -> Option<Block> {
         let address = frames::get().allocate_block()?;
-        let pointer: *mut u8 = direct::at(address).as_mut_ptr();
-        // SAFETY: a block of owned frames.
-        unsafe { zero(pointer, BLOCK_BYTES as usize) };
-        Some(Block { pointer, address })
+        Some(Block { pointer: direct::at(address).as_mut_ptr(), address })
     }
 
     fn release(block: Block) {

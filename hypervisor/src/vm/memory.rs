@@ -9,7 +9,6 @@
 //! nobody. Pages are numbered without the gap between 3 and 4 GiB: that is how migration counts them.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::arch::asm;
 use core::fmt;
 
@@ -32,6 +31,10 @@ const GAP_END: u64 = 4 << 30;
 const VGA_START: u64 = 0xa_0000;
 const VGA_END: u64 = 0xc_0000;
 
+mod raw;
+
+pub use raw::{BITMAP_BYTES_PER_BLOCK, PIECE_BYTES, RawRam};
+
 /// A block, see the module's vocabulary.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
@@ -47,7 +50,7 @@ pub trait BlockSource {
     fn blocks_free(&self) -> usize;
     /// Bytes that the host's heap has to spare for a guest's tables.
     fn table_bytes_free(&self) -> usize;
-    /// A block of zeros.
+    /// A block, in it whatever its last owner left.
     fn allocate(&mut self) -> Option<Block>;
     /// Takes a block back.
     fn release(block: Block)
@@ -88,15 +91,7 @@ impl fmt::Display for RamError {
 
 impl core::error::Error for RamError {}
 
-/// Bytes of the heap that the bitmaps over a block take: two of the dirty log, one of absent pages.
-pub const BITMAP_BYTES_PER_BLOCK: usize = 3 * (BLOCK_BYTES / PAGE_SIZE / 8) as usize;
-
-/// Bytes of the heap that [`GuestRam`] takes for `blocks` blocks.
-const fn table_bytes(blocks: usize, vcpus: usize) -> usize {
-    blocks * (BITMAP_BYTES_PER_BLOCK + size_of::<Block>()) + vcpus * size_of::<u64>()
-}
-
-/// A guest's RAM.
+/// A guest's RAM. There is none that was not cleared since it was another's: it is made of [`RawRam`] alone.
 #[derive(Debug)]
 pub struct GuestRam {
     blocks: Box<[Block]>,
@@ -111,40 +106,13 @@ unsafe impl Send for GuestRam {}
 unsafe impl Sync for GuestRam {}
 
 impl GuestRam {
-    /// RAM of `bytes` bytes, all zero, for a guest with `vcpus` processors.
+    /// RAM of `bytes` bytes for a guest with `vcpus` processors, cleared before this returns: for a little of it, and see
+    /// [`RawRam`] for much.
     ///
     /// # Errors
     /// [`RamError`]; nothing is kept.
     pub fn new<S: BlockSource>(source: &mut S, bytes: u64, vcpus: usize) -> Result<Self, RamError> {
-        if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES) || bytes > RAM_BYTES_MAX {
-            return Err(RamError::Size(bytes));
-        }
-        let count = (bytes / BLOCK_BYTES) as usize;
-        let pages = (bytes / PAGE_SIZE) as usize;
-        // Nothing is allocated before it is known to be there: a peer may have chosen the size.
-        if source.blocks_free() < count {
-            let available = source.blocks_free() as u64 * BLOCK_BYTES;
-            return Err(RamError::OutOfMemory { wanted: bytes, available });
-        }
-        if source.table_bytes_free() < table_bytes(count, vcpus) {
-            return Err(RamError::NoTables(bytes));
-        }
-        let no_tables = |_| RamError::NoTables(bytes);
-        let dirty = DirtyBitmaps::new(pages).map_err(no_tables)?;
-        let absent = AbsentPages::new(pages, vcpus).map_err(no_tables)?;
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(count).map_err(no_tables)?;
-        for _ in 0..count {
-            match source.allocate() {
-                Some(block) => blocks.push(block),
-                None => {
-                    let available = blocks.len() as u64 * BLOCK_BYTES;
-                    blocks.into_iter().for_each(S::release);
-                    return Err(RamError::OutOfMemory { wanted: bytes, available });
-                }
-            }
-        }
-        Ok(Self { blocks: blocks.into_boxed_slice(), release: S::release, dirty, absent })
+        RawRam::take(source, bytes, vcpus).map(RawRam::cleared_at_once)
     }
 
     /// Size in bytes.
@@ -471,6 +439,38 @@ pub unsafe fn zero(at: *mut u8, length: usize) {
     }
 }
 
+/// Stores of 8 bytes in a row in [`clear`]: so many that the loop around them costs nothing, counted in instructions either.
+const STORES: usize = 64;
+
+/// Fills `length` bytes, a multiple of 512 and not 0, with zeros, past the caches: for much memory that takes half the time
+/// of `rep stos`, and the caches keep what they hold for others.
+///
+/// # Safety
+/// The range is mapped, writable and aligned to 8.
+unsafe fn clear(at: *mut u8, length: usize) {
+    debug_assert!(length > 0 && length.is_multiple_of(8 * STORES));
+    // SAFETY: by the caller's contract. The fence orders these stores before those that tell another CPU of them.
+    unsafe {
+        asm!(
+            "2:",
+            ".set godwit_offset, 0",
+            ".rept {stores}",
+            "movnti [{at} + godwit_offset], {zero}",
+            ".set godwit_offset, godwit_offset + 8",
+            ".endr",
+            "add {at}, 8 * {stores}",
+            "dec {left}",
+            "jnz 2b",
+            "sfence",
+            stores = const STORES,
+            at = inout(reg) at => _,
+            left = inout(reg) length / (8 * STORES) => _,
+            zero = in(reg) 0_u64,
+            options(nostack),
+        );
+    }
+}
+
 /// Whether `length` bytes, a multiple of 8, are all zero.
 ///
 /// # Safety
@@ -495,9 +495,12 @@ unsafe fn is_zero(at: *const u8, length: usize) -> bool {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::alloc::{Layout, alloc, dealloc};
 
     use super::*;
+
+    /// What an earlier owner has left in each byte of a block.
+    pub(crate) const LEFT_BEHIND: u8 = 0xa5;
 
     /// Blocks of the host's heap.
     pub(crate) struct HeapBlocks {
@@ -520,7 +523,10 @@ pub(crate) mod testing {
         fn allocate(&mut self) -> Option<Block> {
             self.left = self.left.checked_sub(1)?;
             // SAFETY: the layout is not empty.
-            let pointer = unsafe { alloc_zeroed(layout()) };
+            let pointer = unsafe { alloc(layout()) };
+            assert!(!pointer.is_null());
+            // SAFETY: all of it was just allocated.
+            unsafe { pointer.write_bytes(LEFT_BEHIND, BLOCK_BYTES as usize) };
             Some(Block { pointer, address: PhysAddr::new(0x1_0000_0000) })
         }
 
