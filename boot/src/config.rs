@@ -318,7 +318,8 @@ impl Peer {
 }
 
 impl Guest {
-    const FILLER: Self = Self {
+    /// What stands where there is no guest.
+    pub const FILLER: Self = Self {
         name: Text::EMPTY,
         kernel: Text::EMPTY,
         initrd: Text::EMPTY,

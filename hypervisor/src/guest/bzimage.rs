@@ -194,13 +194,13 @@ impl Fields<'_> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::vec::Vec;
 
     /// A small image with the header of a Debian 12 kernel.
-    pub(in crate::guest) fn image() -> Vec<u8> {
+    pub(crate) fn image() -> Vec<u8> {
         let mut image = std::vec![0; 2 * SECTOR];
         let payload_bytes = 0x4000u32;
         image[0x1f1] = 1;

@@ -1,5 +1,6 @@
 //! Loading Linux: kernel, initial RAM disk, command line, zero page, ACPI tables.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use godwit_vmx::addr::Gpa;
@@ -94,43 +95,66 @@ impl From<MemoryError> for LoadError {
 
 const PAGE: u64 = 4096;
 
-/// Loads `guest` into `memory`, which is laid out as `layout` says and zero; the registers to begin with.
-///
-/// # Errors
-/// [`LoadError`]; the memory may then hold parts of the guest.
-pub fn load(
-    memory: &impl GuestMemory,
-    layout: MemoryLayout,
-    guest: &LinuxGuest<'_>,
-) -> Result<EntryState, LoadError> {
-    let kernel = BzImage::parse(guest.kernel)?;
-    let command_line = guest.command_line.as_bytes();
-    if command_line.len() > kernel.command_line_max {
-        return Err(LoadError::CommandLineTooLong {
-            bytes: command_line.len(),
-            max: kernel.command_line_max,
-        });
+/// A guest of which all that could be wrong has been looked at, and where everything of it goes.
+#[derive(Debug)]
+pub struct Loading<'a> {
+    kernel: (Gpa, &'a [u8]),
+    initrd: Option<(Gpa, &'a [u8])>,
+    params: Box<BootParams>,
+    command_line: &'a [u8],
+    vcpus: usize,
+}
+
+impl<'a> Loading<'a> {
+    /// Decides where everything of `guest` goes in memory that is laid out as `layout` says.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn new(layout: MemoryLayout, guest: &LinuxGuest<'a>) -> Result<Self, LoadError> {
+        let kernel = BzImage::parse(guest.kernel)?;
+        let command_line = guest.command_line.as_bytes();
+        if command_line.len() > kernel.command_line_max {
+            return Err(LoadError::CommandLineTooLong {
+                bytes: command_line.len(),
+                max: kernel.command_line_max,
+            });
+        }
+        if command_line.contains(&0) {
+            return Err(LoadError::CommandLineHasZero);
+        }
+        let place = place_kernel(&kernel, layout)?;
+        let mut params = Box::new(BootParams::new(&kernel));
+        params.memory_map(layout.map());
+        params.command_line(COMMAND_LINE as u32);
+        params.acpi_rsdp(firmware::RSDP);
+        let mut initrd = None;
+        if let Some(content) = guest.initrd.filter(|initrd| !initrd.is_empty()) {
+            let range = place_initrd(content.len() as u64, &kernel, place, layout)?;
+            params.initrd(range);
+            initrd = Some((range.start, content));
+        }
+        let kernel = (place.start, kernel.payload());
+        Ok(Self { kernel, initrd, params, command_line, vcpus: guest.vcpus })
     }
-    if command_line.contains(&0) {
-        return Err(LoadError::CommandLineHasZero);
+
+    /// What is long: it is to be copied to where it goes before [`Self::finish`].
+    pub fn contents(&self) -> impl Iterator<Item = (Gpa, &'a [u8])> {
+        [Some(self.kernel), self.initrd].into_iter().flatten()
     }
-    let place = place_kernel(&kernel, layout)?;
-    let mut params = BootParams::new(&kernel);
-    params.memory_map(layout.map());
-    params.command_line(COMMAND_LINE as u32);
-    params.acpi_rsdp(firmware::RSDP);
-    if let Some(initrd) = guest.initrd.filter(|initrd| !initrd.is_empty()) {
-        let range = place_initrd(initrd.len() as u64, &kernel, place, layout)?;
-        memory.write(range.start, initrd)?;
-        params.initrd(range);
+
+    /// Writes all the rest into `memory`, which is zero but for the [contents](Self::contents); the registers to begin with.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the memory may then hold parts of the guest.
+    pub fn finish(&self, memory: &impl GuestMemory) -> Result<EntryState, LoadError> {
+        let end = COMMAND_LINE + self.command_line.len() as u64;
+        memory.write(Gpa::new(COMMAND_LINE), self.command_line)?;
+        memory.write(Gpa::new(end), &[0])?;
+        memory.write(Gpa::new(ZERO_PAGE), self.params.bytes())?;
+        entry::write_tables(memory)?;
+        firmware::write_tables(memory, self.vcpus)?;
+        Ok(EntryState::at(self.kernel.0.as_u64() + ENTRY_OFFSET))
     }
-    memory.write(place.start, kernel.payload())?;
-    memory.write(Gpa::new(COMMAND_LINE), command_line)?;
-    memory.write(Gpa::new(COMMAND_LINE + command_line.len() as u64), &[0])?;
-    memory.write(Gpa::new(ZERO_PAGE), params.bytes())?;
-    entry::write_tables(memory)?;
-    firmware::write_tables(memory, guest.vcpus)?;
-    Ok(EntryState::at(place.start.as_u64() + ENTRY_OFFSET))
 }
 
 /// Where the kernel goes, with all the memory that it needs at first: where it prefers, or else as low as it
@@ -190,6 +214,18 @@ mod tests {
 
     fn guest<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> LinuxGuest<'a> {
         LinuxGuest { kernel, initrd, command_line: "console=ttyS0 quiet", vcpus: 1 }
+    }
+
+    fn load(
+        memory: &impl GuestMemory,
+        layout: MemoryLayout,
+        guest: &LinuxGuest<'_>,
+    ) -> Result<EntryState, LoadError> {
+        let loading = Loading::new(layout, guest)?;
+        for (address, content) in loading.contents() {
+            memory.write(address, content)?;
+        }
+        loading.finish(memory)
     }
 
     fn read<const N: usize>(ram: &Ram, address: u64) -> [u8; N] {

@@ -27,26 +27,26 @@ impl Guests {
         self.records.iter_mut().find(|record| record.key() == key)
     }
 
-    /// Builds the machine of an arriving guest.
+    /// Begins to build the machine of an arriving guest.
     fn build(&mut self, key: Key, wanted: &GuestDescription) -> Result<(), GuestFailure> {
         // A guest that is configured here and stopped is to people the one that comes, unless that is a copy. One whose
         // machine is ending is still there.
-        let has_machine = |record: &Record| record.handle().is_some();
-        let is_taken = |record: &Record| has_machine(record) || wanted.is_copy();
+        let is_taken = |record: &Record| record.has_machine() || wanted.is_copy();
         let there = |record: &Record| match record.key() == key {
-            true => has_machine(record),
+            true => record.has_machine(),
             false => record.is(wanted.id) || record.name() == wanted.name && is_taken(record),
         };
         if self.records.iter().any(there) {
             return Err(GuestFailure::Refused([Refusal::AlreadyThere].into()));
         }
-        let machines = self.machines.clone().map_err(GuestFailure::Host)?;
+        if let Err(why) = &self.machines {
+            return Err(GuestFailure::Host(why.clone()));
+        }
         let cpu = self.next_cpu();
         let from = self.record(key).and_then(|record| record.origin().arrived_from.clone());
-        let mut origin = description::origin(wanted, from)
+        let origin = description::origin(wanted, from)
             .ok_or_else(|| GuestFailure::Host("the guest's configuration is not understood here".into()))?;
-        let (handle, shown) = start::receive(wanted, machines, cpu)?;
-        origin.shown = Some(shown);
+        let building = start::receive(wanted, cpu)?;
         // A configured guest of that name that does not run is the same guest to people.
         let namesake = |record: &Record| record.key() != key && record.name() == wanted.name;
         let configured = self.records.iter().find(|record| namesake(record)).and_then(Record::configuration);
@@ -57,7 +57,7 @@ impl Guests {
             record.origin = origin;
             record.id = wanted.id;
             record.generation = wanted.generation.next();
-            record.attach(handle);
+            record.build(building);
         }
         Ok(())
     }
@@ -92,6 +92,7 @@ impl GuestHouse for Guests {
         match record.standing() {
             Standing::Running | Standing::Paused => {}
             Standing::Stopped => return Err(stopped),
+            Standing::Starting => return Err(NotMovable::WrongState(name.to_string(), "starting")),
             Standing::Arriving => return Err(NotMovable::WrongState(name.to_string(), "arriving")),
         }
         if let Some(why) = record.incomplete() {
@@ -160,12 +161,10 @@ impl Lodging for Guests {
         let step = action.step();
         let command = match action {
             GuestAction::Build(description) => {
-                let event = match self.build(key, &description) {
-                    Ok(()) => GuestEvent::Built,
-                    Err(failure) => GuestEvent::Failed(step, failure),
-                };
-                if let Some(record) = self.record_mut(key) {
-                    record.events.push_back(event);
+                if let Err(failure) = self.build(key, &description)
+                    && let Some(record) = self.record_mut(key)
+                {
+                    record.events.push_back(GuestEvent::Failed(step, failure));
                 }
                 return;
             }
@@ -189,6 +188,12 @@ impl Lodging for Guests {
         };
         if let Some(record) = self.record_mut(key) {
             record.order_step(step, command);
+        }
+    }
+
+    fn give_up(&mut self, key: Key) {
+        if let Some(building) = self.record(key).and_then(Record::building) {
+            building.give_up();
         }
     }
 

@@ -157,19 +157,17 @@ impl Guests {
     /// Bytes of RAM that guests have.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.records.iter().filter_map(Record::handle).map(|handle| handle.memory_bytes()).sum()
+        self.records.iter().map(Record::ram_bytes).sum()
     }
 
     /// The names of the guests that CPU `cpu` owns.
     #[must_use]
     pub fn names_on(&self, cpu: usize) -> Vec<String> {
-        let owned = |record: &&Record| {
-            record.standing().is_alive() && record.handle().is_some_and(|handle| handle.owner() == cpu)
-        };
+        let owned = |record: &&Record| record.standing().is_alive() && record.owner() == Some(cpu);
         self.records.iter().filter(owned).map(|record| record.name().to_string()).collect()
     }
 
-    /// Builds and runs a guest that does not run.
+    /// Builds a guest that does not run, which takes its time, and then runs it.
     ///
     /// # Errors
     /// [`GuestError`]; nothing has changed.
@@ -182,7 +180,7 @@ impl Guests {
                 action: "start",
             });
         }
-        if record.handle().is_some() {
+        if record.has_machine() {
             return Err(GuestError::Ending(name.to_string()));
         }
         if record.is_migrating() {
@@ -200,6 +198,13 @@ impl Guests {
     /// # Errors
     /// [`GuestError`] if it does not run or is being moved.
     pub fn stop(&mut self, name: &str) -> Result<(), GuestError> {
+        let record = self.find(name)?;
+        if record.standing() == Standing::Starting
+            && let Some(building) = record.building()
+        {
+            building.give_up();
+            return Ok(());
+        }
         self.tell(name, "stop", Standing::is_alive, |_| Command::Stop(StopReason::Requested))
     }
 
@@ -252,6 +257,11 @@ impl Guests {
         for record in &mut self.records {
             if inspect {
                 record.ask_for_figures();
+            }
+            if let Ok(machines) = &self.machines
+                && let Some(built) = record.take_built()
+            {
+                start::go_on(record, built, machines);
             }
             record.poll();
             let Some(reason) = record.notice_end() else {

@@ -9,6 +9,7 @@ use godwit_migration::{Generation, GuestEvent, GuestId, Page, RunPermit, Step};
 
 use super::Key;
 use super::house;
+use super::start::Building;
 use crate::exits::StopReason;
 use crate::exits::cpuid_features::FeatureSet;
 use crate::migrate::NotMovable;
@@ -18,6 +19,7 @@ use crate::vm::handle::{Command, Figures, Refusal, Reply, Ticket, Unsent, VmHand
 use crate::vm::lifecycle::State;
 use crate::vm::machine::Blueprint;
 use crate::vm::memory::GuestRam;
+use crate::vm::site::Unready;
 
 /// Commands that wait for a machine.
 const JOBS_MAX: usize = 8;
@@ -38,6 +40,8 @@ pub enum Errand {
 pub enum Standing {
     /// It does not run here.
     Stopped,
+    /// It starts: its machine is being built.
+    Starting,
     /// It runs.
     Running,
     /// It stands still.
@@ -47,7 +51,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// Whether it has a machine.
+    /// Whether it has a machine, or is about to.
     #[must_use]
     pub const fn is_alive(self) -> bool {
         !matches!(self, Self::Stopped)
@@ -58,6 +62,7 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stopped => "stopped",
+            Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Arriving => "arriving",
@@ -132,6 +137,8 @@ pub struct Record {
     configured: Option<&'static config::Guest>,
     pub(super) id: GuestId,
     pub(super) generation: Generation,
+    /// What becomes its machine.
+    building: Option<Building>,
     handle: Option<VmHandle>,
     /// What an ended machine wrote and nobody has taken yet: its last words say most.
     last_words: VecDeque<u8>,
@@ -168,6 +175,7 @@ impl Record {
             configured: None,
             id: GuestId([0; 16]),
             generation: Generation::FIRST,
+            building: None,
             handle: None,
             last_words: VecDeque::new(),
             permit: None,
@@ -185,9 +193,6 @@ impl Record {
     /// Its guest begins anew here, shown `shown` by its machine, as one that has never been anywhere else: whatever it was
     /// before. The permit to run it; its first.
     pub(super) fn begin_life(&mut self, id: GuestId, shown: Shown) -> RunPermit {
-        if let Some(guest) = self.configured {
-            self.origin = Origin::configured(guest);
-        }
         self.origin.shown = Some(shown);
         (self.id, self.generation) = (id, Generation::FIRST);
         RunPermit::for_new_guest(id)
@@ -215,6 +220,31 @@ impl Record {
     #[must_use]
     pub const fn handle(&self) -> Option<&VmHandle> {
         self.handle.as_ref()
+    }
+
+    /// Its machine on its way to be one; also one that is not wanted any more and whose memory has not been given back.
+    #[must_use]
+    pub const fn building(&self) -> Option<&Building> {
+        self.building.as_ref()
+    }
+
+    /// Whether there is something that has to end before it can have another machine.
+    pub(super) const fn has_machine(&self) -> bool {
+        self.handle.is_some() || self.building.is_some()
+    }
+
+    /// The CPU that runs it, or will.
+    #[must_use]
+    pub fn owner(&self) -> Option<usize> {
+        let building = self.building.as_ref().map(|building| building.site().owner());
+        building.or_else(|| self.handle.as_ref().map(|handle| handle.owner()))
+    }
+
+    /// Bytes of RAM that it has here.
+    #[must_use]
+    pub fn ram_bytes(&self) -> u64 {
+        let building = self.building.as_ref().map(|building| building.site().ram_bytes());
+        building.or_else(|| self.handle.as_ref().map(|handle| handle.memory_bytes())).unwrap_or(0)
     }
 
     /// How it ended last.
@@ -245,7 +275,7 @@ impl Record {
     /// here already is theirs, though its memory may still be arriving.
     pub(super) fn is_withheld(&self) -> bool {
         match self.errand {
-            Some(Errand::Arriving) => self.standing() == Standing::Arriving,
+            Some(Errand::Arriving) => self.building.is_some() || self.standing() == Standing::Arriving,
             Some(Errand::Leaving | Errand::Copied) => true,
             None => false,
         }
@@ -254,6 +284,15 @@ impl Record {
     /// Where it is.
     #[must_use]
     pub fn standing(&self) -> Standing {
+        if let Some(building) = &self.building
+            && !building.site().is_given_up()
+        {
+            return if self.errand == Some(Errand::Arriving) {
+                Standing::Arriving
+            } else {
+                Standing::Starting
+            };
+        }
         self.handle.as_ref().map_or(Standing::Stopped, |handle| Standing::from(&handle.state()))
     }
 
@@ -317,21 +356,49 @@ impl Record {
         self.errand = errand;
     }
 
-    /// It has a machine from now on.
+    /// Its machine is being built from now on.
     ///
     /// # Panics
     /// If it has one: [`notice_end`](Self::notice_end) lets go of that and tells its migration, which would go on to write
     /// into the new one's memory.
+    pub(super) fn build(&mut self, building: Building) {
+        self.be_without_machine();
+        if let (Some(guest), None) = (self.configured, self.errand) {
+            // Whatever came under its name before.
+            self.origin = Origin::configured(guest);
+        }
+        self.building = Some(building);
+    }
+
+    /// What was being built, and what has come of its RAM, once that is known.
+    pub(super) fn take_built(&mut self) -> Option<(Building, Result<GuestRam, Unready>)> {
+        let outcome = self.building.as_ref()?.site().take_outcome()?;
+        Some((self.building.take()?, outcome))
+    }
+
+    /// It has a machine from now on.
+    ///
+    /// # Panics
+    /// As [`build`](Self::build).
     pub(super) fn attach(&mut self, handle: VmHandle) {
-        assert!(self.handle.is_none(), "{} has a machine that nobody has let go of", self.name);
-        // Whatever still waits was for the machine before it.
-        self.fail_all();
+        self.be_without_machine();
         self.ram = MachineRam::of(&handle);
         self.handle = Some(handle);
+    }
+
+    /// Forgets what was of the machine before the next.
+    fn be_without_machine(&mut self) {
+        assert!(!self.has_machine(), "{} has a machine that nobody has let go of", self.name);
+        self.fail_all();
         self.last_words.clear();
         self.last_end = None;
         self.end_was_told = false;
         self.figures = None;
+    }
+
+    /// It has ended before it had a machine.
+    pub(super) fn end_unbuilt(&mut self, reason: StopReason) {
+        self.last_end = Some(reason);
     }
 
     pub(super) fn hold_permit(&mut self, permit: RunPermit) {
@@ -462,7 +529,10 @@ impl Record {
 
     /// Lets go of a machine that has ended; why it ended, once.
     pub(super) fn notice_end(&mut self) -> Option<StopReason> {
-        let handle = self.handle.as_ref()?;
+        let Some(handle) = &self.handle else {
+            let reason = self.last_end.clone()?;
+            return (!core::mem::replace(&mut self.end_was_told, true)).then_some(reason);
+        };
         let State::Stopped(reason) = handle.state() else {
             return None;
         };
@@ -479,12 +549,12 @@ impl Record {
         if self.is_migrating() && reason != StopReason::Migrated {
             self.events.push_back(GuestEvent::Ended);
         }
-        if core::mem::replace(&mut self.end_was_told, true) { None } else { Some(reason) }
+        (!core::mem::replace(&mut self.end_was_told, true)).then_some(reason)
     }
 
     /// Whether there is nothing left to know about it: it came from elsewhere and has ended or left.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.configured.is_none() && self.handle.is_none() && !self.is_migrating()
+        self.configured.is_none() && !self.has_machine() && !self.is_migrating()
     }
 
     /// The machine's RAM, for a migration.
@@ -494,7 +564,7 @@ impl Record {
 
     /// Whether this is the guest `id`, alive.
     pub(super) fn is(&self, id: GuestId) -> bool {
-        self.id == id && self.handle.is_some()
+        self.id == id && self.has_machine()
     }
 }
 

@@ -1,20 +1,23 @@
 //! Building a guest's machine and giving it to a CPU.
 
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use core::fmt;
 
-use godwit_migration::{GuestDescription, GuestFailure, GuestId, Refusal};
+use godwit_migration::{GuestDescription, GuestEvent, GuestFailure, GuestId, Refusal, Step};
 
 use super::description;
 use super::record::{Record, Shown};
 use crate::arch::random;
+use crate::exits::StopReason;
 use crate::guest::linux::LinuxGuest;
 use crate::platform::{Platform, files, wall_clock};
-use crate::sched::{self, PlaceError};
+use crate::sched::{self, Errand, PlaceError};
 use crate::vm;
-use crate::vm::builder::{self, BuildError, Plan};
+use crate::vm::builder::{self, Begun, BuildError, Construction, Plan};
 use crate::vm::handle::{Command, VmHandle};
-use crate::vm::memory::RamError;
+use crate::vm::memory::{GuestRam, RamError};
+use crate::vm::site::{Site, Unready};
 
 /// Why a guest cannot be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub enum StartError {
     NoFile(String),
     /// The machine cannot be built.
     Build(BuildError),
+    /// Its memory did not become ready.
+    Unready(Unready),
     /// The CPU that was to own it does not take it.
     Place(PlaceError),
 }
@@ -35,6 +40,7 @@ impl fmt::Display for StartError {
             Self::NotConfigured => f.write_str("godwit.toml does not name it: it has no kernel here"),
             Self::NoFile(path) => write!(f, "the file '{path}' is not on the boot volume"),
             Self::Build(error) => error.fmt(f),
+            Self::Unready(error) => error.fmt(f),
             Self::Place(error) => error.fmt(f),
         }
     }
@@ -42,7 +48,51 @@ impl fmt::Display for StartError {
 
 impl core::error::Error for StartError {}
 
-/// Builds the machine of a configured guest on `cpu` and runs it.
+/// A guest whose machine is being built: most of the time its RAM is being cleared.
+#[derive(Debug)]
+pub struct Building {
+    site: Arc<Site>,
+    construction: Construction,
+}
+
+impl Building {
+    /// Has the RAM made ready by the CPU that will run the guest.
+    fn begin((construction, site, work): Begun) -> Result<Self, PlaceError> {
+        sched::place(site.owner(), Errand::Prepare(work))?;
+        Ok(Self { site, construction })
+    }
+
+    /// How far it is, and on which CPU.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Ends it. Its outcome says when its memory has been given back.
+    pub(super) fn give_up(&self) {
+        if !self.site.is_given_up() {
+            self.site.give_up();
+            sched::kick(self.site.owner());
+        }
+    }
+
+    /// Builds the rest around `ram` and gives the machine to its CPU.
+    fn finish(
+        self,
+        ram: GuestRam,
+        machines: &'static vm::platform::Platform,
+    ) -> Result<(VmHandle, Shown), StartError> {
+        // The clock of a guest that comes from elsewhere follows.
+        let now = if self.construction.is_incoming() { 0 } else { wall_clock::unix_seconds() };
+        let built = self.construction.finish(machines, ram, now, sched::kick);
+        let (handle, blueprint) = built.map_err(StartError::Build)?;
+        let shown = Shown::by(&blueprint);
+        sched::place(self.site.owner(), Errand::Run(blueprint)).map_err(StartError::Place)?;
+        Ok((handle, shown))
+    }
+}
+
+/// Begins to build the machine of a configured guest on `cpu`.
 pub(super) fn start(
     record: &mut Record,
     platform: &'static Platform,
@@ -61,45 +111,66 @@ pub(super) fn start(
         vcpus: configured.vcpus as usize,
     };
     let plan = Plan {
-        name: configured.name.as_str(),
+        name: configured.name.as_str().to_string(),
         memory_bytes: u64::from(configured.memory_mib) << 20,
         vcpus: configured.vcpus,
         tsc_hz: machines.tsc_hz,
         shown: None,
-        wall_clock_unix_seconds: wall_clock::unix_seconds(),
         owner: cpu,
     };
-    let (handle, blueprint) =
-        builder::linux(machines, &plan, &linux, sched::kick).map_err(StartError::Build)?;
-    let shown = Shown::by(&blueprint);
-    sched::place(cpu, blueprint).map_err(StartError::Place)?;
-    let permit = record.begin_life(GuestId(random::bytes()), shown);
-    record.attach(handle);
-    record.order(Command::Run(Some(permit)));
+    let begun = builder::linux(plan, &linux).map_err(StartError::Build)?;
+    record.build(Building::begin(begun).map_err(StartError::Place)?);
     Ok(())
 }
 
-/// Builds an empty machine for the guest that `description` describes.
-pub(super) fn receive(
-    description: &GuestDescription,
-    machines: &'static vm::platform::Platform,
-    cpu: usize,
-) -> Result<(VmHandle, Shown), GuestFailure> {
+/// Begins to build an empty machine for the guest that `description` describes.
+pub(super) fn receive(description: &GuestDescription, cpu: usize) -> Result<Building, GuestFailure> {
     let plan = Plan {
-        name: &description.name,
+        name: description.name.clone(),
         memory_bytes: description.layout.bytes(),
         vcpus: description.vcpus,
         tsc_hz: description.tsc_hz,
         shown: Some(description::shown(&description.features)),
-        // The clock's own state follows.
-        wall_clock_unix_seconds: 0,
         owner: cpu,
     };
-    let (handle, blueprint) =
-        builder::incoming(machines, &plan, sched::kick).map_err(|error| failure(&error))?;
-    let shown = Shown::by(&blueprint);
-    sched::place(cpu, blueprint).map_err(|error| GuestFailure::Host(error.to_string()))?;
-    Ok((handle, shown))
+    let begun = builder::incoming(plan).map_err(|error| failure(&error))?;
+    Building::begin(begun).map_err(|error| GuestFailure::Host(error.to_string()))
+}
+
+/// Goes on with a guest whose RAM is ready, or will not be.
+pub(super) fn go_on(
+    record: &mut Record,
+    (building, outcome): (Building, Result<GuestRam, Unready>),
+    machines: &'static vm::platform::Platform,
+) {
+    let is_incoming = building.construction.is_incoming();
+    let reason = match outcome {
+        Err(Unready::GivenUp) => StopReason::Requested,
+        _ => StopReason::NotTaken,
+    };
+    let built = outcome.map_err(StartError::Unready).and_then(|ram| building.finish(ram, machines));
+    match built {
+        Ok((handle, shown)) if is_incoming => {
+            record.origin.shown = Some(shown);
+            record.attach(handle);
+            record.events.push_back(GuestEvent::Built);
+        }
+        Ok((handle, shown)) => {
+            let permit = record.begin_life(GuestId(random::bytes()), shown);
+            record.attach(handle);
+            record.order(Command::Run(Some(permit)));
+        }
+        Err(error) if is_incoming => {
+            let failure = GuestFailure::Host(error.to_string());
+            record.events.push_back(GuestEvent::Failed(Step::Build, failure));
+        }
+        Err(error) => {
+            if reason != StopReason::Requested {
+                log::error!("{} cannot run: {error}", record.name());
+            }
+            record.end_unbuilt(reason);
+        }
+    }
 }
 
 fn failure(error: &BuildError) -> GuestFailure {
@@ -112,8 +183,14 @@ fn failure(error: &BuildError) -> GuestFailure {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::vm::site::Work;
+
+    /// What is being built, and the work, which the test does for the CPU.
+    pub(in super::super) fn building((construction, site, work): Begun) -> (Building, Work) {
+        (Building { site, construction }, work)
+    }
 
     #[test]
     fn a_peer_learns_what_kind_of_memory_its_guest_is_refused_for() {

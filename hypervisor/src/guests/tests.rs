@@ -12,14 +12,21 @@ use godwit_migration::{
 use super::*;
 use crate::migrate::{GuestHouse, Lodging};
 use crate::platform::{acpi, processor, time};
+use crate::vm::builder::{self, Begun};
 use crate::vm::handle::{Reply, Shared, VmHandle};
 use crate::vm::memory::testing::HeapBlocks;
 use crate::vm::memory::{BLOCK_BYTES, GuestRam};
+use crate::vm::site::Work;
+use crate::vm::vcpu;
 
 const NAME: &str = "linux";
 
 /// A host on which no machine can be built, which is found out last.
 fn host() -> Guests {
+    host_with(Err("this is a test".into()))
+}
+
+fn host_with(machines: Result<&'static vm::platform::Platform, String>) -> Guests {
     let firmware = acpi::Firmware {
         processors: Vec::new(),
         processors_are: acpi::Certainty::Assumed,
@@ -38,7 +45,7 @@ fn host() -> Guests {
         cpus: 2,
         clock: time::Clock::new(0, 1_000_000_000),
     };
-    Guests::new(Box::leak(Box::new(platform)), Err("this is a test".into()))
+    Guests::new(Box::leak(Box::new(platform)), machines)
 }
 
 /// A host with a guest in `state` that came from another one, and its machine, whose owner the test is.
@@ -56,6 +63,22 @@ fn host_with_guest(state: State) -> (Guests, VmHandle) {
     handle.publish(&state);
     guests.records.push(record);
     (guests, handle)
+}
+
+/// A host with a guest in `record` whose machine is being built, and the work that is the test's.
+fn host_that_builds(mut record: Record, begun: Begun) -> (Guests, Work) {
+    let mut guests = host_with(Ok(Box::leak(Box::new(vcpu::tests::platform()))));
+    let (building, work) = start::tests::building(begun);
+    record.set_name(NAME);
+    record.build(building);
+    guests.records.push(record);
+    (guests, work)
+}
+
+/// A guest that the configuration names.
+fn configured() -> Record {
+    let guest = Box::leak(Box::new(godwit_boot::config::Guest::FILLER));
+    Record::configured(Key(1), guest)
 }
 
 fn refused(guest: &str) -> Result<(), GuestError> {
@@ -149,4 +172,76 @@ fn a_resume_for_which_there_is_no_room_does_not_lose_the_permit() {
     }
     guests.resume(NAME).unwrap();
     assert!(matches!(handle.take_command(), Some(Command::Run(Some(_)))));
+}
+
+#[test]
+fn a_guest_that_starts_is_nothing_else_yet_and_can_be_stopped() {
+    let mut record = configured();
+    record.origin.arrived_from = Some("b".into());
+    let (mut guests, work) = host_that_builds(record, builder::tests::starting());
+    let rest = work.go_on(|| true).unwrap();
+    guests.poll(Instant::ZERO);
+    let record = &guests.records[0];
+    assert_eq!(record.origin().arrived_from, None, "that was an earlier one of its name");
+    assert_eq!((record.standing(), record.owner(), record.handle().is_some()), {
+        (Standing::Starting, Some(1), false)
+    });
+    assert_eq!(record.building().unwrap().site().to_string(), "3 % of its memory is ready");
+    assert_eq!((guests.memory_bytes(), guests.names_on(1)), (BLOCK_BYTES, std::vec![NAME.to_string()]));
+    for (action, outcome) in [("start", guests.start(NAME)), ("pause", guests.pause(NAME))] {
+        let guest = NAME.into();
+        assert_eq!(outcome, Err(GuestError::Standing { guest, standing: Standing::Starting, action }));
+    }
+    assert!(guests.leaving(NAME, &godwit_migration::Purpose::Move).is_err());
+    guests.stop(NAME).unwrap();
+    assert_eq!(guests.records[0].standing(), Standing::Stopped);
+    assert_eq!(guests.start(NAME), Err(GuestError::Ending(NAME.into())), "its memory is not back yet");
+    assert!(guests.stop(NAME).is_err(), "once is enough");
+    assert!(rest.go_on(|| true).is_none());
+    guests.poll(Instant::ZERO);
+    let ended = Ended { guest: NAME.into(), reason: StopReason::Requested };
+    assert_eq!((guests.next_ended(), guests.next_ended()), (Some(ended), None));
+    assert_eq!((guests.memory_bytes(), guests.records[0].has_machine()), (0, false));
+    guests.poll(Instant::ZERO);
+    assert_eq!(guests.next_ended(), None);
+}
+
+#[test]
+fn a_guest_whose_machine_comes_to_nothing_ends_and_it_is_said_once() {
+    let (mut guests, work) = host_that_builds(configured(), builder::tests::starting());
+    work.refuse();
+    guests.poll(Instant::ZERO);
+    let ended = Ended { guest: NAME.into(), reason: StopReason::NotTaken };
+    assert_eq!((guests.next_ended(), guests.next_ended()), (Some(ended), None));
+    assert_eq!((guests.records[0].standing(), guests.memory_bytes()), (Standing::Stopped, 0));
+    assert_eq!(guests.records[0].last_end(), Some(&StopReason::NotTaken));
+}
+
+#[test]
+fn a_guest_that_is_built_to_arrive_is_its_migrations_and_is_answered_when_its_memory_is_back() {
+    let (mut guests, work) = host_that_builds(Record::arriving(Key(1), "b"), builder::tests::incoming());
+    let work = work.go_on(|| true).unwrap();
+    assert_eq!(guests.records[0].standing(), Standing::Arriving);
+    assert_eq!((guests.stop(NAME), guests.start(NAME).is_err()), (refused(NAME), true));
+    assert!(Lodging::poll(&mut guests, Key(1)).is_none());
+    guests.give_up(Key(1));
+    assert_eq!(guests.stop(NAME), refused(NAME), "it is still the migration's");
+    guests.poll(Instant::ZERO);
+    assert!(Lodging::poll(&mut guests, Key(1)).is_none(), "the memory is not back");
+    assert!(work.go_on(|| true).is_none());
+    guests.poll(Instant::ZERO);
+    let event = Lodging::poll(&mut guests, Key(1));
+    assert!(matches!(event, Some(GuestEvent::Failed(Step::Build, GuestFailure::Host(_)))), "{event:?}");
+    guests.done(Key(1));
+    guests.poll(Instant::ZERO);
+    assert!(guests.records.is_empty() && guests.next_ended().is_none());
+}
+
+#[test]
+fn what_keeps_an_arriving_guest_s_machine_from_being_built_is_its_migration_s_answer() {
+    let (mut guests, work) = host_that_builds(Record::arriving(Key(1), "b"), builder::tests::incoming());
+    work.refuse();
+    guests.poll(Instant::ZERO);
+    let Some(GuestEvent::Failed(Step::Build, why)) = Lodging::poll(&mut guests, Key(1)) else { panic!() };
+    assert_eq!(why, GuestFailure::Host("the CPU that was to run it runs no guests".into()));
 }

@@ -37,7 +37,7 @@ fn one(record: &Record, platform: &Platform) -> GuestView {
         reason: reason(record),
         memory_bytes: origin.memory_bytes,
         vcpus: origin.vcpus,
-        cpu: record.handle().map(|handle| handle.owner() as u32),
+        cpu: record.owner().map(|owner| owner as u32),
         uptime: figures.map_or(Duration::ZERO, |figures| {
             let nanoseconds =
                 u128::from(figures.tsc) * 1_000_000_000 / u128::from(platform.clock.frequency_hz());
@@ -61,15 +61,17 @@ fn one(record: &Record, platform: &Platform) -> GuestView {
 
 /// What there is to say about its state: how it ended, or what is being done with it.
 fn reason(record: &Record) -> Option<String> {
-    match record.errand() {
-        Some(Errand::Copied) => Some("being cloned".into()),
-        _ => record.last_end().map(ToString::to_string),
+    match (record.building(), record.errand()) {
+        (Some(building), _) => Some(building.site().to_string()),
+        (None, Some(Errand::Copied)) => Some("being cloned".into()),
+        (None, _) => record.last_end().map(ToString::to_string),
     }
 }
 
 /// Where a guest is in its life.
 pub(super) fn state(record: &Record) -> GuestState {
     match record.standing() {
+        Standing::Starting => GuestState::Starting,
         Standing::Running => GuestState::Running,
         Standing::Paused => GuestState::Paused,
         Standing::Arriving => GuestState::Arriving,
@@ -99,6 +101,7 @@ pub(super) fn error(error: GuestError) -> ActionError {
             guest,
             state: match standing {
                 Standing::Stopped => GuestState::Stopped,
+                Standing::Starting => GuestState::Starting,
                 Standing::Running => GuestState::Running,
                 Standing::Paused => GuestState::Paused,
                 Standing::Arriving => GuestState::Arriving,

@@ -16,6 +16,8 @@ pub trait Lodging {
 
     /// Begins `action`. The session begins no other before its event was polled.
     fn begin(&mut self, key: Self::Key, action: GuestAction);
+    /// The guest that is being built is not wanted any more: the answer may come at once, and need not be that it is built.
+    fn give_up(&mut self, key: Self::Key);
     /// The event that answers the action begun, once; or that the guest ended by itself, or waits for a page.
     fn poll(&mut self, key: Self::Key) -> Option<GuestEvent>;
     /// Whether something of the guest's waits for a page that may still come.

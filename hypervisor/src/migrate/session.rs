@@ -5,7 +5,7 @@ use core::net::SocketAddrV4;
 
 use godwit_migration::{
     Channel, Command, Event, GuestAction, GuestEvent, GuestFailure, GuestId, Input, Instant, MigrationId,
-    Output, Status, Step,
+    Output, Phase, Status, Step,
 };
 
 use super::engine::Engine;
@@ -214,6 +214,10 @@ impl<E: Engine, K: Copy> Session<E, K> {
             for wire in &mut self.wires {
                 wire.expire(now, streams);
                 busy |= wire.flush(streams);
+            }
+            // Building takes seconds, and an attempt that has ended is not over before its steps are answered.
+            if self.outstanding == Some(Step::Build) && self.engine.status(now).phase == Phase::Aborting {
+                house.give_up(self.guest);
             }
             busy |= self.take_input(now, streams, house);
             if now >= self.deadline {

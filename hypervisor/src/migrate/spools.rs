@@ -91,6 +91,7 @@ impl Lodging for Cellar {
     fn begin(&mut self, (): (), action: GuestAction) {
         log::error!("pages that are kept for another host were to be a guest: {}", action.step());
     }
+    fn give_up(&mut self, (): ()) {}
     fn poll(&mut self, (): ()) -> Option<GuestEvent> {
         None
     }

@@ -1,10 +1,11 @@
 //! One loop per CPU: the processors of the machines that it owns take turns on it.
 //!
-//! [`CpuLoop::turn`] does what is owed (commands, new machines), runs one processor for a slice, and says when it wants to be
-//! called again; the boot CPU's loop calls it between its other duties, every other CPU does nothing else
-//! ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines' mailboxes, both of which raise [`WORK`]
-//! and kick the CPU.
+//! [`CpuLoop::turn`] does what is owed (commands, new machines), makes a portion of a coming guest's RAM ready, runs one
+//! processor for a slice, and says when it wants to be called again; the boot CPU's loop calls it between its other
+//! duties, every other CPU does nothing else ([`run_guests`]). Other CPUs reach a loop by [`place`] and by machines'
+//! mailboxes, both of which raise [`WORK`] and kick the CPU.
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -17,6 +18,7 @@ use crate::vm::lifecycle::State;
 use crate::vm::machine::{Blueprint, Machine};
 use crate::vm::platform::Platform;
 use crate::vm::run::RunEnd;
+use crate::vm::site::Work;
 use crate::vm::throttle::Share;
 
 mod predictors;
@@ -33,10 +35,21 @@ const BOOT_CPU: usize = 0;
 const SLICES_PER_SECOND: u64 = 250;
 /// Slices in a second of a processor that has its CPU alone: only so that a command is noticed if its kick was not.
 const LONE_SLICES_PER_SECOND: u64 = 20;
-/// Machines that wait for a CPU to take them.
+/// Portions in a second, of a coming guest's RAM and of processors' slices beside them: each gets half of the CPU.
+const PORTIONS_PER_SECOND: u64 = 1000;
+/// Errands that wait for a CPU to take them.
 const INBOX_MAX: usize = 64;
 
-static INBOXES: [Lock<Vec<Blueprint>>; CPUS_MAX] = [const { Lock::new(Level::Guest, Vec::new()) }; CPUS_MAX];
+/// What a CPU is given.
+#[derive(Debug)]
+pub enum Errand {
+    /// RAM of a guest that it will run, to be made ready.
+    Prepare(Work),
+    /// A machine to run.
+    Run(Blueprint),
+}
+
+static INBOXES: [Lock<Vec<Errand>>; CPUS_MAX] = [const { Lock::new(Level::Guest, Vec::new()) }; CPUS_MAX];
 
 /// Tells CPU `cpu`'s loop that there is something to do.
 pub fn kick(cpu: usize) {
@@ -53,7 +66,7 @@ pub fn kick(cpu: usize) {
 pub enum PlaceError {
     /// No CPU of that number runs.
     NoSuchCpu(usize),
-    /// Too many machines wait for that CPU.
+    /// Too many guests wait for that CPU.
     Full(usize),
 }
 
@@ -68,32 +81,37 @@ impl fmt::Display for PlaceError {
 
 impl core::error::Error for PlaceError {}
 
-/// Gives a machine to CPU `cpu`.
+/// Gives `errand` to CPU `cpu`.
 ///
 /// # Errors
-/// [`PlaceError`]; the machine is gone then.
-pub fn place(cpu: usize, blueprint: Blueprint) -> Result<(), PlaceError> {
+/// [`PlaceError`]; the machine, or the RAM, is gone then.
+pub fn place(cpu: usize, errand: Errand) -> Result<(), PlaceError> {
     let inbox = INBOXES.get(cpu).filter(|_| percpu::of(cpu).is_some()).ok_or(PlaceError::NoSuchCpu(cpu))?;
     {
         let mut inbox = inbox.lock();
         if inbox.len() >= INBOX_MAX {
             return Err(PlaceError::Full(cpu));
         }
-        inbox.push(blueprint);
+        inbox.push(errand);
     }
     kick(cpu);
     Ok(())
 }
 
-fn empty_inbox(cpu: usize) -> Vec<Blueprint> {
+fn empty_inbox(cpu: usize) -> Vec<Errand> {
     INBOXES.get(cpu).map_or_else(Vec::new, |inbox| core::mem::take(&mut *inbox.lock()))
 }
 
-/// Ends the machines that were given to the running CPU, which has no [`CpuLoop`] to run them.
+/// Ends what was given to the running CPU, which has no [`CpuLoop`] to do it.
 pub fn turn_away() {
-    for blueprint in empty_inbox(percpu::index()) {
-        log::error!("{} cannot run on CPU {}", blueprint.handle.name(), percpu::index());
-        blueprint.refuse();
+    for errand in empty_inbox(percpu::index()) {
+        match errand {
+            Errand::Prepare(work) => work.refuse(),
+            Errand::Run(blueprint) => {
+                log::error!("{} cannot run on CPU {}", blueprint.handle.name(), percpu::index());
+                blueprint.refuse();
+            }
+        }
         kick(BOOT_CPU);
     }
 }
@@ -111,6 +129,8 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct CpuLoop {
     platform: &'static Platform,
+    /// RAM that is being made ready, in the order in which it came.
+    works: VecDeque<Work>,
     machines: Vec<Machine>,
     queue: RunQueue,
     predictors: Predictors,
@@ -129,6 +149,7 @@ impl CpuLoop {
         crate::arch::idt::set_handler(crate::arch::idt::vector::TIMER, |_| {});
         Ok(Self {
             platform,
+            works: VecDeque::new(),
             machines: Vec::new(),
             queue: RunQueue::default(),
             predictors: Predictors::default(),
@@ -144,22 +165,44 @@ impl CpuLoop {
             self.take_in();
             self.serve_all();
         }
+        let has_prepared = self.prepare();
         let turn = self.run_one(until);
         self.let_go();
-        turn
+        if has_prepared { Turn::Ran } else { turn }
     }
 
     fn take_in(&mut self) {
-        for blueprint in empty_inbox(self.index) {
-            let handle = blueprint.handle.clone();
-            match Machine::adopt(blueprint, self.platform) {
-                Ok(machine) => self.machines.push(machine),
-                Err(why) => {
-                    log::error!("{} cannot run: {why}", handle.name());
-                    kick(BOOT_CPU);
-                }
+        for errand in empty_inbox(self.index) {
+            match errand {
+                Errand::Prepare(work) => self.works.push_back(work),
+                Errand::Run(blueprint) => self.adopt(blueprint),
             }
         }
+    }
+
+    fn adopt(&mut self, blueprint: Blueprint) {
+        let handle = blueprint.handle.clone();
+        match Machine::adopt(blueprint, self.platform) {
+            Ok(machine) => self.machines.push(machine),
+            Err(why) => {
+                log::error!("{} cannot run: {why}", handle.name());
+                kick(BOOT_CPU);
+            }
+        }
+    }
+
+    /// Makes a portion of the RAM ready that came first, after what only has to be given back; whether there was any. A
+    /// command for a machine ends the portion.
+    fn prepare(&mut self) -> bool {
+        let first = self.works.iter().position(Work::is_given_up).unwrap_or(0);
+        let Some(work) = self.works.remove(first) else { return false };
+        let end = tsc::read() + self.platform.tsc_hz / PORTIONS_PER_SECOND;
+        let is_called = || percpu::current().is_some_and(percpu::PerCpu::has_events);
+        match work.go_on(|| tsc::read() >= end || is_called()) {
+            Some(work) => self.works.insert(first, work),
+            None => kick(BOOT_CPU),
+        }
+        true
     }
 
     /// Carries out what machines were told. A command may load its machine's registers into this CPU, so those of
@@ -204,7 +247,11 @@ impl CpuLoop {
         else {
             return Turn::Ran;
         };
-        let slices = if others > 0 { SLICES_PER_SECOND } else { LONE_SLICES_PER_SECOND };
+        let slices = match others {
+            _ if !self.works.is_empty() => PORTIONS_PER_SECOND,
+            0 => LONE_SLICES_PER_SECOND,
+            _ => SLICES_PER_SECOND,
+        };
         let mut end = until.min(now + self.platform.tsc_hz / slices);
         if let Share::RunUntil(time) = self.machines[position].share(now) {
             end = end.min(time);
@@ -301,7 +348,7 @@ mod tests {
     #[test]
     fn a_cpu_that_does_not_run_is_given_nothing() {
         let (_handle, blueprint) = blueprint(1_000_000_000);
-        assert_eq!(place(2, blueprint), Err(PlaceError::NoSuchCpu(2)));
+        assert_eq!(place(2, Errand::Run(blueprint)), Err(PlaceError::NoSuchCpu(2)));
         assert!(empty_inbox(2).is_empty());
         assert_eq!(PlaceError::NoSuchCpu(2).to_string(), "there is no CPU 2 that could run it");
     }

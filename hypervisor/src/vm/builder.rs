@@ -1,6 +1,10 @@
 //! Building machines: one that starts here from a kernel, and one that comes from another host.
+//!
+//! What can be refused is refused at once. Then the machine's RAM is made ready, which takes its time
+//! ([`super::site`]), and what is left is done in no time: [`Construction::finish`].
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -9,8 +13,9 @@ use super::frames::HostFrames;
 use super::handle::{Shared, VmHandle};
 use super::lifecycle::State;
 use super::machine::Blueprint;
-use super::memory::{GuestRam, RamError};
+use super::memory::{GuestRam, RamError, RawRam};
 use super::platform::Platform;
+use super::site::{Content, Site, Work};
 use super::startup;
 use super::state::{Entry64, SegmentState, TableState, VcpuState};
 use godwit_boot::config::VCPUS_MAX;
@@ -21,17 +26,17 @@ use crate::exits::cpuid::{CRYSTAL_HZ, told_frequency};
 use crate::exits::cpuid_features::FeatureSet;
 use crate::guest::entry::{EntryState, Segment};
 use crate::guest::layout::{BadMemorySize, MemoryLayout};
-use crate::guest::linux::{self, LinuxGuest, LoadError};
+use crate::guest::linux::{LinuxGuest, LoadError, Loading};
 
 /// IA32_MTRR_DEF_TYPE as firmware leaves it: ranges enabled, all memory write-back. Without it Linux does not
 /// set up its page attributes.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// What a machine is to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
+#[derive(Clone, Debug)]
+pub struct Plan {
     /// Name.
-    pub name: &'a str,
+    pub name: String,
     /// Bytes of RAM, a multiple of 2 MiB.
     pub memory_bytes: u64,
     /// Number of processors.
@@ -40,8 +45,6 @@ pub struct Plan<'a> {
     pub tsc_hz: u64,
     /// The features that it has been shown, if it comes from another host.
     pub shown: Option<FeatureSet>,
-    /// Wall-clock time when its TSC is zero, in seconds since 1970-01-01 UTC.
-    pub wall_clock_unix_seconds: u64,
     /// The CPU whose loop will own it.
     pub owner: usize,
 }
@@ -75,66 +78,98 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
-/// Builds a machine with Linux loaded, ready for its first run.
+/// A machine that can be built as soon as its RAM is ready. All that could be refused has been.
+#[derive(Debug)]
+pub struct Construction {
+    plan: Plan,
+    /// What starts in it, if it starts here.
+    linux: Option<Loading<'static>>,
+}
+
+/// The same, and who gets its RAM ready.
+pub type Begun = (Construction, Arc<Site>, Work);
+
+/// Begins to build a machine in which Linux is to be loaded.
 ///
 /// # Errors
 /// [`BuildError`]; nothing is kept.
-pub fn linux(
-    platform: &Platform,
-    plan: &Plan<'_>,
-    guest: &LinuxGuest<'_>,
-    kick: fn(usize),
-) -> Result<(VmHandle, Blueprint), BuildError> {
+pub fn linux(plan: Plan, guest: &LinuxGuest<'static>) -> Result<Begun, BuildError> {
     let layout = MemoryLayout::new(plan.memory_bytes).map_err(BuildError::Size)?;
-    let (handle, mut blueprint) = build(platform, plan, State::Created, kick)?;
-    let entry = linux::load(&*blueprint.ram, layout, guest).map_err(BuildError::Load)?;
-    if let Some(first) = blueprint.vcpus.first_mut() {
-        *first = first_state(&entry);
-    }
-    Ok((handle, blueprint))
+    let loading = Loading::new(layout, guest).map_err(BuildError::Load)?;
+    begin(plan, Some(loading))
 }
 
-/// Builds an empty machine that waits for its state from another host.
+/// Begins to build an empty machine that waits for its state from another host.
 ///
 /// # Errors
 /// [`BuildError`]; nothing is kept.
-pub fn incoming(
-    platform: &Platform,
-    plan: &Plan<'_>,
-    kick: fn(usize),
-) -> Result<(VmHandle, Blueprint), BuildError> {
-    build(platform, plan, State::MovingIn { paused: false }, kick)
+pub fn incoming(plan: Plan) -> Result<Begun, BuildError> {
+    begin(plan, None)
 }
 
-fn build(
-    platform: &Platform,
-    plan: &Plan<'_>,
-    state: State,
-    kick: fn(usize),
-) -> Result<(VmHandle, Blueprint), BuildError> {
+fn begin(plan: Plan, linux: Option<Loading<'static>>) -> Result<Begun, BuildError> {
     if plan.vcpus == 0 || plan.vcpus > VCPUS_MAX {
         return Err(BuildError::Vcpus(plan.vcpus));
     }
-    let tsc_hz = told_frequency(plan.tsc_hz);
-    let config = BoardConfig {
-        vcpus: plan.vcpus as usize,
-        tsc_hz,
-        crystal_hz: CRYSTAL_HZ,
-        wall_clock_unix_seconds: plan.wall_clock_unix_seconds,
-    };
-    let board = Box::new(Board::new(&config, GuestTime::ZERO).map_err(BuildError::Board)?);
+    plan.board(0).check().map_err(BuildError::Board)?;
     let ram =
-        GuestRam::new(&mut HostFrames, plan.memory_bytes, plan.vcpus as usize).map_err(BuildError::Ram)?;
-    let ram = Arc::new(ram);
-    let shared = Shared::new(plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
-    let handle = Arc::new(shared);
-    let first = first_state(&EntryState::at(0));
-    let waiting = startup::after_init(first.clone());
-    let vcpus: Vec<VcpuState> =
-        (0..plan.vcpus).map(|index| if index == 0 { first.clone() } else { waiting.clone() }).collect();
-    let policy = Box::new(platform.policy(plan.vcpus, tsc_hz, plan.shown.as_ref()));
-    let blueprint = Blueprint { handle: Arc::clone(&handle), ram, board, policy, vcpus, state };
-    Ok((handle, blueprint))
+        RawRam::take(&mut HostFrames, plan.memory_bytes, plan.vcpus as usize).map_err(BuildError::Ram)?;
+    let contents = linux.iter().flat_map(Loading::contents);
+    let contents = contents.map(|(address, bytes)| Content { address, bytes }).collect();
+    let (site, work) = Work::new(ram, contents, plan.owner);
+    Ok((Construction { plan, linux }, site, work))
+}
+
+impl Plan {
+    /// Its devices, if its TSC is zero at this time of the wall clock.
+    fn board(&self, wall_clock_unix_seconds: u64) -> BoardConfig {
+        BoardConfig {
+            vcpus: self.vcpus as usize,
+            tsc_hz: told_frequency(self.tsc_hz),
+            crystal_hz: CRYSTAL_HZ,
+            wall_clock_unix_seconds,
+        }
+    }
+}
+
+impl Construction {
+    /// Whether it waits for its state from another host.
+    #[must_use]
+    pub const fn is_incoming(&self) -> bool {
+        self.linux.is_none()
+    }
+
+    /// The machine, ready for its first run or for its state. `wall_clock_unix_seconds` is the time now, in seconds since
+    /// 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing is kept.
+    pub fn finish(
+        self,
+        platform: &Platform,
+        ram: GuestRam,
+        wall_clock_unix_seconds: u64,
+        kick: fn(usize),
+    ) -> Result<(VmHandle, Blueprint), BuildError> {
+        let Self { plan, linux } = self;
+        let board = plan.board(wall_clock_unix_seconds);
+        let tsc_hz = board.tsc_hz;
+        let board = Box::new(Board::new(&board, GuestTime::ZERO).map_err(BuildError::Board)?);
+        let (entry, state) = match linux {
+            Some(loading) => (loading.finish(&ram).map_err(BuildError::Load)?, State::Created),
+            None => (EntryState::at(0), State::MovingIn { paused: false }),
+        };
+        let ram = Arc::new(ram);
+        let shared = Shared::new(&plan.name, plan.vcpus, Arc::clone(&ram), state.clone(), plan.owner, kick);
+        let handle = Arc::new(shared);
+        let first = first_state(&entry);
+        let waiting = startup::after_init(first_state(&EntryState::at(0)));
+        let vcpus: Vec<VcpuState> =
+            (0..plan.vcpus).map(|index| if index == 0 { first.clone() } else { waiting.clone() }).collect();
+        let policy = Box::new(platform.policy(plan.vcpus, tsc_hz, plan.shown.as_ref()));
+        let blueprint = Blueprint { handle: Arc::clone(&handle), ram, board, policy, vcpus, state };
+        Ok((handle, blueprint))
+    }
 }
 
 /// The processor's first state as the boot protocol wants it.
@@ -182,6 +217,7 @@ pub(crate) mod tests {
     use super::super::memory::BLOCK_BYTES;
     use super::super::memory::testing::HeapBlocks;
     use super::*;
+    use crate::guest::bzimage::tests::image;
 
     /// A machine of one block of RAM whose TSC runs at `tsc_hz`.
     pub(crate) fn blueprint(tsc_hz: u64) -> (VmHandle, Blueprint) {
@@ -194,6 +230,29 @@ pub(crate) mod tests {
         let vcpus = alloc::vec![first_state(&EntryState::at(0))];
         let state = State::Created;
         (Arc::clone(&handle), Blueprint { handle, ram, board, policy, vcpus, state })
+    }
+
+    /// A guest with a block of RAM that comes from elsewhere, on its way to CPU 1.
+    pub(crate) fn incoming() -> Begun {
+        let plan = Plan {
+            name: "linux".into(),
+            memory_bytes: BLOCK_BYTES,
+            vcpus: 1,
+            tsc_hz: 1_000_000_000,
+            shown: None,
+            owner: 1,
+        };
+        let ram = RawRam::take(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
+        let (site, work) = Work::new(ram, Vec::new(), plan.owner);
+        (Construction { plan, linux: None }, site, work)
+    }
+
+    /// The same, to start there.
+    pub(crate) fn starting() -> Begun {
+        let (mut construction, site, work) = incoming();
+        let guest = LinuxGuest { kernel: image().leak(), initrd: None, command_line: "", vcpus: 1 };
+        construction.linux = Some(Loading::new(MemoryLayout::new(64 << 20).unwrap(), &guest).unwrap());
+        (construction, site, work)
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Virtual machines: memory, processors, life cycle, and the seam to the rest of the host.
 //!
 //! A machine is owned by one CPU's loop, which alone touches [`machine::Machine`]. Everybody else holds a
-//! handle ([`handle::VmHandle`]): commands go in through a mailbox, RAM and dirty log are shared.
+//! handle ([`handle::VmHandle`]): commands go in through a mailbox, RAM and dirty log are shared. Before there is a
+//! machine there is a [`site::Site`], where its RAM is made ready.
 
 pub mod absent;
 pub mod builder;
@@ -20,6 +21,7 @@ pub mod page_wait;
 pub mod platform;
 mod processors;
 pub mod run;
+pub mod site;
 pub mod slot;
 pub mod startup;
 pub mod state;

@@ -392,7 +392,7 @@ fn next_vpid() -> u16 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use godwit_vmx::event::Exception;
     use godwit_vmx::preemption_timer::PreemptionTimer;
     use godwit_vmx::vmcs::FakeVmcs;
@@ -406,7 +406,7 @@ pub(super) mod tests {
     use crate::exits::testing::policy;
     use godwit_vmx::fpu::Components;
 
-    pub(in super::super) fn platform() -> Platform {
+    pub(crate) fn platform() -> Platform {
         let capabilities = kvm();
         Platform {
             capabilities,

@@ -85,7 +85,7 @@ const CHECKS: &[Check] = &[
 
 fn witness_works(cluster: &mut Cluster) -> Result<()> {
     let host = &mut cluster.hosts[0];
-    host.expect_state(WITNESS, "running")?;
+    eventually(GUEST_TIMEOUT, || host.expect_state(WITNESS, "running"))?;
     host.attach(WITNESS, "", GUEST_TIMEOUT)?;
     host.serial().skip_pending();
     for _ in 0..2 {

@@ -13,6 +13,8 @@ use crate::suite::{Check, Group, eventually};
 /// From `vm start` to the shell.
 pub(super) const LINUX_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) const LINUX: &str = "linux";
+/// Takes so long to be built that a person can type meanwhile.
+const LARGE: &str = "large";
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn group(kind: Kind) -> Group {
@@ -25,10 +27,13 @@ fn plan(kind: Kind) -> Plan {
     let mut linux = GuestConfig { vcpus: 2, ..GuestConfig::linux(LINUX, 128) };
     // Enough to verify.
     linux.command_line.push_str(" godwit.data_mib=4");
-    Plan::new("linux", kind, 1).guest(0, linux).guest(0, witness)
+    let mut large = GuestConfig::bare(LARGE, "hello");
+    large.memory_mib = 320;
+    Plan::new("linux", kind, 1).guest(0, linux).guest(0, witness).guest(0, large)
 }
 
 const CHECKS: &[Check] = &[
+    Check { name: "a guest is stopped while its memory is made ready", run: stops_starting },
     Check { name: "the guest boots to a shell", run: boots },
     Check { name: "its shell computes", run: computes },
     Check { name: "both of its processors work, and one goes off and on again", run: has_two_processors },
@@ -38,6 +43,30 @@ const CHECKS: &[Check] = &[
     Check { name: "its kernel has nothing to complain about", run: no_complaints },
     Check { name: "it powers off", run: powers_off },
 ];
+
+/// Its memory is all given back.
+fn stops_starting(cluster: &mut Cluster) -> Result<()> {
+    let host = &mut cluster.hosts[0];
+    let free = |host: &mut Host| -> Result<String> {
+        let memory = host.succeed("mem")?;
+        Ok(memory.lines().find(|line| line.starts_with("free")).context("no free memory")?.to_owned())
+    };
+    let before = free(host)?;
+    host.succeed("vm start large")?;
+    let row = host.expect_state(LARGE, "starting")?;
+    ensure!(row.contains("% of its memory is ready"), "{row}");
+    let refusal = host.command("vm start large", COMMAND_TIMEOUT)?;
+    ensure!(refusal.contains("cannot start large: it is starting"), "{refusal}");
+    host.succeed("vm stop large")?;
+    eventually(COMMAND_TIMEOUT, || {
+        let row = host.expect_state(LARGE, "stopped")?;
+        ensure!(row.contains("stopped on request"), "{row}");
+        Ok(())
+    })?;
+    let after = free(host)?;
+    ensure!(before == after, "{before} became {after}");
+    Ok(())
+}
 
 fn boots(cluster: &mut Cluster) -> Result<()> {
     start(&mut cluster.hosts[0])

@@ -283,6 +283,7 @@ fn stacks_have_room(cluster: &mut Cluster) -> Result<()> {
 fn no_memory(cluster: &mut Cluster) -> Result<()> {
     let a = &mut cluster.hosts[0];
     a.succeed(&format!("vm start {BIG}"))?;
+    eventually(COMMAND_TIMEOUT, || a.expect_state(BIG, "running"))?;
     let outcome = a.migrate(BIG, "b", MOVE_TIMEOUT)?;
     let (Outcome::Failed(line) | Outcome::Refused(line)) = outcome else { bail!("it moved") };
     ensure!(line.contains("memory"), "{line}");

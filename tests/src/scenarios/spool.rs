@@ -33,6 +33,7 @@ const CHECKS: &[Check] = &[
 fn refused(cluster: &mut Cluster) -> Result<()> {
     let a = &mut cluster.hosts[0];
     a.succeed(&format!("vm start {SWEEPER}"))?;
+    eventually(COMMAND_TIMEOUT, || a.expect_state(SWEEPER, "running"))?;
     for (options, why) in [
         ("--spool b", "that is a third host"),
         ("--spool a", "that is a third host"),

@@ -164,7 +164,7 @@ pub(super) fn execute(command: Command, host: &mut dyn Host, out: &mut Output) -
 
 /// Restarts the machine, unless guests would be lost.
 fn reboot(when: RebootWhen, host: &dyn Host, out: &mut Output) -> Result<Next, CommandError> {
-    let is_alive = |state| matches!(state, GuestState::Running | GuestState::Paused | GuestState::Arriving);
+    let is_alive = |state| !matches!(state, GuestState::Stopped | GuestState::Failed);
     let alive: Vec<String> =
         host.guests().into_iter().filter(|guest| is_alive(guest.state)).map(|guest| guest.name).collect();
     if when == RebootWhen::Idle && !alive.is_empty() {

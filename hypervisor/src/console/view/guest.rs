@@ -10,6 +10,8 @@ use core::time::Duration;
 pub enum GuestState {
     /// Configured, and not running: never started, or ended.
     Stopped,
+    /// It starts: its memory is being cleared, and [`GuestView::reason`] says how far that is.
+    Starting,
     /// Its vCPUs run or are halted until an interrupt.
     Running,
     /// A person or a migration holds its vCPUs.
@@ -24,6 +26,7 @@ impl fmt::Display for GuestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Stopped => "stopped",
+            Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Arriving => "arriving",

@@ -49,6 +49,26 @@ pub struct BoardConfig {
     pub wall_clock_unix_seconds: u64,
 }
 
+impl BoardConfig {
+    /// Says what [`Board::new`] would refuse.
+    ///
+    /// # Errors
+    /// [`BoardError`].
+    pub fn check(&self) -> Result<(), BoardError> {
+        self.clocks().map(|_| ())
+    }
+
+    fn clocks(&self) -> Result<Clocks, BoardError> {
+        if self.vcpus == 0 || self.vcpus > VCPUS_MAX {
+            return Err(BoardError::Vcpus(self.vcpus));
+        }
+        Ok(Clocks {
+            tsc: TscClock::new(self.tsc_hz).map_err(BoardError::Frequency)?,
+            crystal: TscClock::new(self.crystal_hz).map_err(BoardError::Frequency)?,
+        })
+    }
+}
+
 /// Why no board can be built for a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoardError {
@@ -97,15 +117,8 @@ impl Board {
     /// # Errors
     /// [`BoardError`] if `config` describes no possible machine.
     pub fn new(config: &BoardConfig, now: GuestTime) -> Result<Self, BoardError> {
-        if config.vcpus == 0 || config.vcpus > VCPUS_MAX {
-            return Err(BoardError::Vcpus(config.vcpus));
-        }
-        let clocks = Clocks {
-            tsc: TscClock::new(config.tsc_hz).map_err(BoardError::Frequency)?,
-            crystal: TscClock::new(config.crystal_hz).map_err(BoardError::Frequency)?,
-        };
         Ok(Self {
-            clocks,
+            clocks: config.clocks()?,
             deadline: GuestTime::NEVER,
             lines: 0,
             pic_output: false,

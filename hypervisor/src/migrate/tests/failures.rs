@@ -64,6 +64,48 @@ fn a_cancellation_before_the_target_answers_is_undone() {
     }
 }
 
+/// A world in which the target is building `linux`.
+fn building() -> World {
+    let mut world = World::new();
+    world.target.house.builds = true;
+    world.start_until(Phase::Negotiating);
+    world.until(|world| world.phase(Side::Target) == Some(Phase::Building));
+    world
+}
+
+#[test]
+fn a_target_may_build_for_longer_than_a_silent_host_is_waited_for() {
+    let mut world = building();
+    world.pass(10 * Policy::default().peer_timeout);
+    assert_eq!(world.phase(Side::Target), Some(Phase::Building));
+    world.target.house.builds = false;
+    world.until_quiet();
+    world.assert_moved("linux");
+}
+
+#[test]
+fn an_attempt_that_ends_while_its_guest_is_being_built_does_not_wait_for_that() {
+    type End = (&'static str, fn(&mut World));
+    let ends: [End; 4] = [
+        ("cancelled at the source", |world| world.command(Side::Source, "linux", Command::Cancel).unwrap()),
+        ("cancelled at the target", |world| world.command(Side::Target, "linux", Command::Cancel).unwrap()),
+        ("cut", |world| world.net.cut()),
+        ("silent", |world| world.net.weather = Weather::Stalled),
+    ];
+    for (how, end) in ends {
+        let mut world = building();
+        end(&mut world);
+        let views = |host: &super::Host, now| host.views(now).len();
+        world.until(|world| views(&world.source, world.now) + views(&world.target, world.now) == 0);
+        world.mend();
+        world.until_quiet();
+        world.assert_stayed("linux");
+        assert_eq!(world.target.house.done, 1, "{how}");
+        world.target.house.builds = false;
+        assert_a_retry_works(&mut world);
+    }
+}
+
 #[test]
 fn a_link_that_is_cut_leaves_the_guest_at_the_source() {
     for phase in [Phase::Negotiating, Phase::PreCopy, Phase::StopAndCopy, Phase::Verifying] {

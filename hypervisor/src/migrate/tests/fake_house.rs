@@ -27,6 +27,8 @@ pub(super) struct House {
     pub(super) offers_post_copy: bool,
     /// Steps that fail when they are asked for, once each, and why.
     pub(super) failing: Vec<(Step, GuestFailure)>,
+    /// Building a guest takes as long as this is set.
+    pub(super) builds: bool,
     /// What guests were when they stood still, and when they began to run.
     pub(super) left: Vec<(String, Content)>,
     pub(super) started: Vec<(String, Content)>,
@@ -47,6 +49,7 @@ impl House {
             incarnation,
             offers_post_copy: true,
             failing: Vec::new(),
+            builds: false,
             left: Vec::new(),
             started: Vec::new(),
             done: 0,
@@ -273,8 +276,20 @@ impl Lodging for House {
         assert!(before.is_none(), "one step at a time");
     }
 
-    fn poll(&mut self, key: Key) -> Option<GuestEvent> {
+    fn give_up(&mut self, key: Key) {
         let guest = self.of(key);
+        if let Some((_, answer @ GuestEvent::Built)) = &mut guest.answer {
+            *answer = GuestEvent::Failed(Step::Build, GuestFailure::Gone);
+            guest.ram = None;
+        }
+    }
+
+    fn poll(&mut self, key: Key) -> Option<GuestEvent> {
+        let is_building = self.builds;
+        let guest = self.of(key);
+        if is_building && matches!(guest.answer, Some((_, GuestEvent::Built))) {
+            return None;
+        }
         if core::mem::take(&mut guest.ended) {
             return Some(GuestEvent::Ended);
         }
