@@ -10,7 +10,8 @@
 //!   means "not now". Bytes that arrived before a failure or the peer's end can still be received.
 //! - [`close`](Network::close) ends our side after everything that was queued has been delivered, and
 //!   [`abort`](Network::abort) at once; both give the identifier up. Every identifier must be given up by one
-//!   of them, also that of a failed stream, or its slot stays taken.
+//!   of them, also that of a failed stream, or its slot stays taken. At most [`CLOSING_MAX`] are still being closed then:
+//!   a peer that takes nothing any more keeps no memory here.
 //!
 //! Nagle's algorithm is off: a small message leaves with the next poll. A peer that is silent for
 //! [`Settings::link_timeout`] is [`Error::LinkLost`], on an idle stream too. Identifiers are never reused.
@@ -25,8 +26,12 @@ use self::pool::Phase;
 pub(super) use self::pool::{Parts, Streams};
 use super::Network;
 
-/// Connections at one time, those that are still being closed included: two for each of a dozen migrations.
-pub const STREAMS_MAX: usize = 24;
+/// Connections at one time, those that are still being closed included. All that migrations may need at one time are fewer
+/// (`crate::migrate::account`), so none is ever without a connection because of others.
+pub const STREAMS_MAX: usize = 96;
+/// Connections that were given up before the last poll and are still being closed: the last words of as many migrations as end in
+/// one round trip. If there are more, some are forgotten, those of the host that has most of them first.
+pub const CLOSING_MAX: usize = 12;
 /// Ports that accept connections at one time.
 pub const LISTENERS_MAX: usize = 4;
 /// Connections per port that may wait to be accepted, or be in the middle of their handshake: both of two migrations.
@@ -39,6 +44,8 @@ pub const RECEIVE_BUFFER_LENGTH: usize = 44 * SEGMENT_LENGTH;
 /// Bytes that can be queued for a peer: more than a window, so that the next is ready when the last is
 /// acknowledged.
 pub const SEND_BUFFER_LENGTH: usize = 90 * SEGMENT_LENGTH;
+/// Bytes of the heap that a connection takes, whether it is used or not.
+pub const STREAM_BYTES: usize = RECEIVE_BUFFER_LENGTH + SEND_BUFFER_LENGTH + 2048;
 
 /// Why something with a stream did not work. The first three and the last two blame this host or its caller,
 /// the others the peer or the way to it.

@@ -12,8 +12,8 @@ use smoltcp::{
 
 use super::{
     super::{Instant, Settings, frame::Reset},
-    Accepted, BACKLOG_MAX, Error, LISTENERS_MAX, RECEIVE_BUFFER_LENGTH, SEND_BUFFER_LENGTH, STREAMS_MAX,
-    State, StreamId, StreamStatus,
+    Accepted, BACKLOG_MAX, CLOSING_MAX, Error, LISTENERS_MAX, RECEIVE_BUFFER_LENGTH, SEND_BUFFER_LENGTH,
+    STREAMS_MAX, State, StreamId, StreamStatus,
 };
 
 /// How long a stream that was closed may take to say goodbye.
@@ -136,6 +136,7 @@ impl Streams {
                 self.streams.swap_remove(index);
             }
         }
+        self.forget_surplus(parts);
         for listener in &mut self.listeners {
             refresh(listener, parts);
         }
@@ -144,6 +145,24 @@ impl Streams {
     pub(super) fn find(&mut self, id: StreamId) -> Result<&mut Stream, Error> {
         let given_up = |stream: &Stream| matches!(stream.phase, Phase::Closing { .. });
         self.streams.iter_mut().find(|stream| stream.id == id && !given_up(stream)).ok_or(Error::Unknown)
+    }
+
+    /// Forgets streams that are being closed, if there are too many: first one that was aborted and whose reset could not leave,
+    /// then one that has said everything, then one of the peer that has most of them; of these the one that was given up first.
+    fn forget_surplus(&mut self, parts: &mut Parts<'_>) {
+        let closing = |stream: &&Stream| matches!(stream.phase, Phase::Closing { .. });
+        while self.streams.iter().filter(closing).count() > CLOSING_MAX {
+            let rank = |(index, stream): (usize, &Stream)| {
+                let Phase::Closing { until } = stream.phase else { return None };
+                let socket = parts.sockets.get::<tcp::Socket<'_>>(stream.socket);
+                let is_peers = |other: &&Stream| other.peer.ip() == stream.peer.ip();
+                let peers = self.streams.iter().filter(closing).filter(is_peers).count();
+                let is_heard = socket.state() != tcp::State::Closed;
+                Some((is_heard, socket.send_queue() > 0, STREAMS_MAX - peers, until, index))
+            };
+            let Some((.., index)) = self.streams.iter().enumerate().filter_map(rank).min() else { return };
+            parts.sockets.remove(self.streams.swap_remove(index).socket);
+        }
     }
 
     fn add(&mut self, socket: SocketHandle, peer: SocketAddrV4, local_port: u16, phase: Phase) -> StreamId {

@@ -6,7 +6,7 @@ use core::{net::SocketAddrV4, time::Duration};
 use super::{
     super::{
         Network,
-        stream::{BACKLOG_MAX, Error, LISTENERS_MAX, Received, STREAMS_MAX, State, StreamId},
+        stream::{BACKLOG_MAX, CLOSING_MAX, Error, LISTENERS_MAX, Received, STREAMS_MAX, State, StreamId},
     },
     B, World,
     wire::Wire,
@@ -306,6 +306,22 @@ fn connections_are_bounded_and_come_back() {
     }
     assert_eq!(world.b.listen(9999), Err(Error::Exhausted));
     assert_eq!(world.b.listen(0), Err(Error::BadAddress));
+}
+
+/// Whoever takes nothing any more and lets us wait for its goodbye keeps memory here.
+#[test]
+fn few_streams_are_being_closed_at_one_time() {
+    let mut world = World::new();
+    world.b.listen(PORT).unwrap();
+    let open: Vec<StreamId> = (0..3 * CLOSING_MAX).map(|_| pair(&mut world).0).collect();
+    world.wire.cut(true);
+    for id in open {
+        world.a.send(id, b"never heard").unwrap();
+        world.a.close(id).unwrap();
+    }
+    world.run(Duration::from_millis(50));
+    let closing = world.a.status().streams.iter().filter(|stream| stream.state.is_none()).count();
+    assert_eq!(closing, CLOSING_MAX);
 }
 
 #[test]
