@@ -24,6 +24,18 @@ impl PageBitmap {
         Self { words: vec![0; words], summary: vec![0; words.div_ceil(64)], page_count, members: 0 }
     }
 
+    /// Bytes of the heap that a set over so many pages takes.
+    #[must_use]
+    pub const fn bytes_for(page_count: u32) -> u64 {
+        let words = page_count.div_ceil(64);
+        (words as u64 + words.div_ceil(64) as u64) * size_of::<u64>() as u64
+    }
+
+    /// Bytes of the heap that it has.
+    pub(crate) const fn bytes(&self) -> u64 {
+        ((self.words.capacity() + self.summary.capacity()) * size_of::<u64>()) as u64
+    }
+
     /// As [`Self::empty`]; `None` if there is no memory for it.
     pub(crate) fn try_empty(page_count: u32) -> Option<Self> {
         let zeros = |words: usize| {

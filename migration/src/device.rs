@@ -12,10 +12,20 @@ pub const SECTION_BYTES_MAX: usize = 1 << 20;
 const DEVICES_BYTES_MAX: usize = 128 << 10;
 const VCPU_BYTES_MAX: usize = 32 << 10;
 
-/// Most bytes of all sections of a guest with so many vCPUs.
+/// Most bytes of all sections of a guest with so many vCPUs, with some for each section (144).
 #[must_use]
 pub const fn state_bytes_max(vcpus: u32) -> usize {
     DEVICES_BYTES_MAX + VCPU_BYTES_MAX * vcpus as usize
+}
+
+/// Bytes that are counted for each section beside its own: what is noted about it, in a list that is copied when it grows.
+pub(crate) const SECTION_BYTES_NOTED: usize = 144;
+const _: () = assert!(SECTION_BYTES_NOTED >= size_of::<Section>() * 3);
+
+/// Bytes of the heap that the sections of a guest with so many vCPUs take at most, as they lie here and as the host reads
+/// or writes them.
+pub(crate) const fn heap_bytes(vcpus: u32) -> u64 {
+    2 * state_bytes_max(vcpus) as u64
 }
 
 /// What a host that does not know a section must do with it.
@@ -51,5 +61,6 @@ pub type DeviceState = Vec<Section>;
 pub fn is_bounded(state: &[Section], vcpus: u32) -> bool {
     state.len() <= SECTIONS_MAX
         && state.iter().all(|section| section.bytes.len() <= SECTION_BYTES_MAX)
-        && state.iter().map(|section| section.bytes.len()).sum::<usize>() <= state_bytes_max(vcpus)
+        && state.iter().map(|section| section.bytes.len() + SECTION_BYTES_NOTED).sum::<usize>()
+            <= state_bytes_max(vcpus)
 }

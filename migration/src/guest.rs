@@ -4,9 +4,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::heap::{HostShare, Room};
 use crate::permit::{Generation, GuestId};
 use crate::policy::Identity;
 use crate::ram::RamLayout;
+use crate::reason::Refusal;
 
 /// Longest guest or host name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 64;
@@ -103,12 +105,14 @@ pub struct HostCapabilities {
     pub tsc_scaling: TscScaling,
     /// How far two TSC frequencies may differ and still count as the same, in parts per million.
     pub tsc_tolerance_ppm: u32,
-    /// Memory that it can give to one more guest, in bytes.
-    pub memory_free_bytes: u64,
+    /// What it can give to one more guest.
+    pub room: Room,
+    /// What it notes itself about one.
+    pub share: HostShare,
     /// Most vCPUs that it gives to one guest.
     pub vcpus_max: u32,
-    /// It is taking as many guests as it can at one time.
-    pub is_busy: bool,
+    /// Why it takes no guest at all just now.
+    pub closed: Option<Refusal>,
     /// It can run a guest of whose RAM parts are absent ([`crate::GuestRam::set_absent`]).
     pub post_copy: bool,
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::bitmap::PageBitmap;
 use crate::device::Section;
 use crate::guest::{GuestDescription, HostCapabilities, TscScaling};
+use crate::heap::{HostShare, Room};
 use crate::identity::{Identities, Identity};
 use crate::io::{Channel, Command, GuestAction, GuestEvent, Input, Output};
 use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
@@ -328,9 +329,10 @@ fn target_that(post_copy: bool) -> Host<Target> {
         tsc_hz: 1,
         tsc_scaling: TscScaling::Available,
         tsc_tolerance_ppm: 0,
-        memory_free_bytes: 1 << 20,
+        room: Room { ram_bytes: 1 << 20, heap_bytes: u64::MAX },
+        share: HostShare::default(),
         vcpus_max: 1,
-        is_busy: false,
+        closed: None,
         post_copy,
     };
     let engine = Target::new(TargetConfig { host, policy: TargetPolicy::default() });

@@ -45,6 +45,16 @@ impl Identities {
         Ok(Self { pages, sum: 0 })
     }
 
+    /// Bytes of the heap that those of so many pages take.
+    pub(crate) const fn bytes_for(page_count: u32) -> u64 {
+        page_count as u64 * size_of::<u64>() as u64
+    }
+
+    /// Bytes of the heap that they have.
+    pub(crate) const fn bytes(&self) -> u64 {
+        (self.pages.capacity() * size_of::<u64>()) as u64
+    }
+
     /// Of a guest without pages.
     pub(crate) const fn empty() -> Self {
         Self { pages: Vec::new(), sum: 0 }

@@ -20,6 +20,7 @@ mod codec;
 pub mod device;
 mod endpoint;
 pub mod guest;
+pub mod heap;
 #[cfg(test)]
 mod hostile;
 mod identity;
@@ -42,6 +43,7 @@ mod zero;
 pub use bitmap::PageBitmap;
 pub use device::{DeviceState, Necessity, Section};
 pub use guest::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
+pub use heap::{HostShare, Room};
 pub use io::{Channel, Command, Event, GuestAction, GuestEvent, Input, OUTPUT_BYTES_MIN, Output, Step};
 pub use permit::{Generation, GuestId, MigrationId, RunPermit};
 pub use policy::{

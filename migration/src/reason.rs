@@ -67,6 +67,13 @@ pub enum Refusal {
         /// Bytes free.
         free_bytes: u64,
     },
+    /// Too little of the host's heap for what is noted about the guest while it is moved, and for the connections.
+    Heap {
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes that can be spared.
+        free_bytes: u64,
+    },
     /// More vCPUs than the target gives to one guest.
     Vcpus {
         /// Needed.
@@ -104,6 +111,13 @@ impl fmt::Display for Refusal {
             Self::Memory { needed_bytes, free_bytes } => {
                 write!(f, "{} KiB of memory needed, {} KiB free", needed_bytes / 1024, free_bytes / 1024)
             }
+            Self::Heap { needed_bytes, free_bytes } => write!(
+                f,
+                "{} KiB of that host's heap needed for tables and connections, {} KiB to spare: wait until other moves there \
+                 are over, or stop a guest there",
+                needed_bytes.div_ceil(1024),
+                free_bytes / 1024
+            ),
             Self::Vcpus { needed, max } => write!(f, "{needed} vCPUs needed, {max} possible"),
             Self::AlreadyThere => f.write_str("a guest of that name is there already"),
             Self::Busy => f.write_str("the target is taking as many guests as it can"),

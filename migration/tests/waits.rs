@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use godwit_migration::{
     Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent, GuestId, GuestRam,
-    HostCapabilities, Input, Instant, MigrationId, Mode, Necessity, Output, PAGE_BYTES, Page, PageBitmap,
-    PageBytes, Policy, Purpose, RamFailure, RamLayout, RamRange, RunPermit, Section, Source, SourceConfig,
-    Target, TargetConfig, TargetPolicy, TscScaling,
+    HostCapabilities, HostShare, Input, Instant, MigrationId, Mode, Necessity, Output, PAGE_BYTES, Page,
+    PageBitmap, PageBytes, Policy, Purpose, RamFailure, RamLayout, RamRange, Room, RunPermit, Section,
+    Source, SourceConfig, Target, TargetConfig, TargetPolicy, TscScaling,
 };
 
 const GUEST: GuestId = GuestId([1; 16]);
@@ -171,9 +171,10 @@ impl World {
             tsc_hz: 1_000_000_000,
             tsc_scaling: TscScaling::Unavailable,
             tsc_tolerance_ppm: 0,
-            memory_free_bytes: u64::from(case.pages) * PAGE_BYTES as u64,
+            room: Room { ram_bytes: u64::from(case.pages) * PAGE_BYTES as u64, heap_bytes: u64::MAX },
+            share: HostShare::default(),
             vcpus_max: 1,
-            is_busy: false,
+            closed: None,
             post_copy: true,
         };
         let policy = Policy { mode: Mode::PostCopy, ..Policy::default() };

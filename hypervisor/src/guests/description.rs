@@ -4,14 +4,16 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use godwit_boot::config::VCPUS_MAX;
-use godwit_migration::{CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, TscScaling};
+use godwit_migration::{
+    CpuFeatures, CpuidRegister, GuestDescription, HostCapabilities, HostShare, Room, TscScaling,
+};
 use minicbor::{Decode, Encode};
 
 use super::record::{Origin, Record};
 use crate::exits::cpuid_features::{FEATURES, FeatureSet, Register, WORDS};
 use crate::migrate::ram;
-use crate::mm::{frames, heap};
 use crate::vm;
+use crate::vm::handle::OUTPUT_BYTES_MAX;
 
 /// Difference of two hosts' TSC frequencies that is not worth scaling: what calibration gets wrong.
 const TSC_TOLERANCE_PPM: u32 = 250;
@@ -64,23 +66,18 @@ pub(super) fn origin(description: &GuestDescription, from: Option<String>) -> Op
     })
 }
 
-/// Bytes of the heap that are taken for a block of a guest that arrives: the identities of its pages, which the engine
-/// keeps, 8 bytes each, and less than 512 for bitmaps and where the block is.
-const HEAP_BYTES_PER_BLOCK: u64 = frames::FRAMES_PER_BLOCK as u64 * 8 + 512;
-
-/// Bytes of RAM that an arriving guest can have where so many blocks are free and the heap can spare so many bytes.
-fn room(free_blocks: u64, heap_bytes: usize) -> u64 {
-    free_blocks.min(heap_bytes as u64 / HEAP_BYTES_PER_BLOCK) * frames::BLOCK_SIZE
-}
+/// What of the heap a guest takes beside what the engine notes: what it writes to its console, its devices and what people see;
+/// the state of its processors; and for each block of its RAM bitmaps and where the block is.
+const SHARE: HostShare =
+    HostShare { bytes: 3 * OUTPUT_BYTES_MAX as u64, bytes_per_vcpu: 32 << 10, bytes_per_block: 512 };
 
 /// What this host offers.
 pub(super) fn of_host(
     name: &str,
     incarnation: u64,
     machines: Option<&vm::platform::Platform>,
+    room: Room,
 ) -> HostCapabilities {
-    let free_blocks = frames::get().statistics().free_blocks;
-    let free = room(free_blocks, heap::statistics().spare());
     HostCapabilities {
         name: name.to_string(),
         incarnation,
@@ -91,9 +88,10 @@ pub(super) fn of_host(
             _ => TscScaling::Unavailable,
         },
         tsc_tolerance_ppm: TSC_TOLERANCE_PPM,
-        memory_free_bytes: if machines.is_some() { free } else { 0 },
+        room,
+        share: SHARE,
         vcpus_max: VCPUS_MAX,
-        is_busy: false,
+        closed: None,
         post_copy: machines.is_some(),
     }
 }
@@ -140,11 +138,12 @@ mod tests {
     use crate::vm::memory::BITMAP_BYTES_PER_BLOCK;
 
     #[test]
-    fn a_guest_is_offered_no_more_memory_than_the_host_can_keep_account_of() {
-        assert_eq!(room(100, 24 << 20), 200 << 20);
-        assert_eq!(room(1 << 17, 24 << 20) >> 30, 10);
-        assert_eq!(room(1 << 17, 0), 0);
-        assert!(HEAP_BYTES_PER_BLOCK > 4096 + BITMAP_BYTES_PER_BLOCK as u64 + 64 + 16 + 8);
+    fn what_is_noted_about_a_guest_is_in_its_share() {
+        // The list of blocks, and of frames put by for tables.
+        assert!(SHARE.bytes_per_block > BITMAP_BYTES_PER_BLOCK as u64 + 16 + 8);
+        assert!(SHARE.bytes > 2 * OUTPUT_BYTES_MAX as u64 + size_of::<crate::devices::board::Board>() as u64);
+        let vcpu = size_of::<vm::vcpu::Vcpu>() + 2 * size_of::<vm::state::VcpuState>() + 2 * 4096;
+        assert!(SHARE.bytes_per_vcpu > vcpu as u64, "{vcpu}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use alloc::string::ToString;
 
 use godwit_migration::{
     DeviceState, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, GuestRam,
-    HostCapabilities, MigrationId, Purpose, Refusal, RunPermit, Step,
+    HostCapabilities, HostShare, MigrationId, Purpose, Refusal, Room, RunPermit, Step,
 };
 
 use super::record::{Errand, Record, Standing};
@@ -13,9 +13,10 @@ use super::saved::{self, SavedError};
 use super::{Guests, Key, description, start};
 use crate::arch::random;
 use crate::exits::StopReason;
-use crate::migrate::shelf::Shelf;
+use crate::migrate::shelf::{self, Shelf};
 use crate::migrate::{GuestHouse, Lodging, NotMovable};
-use crate::vm::frames::HostFrames;
+use crate::mm::{frames, heap};
+use crate::vm::frames::PromisedFrames;
 use crate::vm::handle::{self, Command, Reply};
 
 impl Guests {
@@ -32,9 +33,10 @@ impl Guests {
         // A guest that is configured here and stopped is to people the one that comes, unless that is a copy. One whose
         // machine is ending is still there.
         let is_taken = |record: &Record| record.has_machine() || wanted.is_copy();
+        let is_namesake = |record: &Record| record.key() != key && record.name() == wanted.name;
         let there = |record: &Record| match record.key() == key {
             true => record.has_machine(),
-            false => record.is(wanted.id) || record.name() == wanted.name && is_taken(record),
+            false => record.is(wanted.id) || is_namesake(record) && is_taken(record),
         };
         if self.records.iter().any(there) {
             return Err(GuestFailure::Refused([Refusal::AlreadyThere].into()));
@@ -48,9 +50,9 @@ impl Guests {
             .ok_or_else(|| GuestFailure::Host("the guest's configuration is not understood here".into()))?;
         let building = start::receive(wanted, cpu)?;
         // A configured guest of that name that does not run is the same guest to people.
-        let namesake = |record: &Record| record.key() != key && record.name() == wanted.name;
-        let configured = self.records.iter().find(|record| namesake(record)).and_then(Record::configuration);
-        self.records.retain(|record| !namesake(record));
+        let configured =
+            self.records.iter().find(|record| is_namesake(record)).and_then(Record::configuration);
+        self.records.retain(|record| !is_namesake(record));
         if let Some(record) = self.record_mut(key) {
             record.set_configuration(configured);
             record.set_name(&wanted.name);
@@ -128,7 +130,16 @@ impl GuestHouse for Guests {
 
     fn capabilities(&self) -> HostCapabilities {
         let name = self.platform.info.configuration.host_name.as_str();
-        description::of_host(name, self.incarnation, self.machines.as_ref().ok().copied())
+        description::of_host(name, self.incarnation, self.machines.as_ref().ok().copied(), self.room())
+    }
+
+    fn room(&self) -> Room {
+        let free_blocks = if self.machines.is_ok() { frames::get().statistics().free_blocks } else { 0 };
+        Room { ram_bytes: free_blocks * frames::BLOCK_SIZE, heap_bytes: heap::statistics().spare() as u64 }
+    }
+
+    fn promise_heap(&mut self, bytes: u64) {
+        heap::promise(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     fn new_migration(&mut self) -> MigrationId {
@@ -144,7 +155,11 @@ impl GuestHouse for Guests {
     }
 
     fn shelf(&self) -> Box<dyn GuestRam> {
-        Box::new(Shelf::new(HostFrames))
+        Box::new(Shelf::new(PromisedFrames))
+    }
+
+    fn shelf_share(&self) -> HostShare {
+        HostShare { bytes_per_block: shelf::HEAP_BYTES_PER_BLOCK, ..HostShare::default() }
     }
 
     fn departed(&mut self, key: Key, peer: &str) {

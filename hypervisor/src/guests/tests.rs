@@ -54,7 +54,7 @@ fn host_with_guest(state: State) -> (Guests, VmHandle) {
     let ram = GuestRam::new(&mut HeapBlocks { left: 1 }, BLOCK_BYTES, 1).unwrap();
     let moving_in = State::MovingIn { paused: false };
     let handle = Arc::new(Shared::new(NAME, 1, Arc::new(ram), moving_in, 1, |_| {}));
-    let mut record = Record::arriving(Key(1), "b");
+    let mut record = Record::arriving(guests.new_key(), "b");
     record.set_name(NAME);
     record.attach(Arc::clone(&handle));
     let mut absent = PageBitmap::empty(512);
@@ -107,11 +107,8 @@ fn a_guest_is_not_started_before_its_old_machine_is_let_go_of_and_its_migration_
     assert_eq!(guests.start(NAME), Err(GuestError::NoGuests("this is a test".into())));
 }
 
-/// A stopped guest of the host is replaced by one of its name that comes; that is no reason to let go of a machine.
-#[test]
-fn a_guest_does_not_come_where_one_of_its_name_is_just_ending() {
-    let (mut guests, handle) = host_with_guest(State::Stopped(StopReason::Requested));
-    guests.records[0].set_errand(None);
+/// Why a guest of that name cannot come.
+fn refusal_of_namesake(guests: &mut Guests) -> GuestFailure {
     let wanted = GuestDescription {
         id: GuestId([9; 16]),
         generation: Generation::FIRST,
@@ -122,20 +119,25 @@ fn a_guest_does_not_come_where_one_of_its_name_is_just_ending() {
         tsc_hz: 1,
         configuration: Vec::new(),
     };
-    let answer = |guests: &mut Guests| {
-        let key = guests.arriving("b");
-        guests.begin(key, GuestAction::Build(wanted.clone()));
-        let event = Lodging::poll(guests, key);
-        guests.done(key);
-        let Some(GuestEvent::Failed(Step::Build, why)) = event else { panic!("{event:?}") };
-        why
-    };
+    let key = guests.arriving("b");
+    guests.begin(key, GuestAction::Build(wanted));
+    let event = Lodging::poll(guests, key);
+    guests.done(key);
+    let Some(GuestEvent::Failed(Step::Build, why)) = event else { panic!("{event:?}") };
+    why
+}
+
+/// A stopped guest of the host is replaced by one of its name that comes; that is no reason to let go of a machine.
+#[test]
+fn a_guest_does_not_come_where_one_of_its_name_is_just_ending() {
+    let (mut guests, handle) = host_with_guest(State::Stopped(StopReason::Requested));
+    guests.records[0].set_errand(None);
     let there = GuestFailure::Refused([Refusal::AlreadyThere].into());
-    assert_eq!(answer(&mut guests), there);
+    assert_eq!(refusal_of_namesake(&mut guests), there);
     handle.close();
     guests.poll(Instant::ZERO);
     let none = GuestFailure::Host("this is a test".into());
-    assert_eq!(answer(&mut guests), none);
+    assert_eq!(refusal_of_namesake(&mut guests), none);
 }
 
 #[test]

@@ -25,7 +25,11 @@ pub(super) fn memory(platform: &Platform, guest_bytes: u64) -> MemView {
         hypervisor_bytes: (given + image_bytes).saturating_sub(free_bytes + guest_bytes),
         guest_bytes,
         file_bytes,
-        heap: HeapView { used_bytes: heap.used as u64, total_bytes: heap.size as u64 },
+        heap: HeapView {
+            used_bytes: heap.used as u64,
+            total_bytes: heap.size as u64,
+            spare_bytes: heap.spare() as u64,
+        },
         stacks: StackView { deepest_bytes: stack::deepest(), size_bytes: stack::SIZE },
     }
 }

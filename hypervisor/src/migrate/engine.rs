@@ -24,6 +24,8 @@ pub trait Engine {
     fn status(&self, now: Instant) -> Status;
     /// Whether it can be dropped.
     fn is_finished(&self) -> bool;
+    /// Bytes of the heap that it was promised and may yet take.
+    fn heap_owed(&self) -> u64;
     /// The permit of a guest that stands still although the attempt is over.
     fn take_permit(&mut self) -> Option<RunPermit>;
     /// Where the target is, if the engine was told so by another host.
@@ -61,6 +63,9 @@ macro_rules! engine {
             }
             fn is_finished(&self) -> bool {
                 self.is_finished()
+            }
+            fn heap_owed(&self) -> u64 {
+                self.heap_owed()
             }
             fn take_permit(&mut self) -> Option<RunPermit> {
                 self.take_permit()

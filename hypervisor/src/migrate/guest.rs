@@ -5,8 +5,8 @@ use alloc::string::String;
 use core::fmt;
 
 use godwit_migration::{
-    GuestAction, GuestDescription, GuestEvent, GuestId, GuestRam, HostCapabilities, MigrationId, Purpose,
-    RunPermit,
+    GuestAction, GuestDescription, GuestEvent, GuestId, GuestRam, HostCapabilities, HostShare, MigrationId,
+    Purpose, Room, RunPermit,
 };
 
 /// What one session needs of the guest that it moves. Each has a key for as long as its session lasts.
@@ -42,6 +42,11 @@ pub trait GuestHouse: Lodging {
     fn done(&mut self, key: Self::Key);
     /// What this host offers right now.
     fn capabilities(&self) -> HostCapabilities;
+    /// What it can spare right now. What a guest takes that [`Lodging::begin`] was told to build, RAM and the host's share of the
+    /// heap, is not counted as free any more.
+    fn room(&self) -> Room;
+    /// Sessions may yet take so many bytes of the heap, all together; [`Self::room`] leaves them out from now on.
+    fn promise_heap(&mut self, bytes: u64);
     /// An identity that was never used before.
     fn new_migration(&mut self) -> MigrationId;
     /// The same for a guest: a copy that is about to be made.
@@ -51,6 +56,8 @@ pub trait GuestHouse: Lodging {
     fn name(&self, key: Self::Key) -> &str;
     /// A place for pages that this host keeps for another; it takes memory as they come.
     fn shelf(&self) -> Box<dyn GuestRam>;
+    /// What of the heap such a place takes.
+    fn shelf_share(&self) -> HostShare;
     /// The guest has moved to `peer` and is gone here.
     fn departed(&mut self, key: Self::Key, peer: &str);
 }

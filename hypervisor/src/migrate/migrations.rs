@@ -1,4 +1,6 @@
-//! All migrations of this host, out and in.
+//! All migrations of this host, out and in. Who is let in is in [`admission`].
+
+mod admission;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -7,12 +9,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddrV4;
 
-use godwit_migration::wire::opening::Opening;
 use godwit_migration::{
-    AbortReason, Channel, Command, Event, HostCapabilities, Identity, Instant, MigrationId, Phase, Policy,
-    Prediction, Purpose, Source, SourceConfig, SpoolPolicy, Status, Target, TargetConfig, TargetPolicy,
+    AbortReason, Command, Event, Identity, Instant, MigrationId, Policy, Prediction, Purpose, Source,
+    SourceConfig, SpoolPolicy, Status, Target, TargetPolicy,
 };
 
+use super::account::{self, SOURCE_CONNECTIONS};
 use super::arrivals::{Arrival, Arrivals, Stranger};
 use super::engine::Engine;
 use super::estimates::Estimates;
@@ -25,9 +27,9 @@ use super::streams::Streams;
 /// Migrations out, and as many in, at one time.
 pub const SESSIONS_MAX: usize = 8;
 /// Arrivals beyond those that are told why they are turned away; more than so many at one time are cut off.
-pub(super) const TURNED_AWAY_MAX: usize = 4;
+pub(super) const TURNED_AWAY_MAX: usize = 2;
 /// Arrivals that may wait at one time until an earlier attempt of their guest is undone.
-const DEFERRED_MAX: usize = 4;
+pub(super) const DEFERRED_MAX: usize = 4;
 /// Occurrences kept until somebody takes them; the oldest are dropped.
 const OCCURRENCES_MAX: usize = 64;
 /// Undone arrivals that are remembered.
@@ -55,6 +57,15 @@ pub enum StartError {
     TooMany,
     /// The guest cannot be moved now.
     NotMovable(NotMovable),
+    /// The host's heap cannot spare what is noted about a guest while it is moved.
+    Heap {
+        /// The guest.
+        guest: String,
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes that can be spared.
+        free_bytes: u64,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -65,6 +76,13 @@ impl fmt::Display for StartError {
                 write!(f, "{SESSIONS_MAX} guests are being moved already: wait for one to arrive")
             }
             Self::NotMovable(why) => why.fmt(f),
+            Self::Heap { guest, needed_bytes, free_bytes } => write!(
+                f,
+                "{guest} cannot be moved or cloned now: {} KiB of this host's heap needed for tables and connections, {} KiB \
+                 to spare: wait until other moves are over, or stop a guest",
+                needed_bytes.div_ceil(1024),
+                free_bytes / 1024
+            ),
         }
     }
 }
@@ -197,6 +215,14 @@ impl<K: Copy> Migrations<K> {
         if spool.is_some() {
             engine = engine.with_spool(spools::order(peer, address));
         }
+        let room = self.room(house);
+        let connections = SOURCE_CONNECTIONS + usize::from(spool.is_some());
+        let needed_bytes = account::needed(&engine, connections, 0);
+        if needed_bytes > room.heap_bytes {
+            house.done(key);
+            let (guest, free_bytes) = (guest.to_string(), room.heap_bytes);
+            return Err(StartError::Heap { guest, needed_bytes, free_bytes });
+        }
         let names = (migration, engine.guest().id);
         let mut session = Session::new(engine, key, names, peer.to_string(), Some(address));
         if let Some((spool, address)) = spool {
@@ -318,15 +344,27 @@ impl<K: Copy> Migrations<K> {
         house: &mut H,
     ) -> Wakeup {
         self.welcome(now, streams, house);
-        let mut wakeup = Wakeup::At(self.arrivals.deadline());
+        let mut wakeup = Wakeup::At(self.arrivals.deadline(now));
         for outgoing in &mut self.outgoing {
             wakeup = wakeup.min(outgoing.session.poll(now, streams, house));
         }
-        for session in &mut self.incoming {
-            wakeup = wakeup.min(session.poll(now, streams, house));
+        for index in 0..self.incoming.len() {
+            if self.incoming[index].engine().awaits_guest() {
+                // What was there when it connected may have been promised to another since.
+                let room = self.room(house);
+                self.incoming[index].engine_mut().set_room(room);
+            }
+            wakeup = wakeup.min(self.incoming[index].poll(now, streams, house));
         }
-        wakeup = wakeup.min(self.spools.poll(now, streams));
+        for index in 0..self.spools.len() {
+            if self.spools.awaits_deposit(index) {
+                let room = self.room(house);
+                self.spools.set_room(index, room);
+            }
+            wakeup = wakeup.min(self.spools.poll(index, now, streams));
+        }
         let has_dropped = self.collect(house);
+        self.room(house);
         if has_dropped && !self.deferred.is_empty() { Wakeup::Now } else { wakeup }
     }
 
@@ -378,80 +416,6 @@ impl<K: Copy> Migrations<K> {
                 }),
             }
         }
-    }
-
-    /// Whether an earlier attempt to take this guest in is to be undone first. One that was held for its source is
-    /// cancelled: by beginning anew the source says that the guest is its own.
-    fn must_wait<H: GuestHouse<Key = K>>(&mut self, now: Instant, house: &mut H, arrival: &Arrival) -> bool {
-        let Opening::Begin { migration, guest } = arrival.opening else {
-            return false;
-        };
-        let mut is_there = false;
-        let earlier = |session: &&mut Session<Target, K>| {
-            session.subject() == guest && session.migration() != migration
-        };
-        for session in self.incoming.iter_mut().filter(earlier) {
-            match session.status(now).phase {
-                Phase::CommitUnknown => {
-                    session.command(now, house, Command::Cancel);
-                    is_there = true;
-                }
-                Phase::Aborting | Phase::Aborted => is_there = true,
-                _ => {}
-            }
-        }
-        is_there && self.deferred.len() < DEFERRED_MAX
-    }
-
-    fn admit<H: GuestHouse<Key = K>>(
-        &mut self,
-        now: Instant,
-        streams: &mut impl Streams,
-        house: &mut H,
-        arrival: Arrival,
-    ) {
-        let (migration, subject) = (arrival.opening.migration(), arrival.opening.guest());
-        let channel = match arrival.opening {
-            Opening::Urgent { .. } => Channel::URGENT,
-            Opening::Offer { .. } => Channel::SPOOL,
-            Opening::Begin { .. } | Opening::Resolve { .. } => Channel::MAIN,
-            Opening::Spool { .. } => {
-                let host = house.capabilities();
-                let host = (host.incarnation, host.memory_free_bytes);
-                return self.spools.admit(now, streams, host, || house.shelf(), &arrival);
-            }
-        };
-        let known = self.incoming.iter().position(|session| session.migration() == migration);
-        let index = match known {
-            Some(index) => index,
-            // A further channel of a migration that is over, or never was.
-            None if channel != Channel::MAIN || self.incoming.len() >= SESSIONS_MAX + TURNED_AWAY_MAX => {
-                streams.abort(arrival.stream);
-                return;
-            }
-            None => {
-                let is_busy = self.incoming.len() >= SESSIONS_MAX;
-                let host = HostCapabilities { is_busy, ..house.capabilities() };
-                let config = TargetConfig { host, policy: self.settings.target };
-                let peer = arrival.peer.ip().to_string();
-                let guest = house.arriving(&peer);
-                let names = (migration, subject);
-                let dropped = self.dropped.iter().find(|(dropped, _)| *dropped == migration);
-                let engine = match dropped {
-                    Some((_, why)) if matches!(arrival.opening, Opening::Resolve { .. }) => {
-                        Target::for_dropped(config, migration, why.clone())
-                    }
-                    _ => Target::new(config),
-                };
-                self.incoming.push(Session::new(engine, guest, names, peer, None));
-                self.incoming.len() - 1
-            }
-        };
-        let session = &mut self.incoming[index];
-        if channel == Channel::SPOOL {
-            session.set_third(arrival.peer.ip().to_string(), None);
-        }
-        session.accept(now, streams, house, (channel, arrival.stream, &arrival.received));
     }
 
     /// Takes what the sessions tell, and drops those that are over; whether there was one.

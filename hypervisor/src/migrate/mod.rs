@@ -11,6 +11,7 @@
 //! Everything is polled with `now` and nothing waits. What becomes of a migration is told as [`Occurrence`]s.
 #![forbid(unsafe_code)]
 
+mod account;
 pub mod arrivals;
 pub mod engine;
 mod estimates;

@@ -166,6 +166,11 @@ impl<E: Engine, K: Copy> Session<E, K> {
             && !self.wires.iter().any(Wire::is_attached)
     }
 
+    /// Connections that it has.
+    pub(super) fn connections(&self) -> usize {
+        self.wires.iter().filter(|wire| wire.is_attached()).count()
+    }
+
     /// Takes what the engine told since it was asked last.
     pub fn take_events(&mut self) -> Vec<Event> {
         core::mem::take(&mut self.events)

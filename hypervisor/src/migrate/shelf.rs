@@ -1,5 +1,6 @@
 //! Memory of this host for the pages that it keeps for others.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,13 +15,22 @@ const PAGES_PER_BLOCK: usize = BLOCK_BYTES as usize / PAGE_BYTES;
 pub struct Shelf<S> {
     source: S,
     blocks: Vec<memory::GuestRam>,
-    /// Where each page is, counted over all blocks.
-    places: BTreeMap<u32, u32>,
+    /// Where each page is, counted over all blocks and from one on, by the 2 MiB of the guest in which it lies.
+    places: BTreeMap<u32, Box<Places>>,
+    pages: u32,
 }
+
+type Places = [u32; PAGES_PER_BLOCK];
+
+/// Bytes of the heap that are taken for each 2 MiB of the guest: the places of its pages, what finds those, and what a block of
+/// pages takes (twice where a list of them has grown).
+pub const HEAP_BYTES_PER_BLOCK: u64 =
+    (size_of::<Places>() + 96 + 3 * size_of::<memory::GuestRam>() + memory::BITMAP_BYTES_PER_BLOCK + 64)
+        as u64;
 
 impl<S> fmt::Debug for Shelf<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Shelf({} pages in {} blocks)", self.places.len(), self.blocks.len())
+        write!(f, "Shelf({} pages in {} blocks)", self.pages, self.blocks.len())
     }
 }
 
@@ -28,34 +38,40 @@ impl<S: BlockSource> Shelf<S> {
     /// Nothing yet.
     #[must_use]
     pub const fn new(source: S) -> Self {
-        Self { source, blocks: Vec::new(), places: BTreeMap::new() }
+        Self { source, blocks: Vec::new(), places: BTreeMap::new(), pages: 0 }
     }
 
     /// The block and the page in it that `page` has.
     fn find(&self, page: Page) -> Option<(&memory::GuestRam, usize)> {
-        let place = *self.places.get(&page.0)? as usize;
+        let (group, within) = split(page);
+        let place = self.places.get(&group)?[within].checked_sub(1)? as usize;
         Some((self.blocks.get(place / PAGES_PER_BLOCK)?, place % PAGES_PER_BLOCK))
     }
 
     /// Gives `page` a place, unless it has one.
     fn make_room(&mut self, page: Page) -> Result<(), RamFailure> {
-        if self.places.contains_key(&page.0) {
+        if self.find(page).is_some() {
             return Ok(());
         }
-        let place = self.places.len();
-        if place == self.blocks.len() * PAGES_PER_BLOCK {
+        if self.pages as usize == self.blocks.len() * PAGES_PER_BLOCK {
             let block = memory::GuestRam::new(&mut self.source, BLOCK_BYTES, 1);
             self.blocks.push(block.map_err(|_| RamFailure::OutOfMemory(page))?);
         }
-        let place = u32::try_from(place).map_err(|_| RamFailure::OutOfMemory(page))?;
-        self.places.insert(page.0, place);
+        let (group, within) = split(page);
+        self.pages += 1;
+        self.places.entry(group).or_insert_with(|| Box::new([0; PAGES_PER_BLOCK]))[within] = self.pages;
         Ok(())
     }
 }
 
+/// The 2 MiB of the guest in which `page` lies, and which page of them it is.
+const fn split(page: Page) -> (u32, usize) {
+    (page.0 / PAGES_PER_BLOCK as u32, page.0 as usize % PAGES_PER_BLOCK)
+}
+
 impl<S: BlockSource> GuestRam for Shelf<S> {
     fn page_count(&self) -> u32 {
-        u32::try_from(self.places.len()).unwrap_or(u32::MAX)
+        self.pages
     }
 
     fn read_page(&self, page: Page, into: &mut PageBytes) -> Result<(), RamFailure> {

@@ -8,12 +8,13 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 
 use godwit_migration::{
     Channel, Command, Event, GuestAction, GuestEvent, GuestId, GuestRam, Input, Instant, MigrationId, Output,
-    RunPermit, Spool, SpoolConfig, SpoolEvent, SpoolOrder, SpoolPolicy, Status,
+    Refusal, Room, RunPermit, Spool, SpoolConfig, SpoolEvent, SpoolOrder, SpoolPolicy, Status,
 };
 
+use super::account::{self, SPOOL_CONNECTIONS};
 use super::arrivals::Arrival;
 use super::engine::Engine;
-use super::guest::Lodging;
+use super::guest::{GuestHouse, Lodging};
 use super::migrations::View;
 use super::occurrence::{Occurrence, Side, What};
 use super::session::{Session, Wakeup};
@@ -22,7 +23,7 @@ use super::streams::Streams;
 /// Migrations whose pages may be kept here at one time.
 pub const SPOOLS_MAX: usize = 4;
 /// As many more that are told why they are turned away.
-const TURNED_AWAY_MAX: usize = 2;
+pub(super) const TURNED_AWAY_MAX: usize = 1;
 /// Bytes of an address as sessions tell each other where a target is: IPv4 address and port, big-endian.
 const ADDRESS_BYTES: usize = 6;
 
@@ -67,6 +68,9 @@ impl Engine for Spool {
     }
     fn is_finished(&self) -> bool {
         self.is_finished()
+    }
+    fn heap_owed(&self) -> u64 {
+        self.heap_owed()
     }
     fn take_permit(&mut self) -> Option<RunPermit> {
         None
@@ -134,38 +138,83 @@ impl Spools {
         Self { policy, kept: Vec::new() }
     }
 
-    /// A source comes to leave pages here, for the first time or once more. `incarnation` and `free_bytes` are the host's,
-    /// `shelf` is where pages can be put.
-    pub(super) fn admit(
+    /// A source comes to leave pages here, for the first time or once more. `incarnation` and `room` are the host's.
+    pub(super) fn admit<H: GuestHouse>(
         &mut self,
         now: Instant,
         streams: &mut impl Streams,
-        (incarnation, memory_free_bytes): (u64, u64),
-        shelf: impl FnOnce() -> Box<dyn GuestRam>,
+        (incarnation, room): (u64, Room),
+        house: &H,
         arrival: &Arrival,
     ) {
-        let (migration, guest): (MigrationId, GuestId) =
-            (arrival.opening.migration(), arrival.opening.guest());
-        let known = self.kept.iter().position(|kept| kept.session.migration() == migration);
-        if known.is_none() && self.kept.len() >= SPOOLS_MAX + TURNED_AWAY_MAX {
+        let names: (MigrationId, GuestId) = (arrival.opening.migration(), arrival.opening.guest());
+        let known = self.kept.iter().position(|kept| kept.session.migration() == names.0);
+        let share = house.shelf_share();
+        let config = SpoolConfig { incarnation, room, share, closed: None, policy: self.policy };
+        let Some(index) = known.or_else(|| {
+            let engine = self.engine(config)?;
+            let session = Session::new(engine, (), names, arrival.peer.ip().to_string(), None);
+            self.kept.push(Kept { session, cellar: Cellar(house.shelf()) });
+            Some(self.kept.len() - 1)
+        }) else {
             return streams.abort(arrival.stream);
-        }
-        let index = known.unwrap_or_else(|| {
-            let is_busy = self.kept.len() >= SPOOLS_MAX;
-            let config = SpoolConfig { incarnation, memory_free_bytes, is_busy, policy: self.policy };
-            let peer = arrival.peer.ip().to_string();
-            let session = Session::new(Spool::new(config), (), (migration, guest), peer, None);
-            self.kept.push(Kept { session, cellar: Cellar(shelf()) });
-            self.kept.len() - 1
-        });
+        };
         let Kept { session, cellar } = &mut self.kept[index];
         session.accept(now, streams, cellar, (Channel::SPOOL, arrival.stream, &arrival.received));
     }
 
-    /// Does what can be done now.
-    pub(super) fn poll(&mut self, now: Instant, streams: &mut impl Streams) -> Wakeup {
-        let polls = self.kept.iter_mut().map(|Kept { session, cellar }| session.poll(now, streams, cellar));
-        polls.fold(Wakeup::At(Instant::NEVER), Wakeup::min)
+    /// An engine for a migration that is not known here, if it is only to say why it is turned away.
+    fn engine(&self, config: SpoolConfig) -> Option<Spool> {
+        let free_bytes = config.room.heap_bytes;
+        let needed_bytes = account::needed(&Spool::new(config.clone()), SPOOL_CONNECTIONS, 1);
+        let turned_away = self.turned_away();
+        let closed = if self.kept.len() - turned_away >= SPOOLS_MAX {
+            Some(Refusal::Busy)
+        } else {
+            (needed_bytes > free_bytes).then_some(Refusal::Heap { needed_bytes, free_bytes })
+        };
+        let has_place = closed.is_none() || turned_away < TURNED_AWAY_MAX;
+        has_place.then(|| Spool::new(SpoolConfig { closed, ..config }))
+    }
+
+    /// Sources that are only told why they are turned away.
+    pub(super) fn turned_away(&self) -> usize {
+        self.kept.iter().filter(|kept| kept.session.engine().is_closed()).count()
+    }
+
+    /// How many sessions there are.
+    pub(super) const fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether what the host can spare is to be told to this one anew.
+    pub(super) fn awaits_deposit(&self, index: usize) -> bool {
+        self.kept[index].session.engine().awaits_deposit()
+    }
+
+    /// This is what the host can spare now.
+    pub(super) fn set_room(&mut self, index: usize, room: Room) {
+        self.kept[index].session.engine_mut().set_room(room);
+    }
+
+    /// Bytes of the heap that all may yet take.
+    pub(super) fn heap_owed(&self) -> u64 {
+        let owed = |kept: &Kept| {
+            let connections = if kept.session.engine().is_closed() { 0 } else { SPOOL_CONNECTIONS };
+            account::owed(&kept.session, connections)
+        };
+        self.kept.iter().map(owed).sum()
+    }
+
+    /// Bytes of RAM that pages may yet take that were promised a place.
+    pub(super) fn ram_owed(&self) -> u64 {
+        self.kept.iter().map(|kept| kept.session.engine().ram_owed()).sum()
+    }
+
+    /// Does what one of them can do now.
+    pub(super) fn poll(&mut self, index: usize, now: Instant, streams: &mut impl Streams) -> Wakeup {
+        let Kept { session, cellar } = &mut self.kept[index];
+        session.poll(now, streams, cellar)
     }
 
     /// Whether `command` would do something now to what is kept of `guest`; `None` if nothing is.

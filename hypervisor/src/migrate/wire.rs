@@ -49,6 +49,8 @@ impl Wire {
 
     /// Queues `bytes`, to be sent whole and in order.
     pub fn queue(&mut self, bytes: &[u8]) {
+        // Never more than an engine produces at once, also after shorter ones.
+        self.output.reserve_exact(bytes.len());
         self.output.extend_from_slice(bytes);
     }
 

@@ -3,6 +3,7 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linked_list_allocator::Heap;
 use x86_64::PhysAddr;
@@ -15,6 +16,9 @@ use crate::sync::{Level, Lock};
 const SIZE_MIN: u64 = 8 << 20;
 /// Bytes that are enough where guests are small.
 const SIZE_ENOUGH: u64 = 24 << 20;
+/// Bytes that a heap has beside those that grow with the host: for connections, for what finds pages that are alike, and what
+/// nobody may take.
+const SIZE_OF_LARGE: u64 = 16 << 20;
 
 /// The image's allocator; usable after [`initialise`], and out of memory before.
 #[derive(Debug)]
@@ -24,6 +28,9 @@ struct Arena(Heap);
 
 static HEAP: Lock<Arena> = Lock::new(Level::Heap, Arena(Heap::empty()));
 
+/// Bytes that migrations were promised and have not taken yet.
+static PROMISED: AtomicUsize = AtomicUsize::new(0);
+
 /// How full the heap is, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
@@ -31,15 +38,22 @@ pub struct Statistics {
     pub size: usize,
     /// Bytes in use.
     pub used: usize,
+    /// Bytes that are free and promised to migrations under way.
+    pub promised: usize,
 }
 
 impl Statistics {
-    /// Bytes that one guest's tables may take: most of the host's allocations end in a panic if they fail, so an eighth of
-    /// the heap is for those alone.
+    /// Bytes that one more guest's tables may take: most of the host's allocations end in a panic if they fail, so an eighth
+    /// of the heap is for those alone, and what is promised is not given away twice.
     #[must_use]
     pub const fn spare(&self) -> usize {
-        self.size.saturating_sub(self.used).saturating_sub(self.size / 8)
+        self.size.saturating_sub(self.used).saturating_sub(self.size / 8).saturating_sub(self.promised)
     }
+}
+
+/// From now on so many bytes are promised to migrations, all together.
+pub fn promise(bytes: usize) {
+    PROMISED.store(bytes, Ordering::Relaxed);
 }
 
 /// Gives the heap `length` bytes of RAM at `start`.
@@ -54,16 +68,17 @@ pub unsafe fn initialise(start: PhysAddr, length: usize) {
 /// How full the heap is.
 pub fn statistics() -> Statistics {
     let heap = HEAP.lock();
-    Statistics { size: heap.0.size(), used: heap.0.used() }
+    Statistics { size: heap.0.size(), used: heap.0.used(), promised: PROMISED.load(Ordering::Relaxed) }
 }
 
-/// Bytes that the heap of a host with `total_frames` frames gets: a sixteenth, within bounds, but not less than a 256th.
-/// All streams that there may be ([`crate::net::stream::STREAMS_MAX`]) and a port's backlog take less than 6 MB of it. What
-/// is noted about a guest that is being moved takes less than a 400th of its RAM, most of it the identities of its pages.
+/// Bytes that the heap of a host with `total_frames` frames gets: a sixteenth, up to what is enough where guests are small, but
+/// not less than 16 MiB and a 256th, or an eighth if that is less. What is noted about a guest that is being moved takes less than a 400th
+/// of its RAM, most of it the identities of its pages, and up to 8 MiB more that find pages that are alike.
 #[must_use]
 pub fn size_for(total_frames: u64) -> usize {
     let bytes = total_frames * frames::FRAME_SIZE;
-    (bytes / 16).clamp(SIZE_MIN, SIZE_ENOUGH).max(bytes / 256) as usize
+    let at_large = (SIZE_OF_LARGE + bytes / 256).min(bytes / 8);
+    (bytes / 16).clamp(SIZE_MIN, SIZE_ENOUGH).max(at_large) as usize
 }
 
 /// A place for the heap in `frames`, and its length: of the size that is wanted, or half as often as need be.
@@ -100,8 +115,10 @@ mod tests {
     #[test]
     fn the_heap_grows_with_the_host_within_bounds() {
         assert_eq!(size_for(1), 8 << 20);
-        assert_eq!(size_for(65536), 16 << 20);
-        assert_eq!(size_for(6 << 18), 24 << 20);
+        assert_eq!(size_for(1 << 15), 16 << 20);
+        assert_eq!(size_for(1 << 16), 17 << 20);
+        assert_eq!(size_for(2 << 18), 24 << 20);
+        assert_eq!(size_for(6 << 18), 40 << 20);
     }
 
     #[test]
@@ -110,22 +127,25 @@ mod tests {
             let size = size_for(gib << 18);
             let identities = (gib << 18) * 8;
             let bitmaps = (gib << 18) / 8 * 6;
-            let heap = Statistics { size, used: 6 << 20 };
+            let heap = Statistics { size, used: 6 << 20, promised: 0 };
             assert!((identities + bitmaps) < heap.spare() as u64);
         }
     }
 
     #[test]
     fn some_of_the_heap_is_never_spared() {
-        assert_eq!(Statistics { size: 8 << 20, used: 1 << 20 }.spare(), 6 << 20);
-        assert_eq!(Statistics { size: 8 << 20, used: (7 << 20) + 1 }.spare(), 0);
-        assert_eq!(Statistics { size: 0, used: 0 }.spare(), 0);
+        let spare = |size, used, promised| Statistics { size, used, promised }.spare();
+        assert_eq!(spare(8 << 20, 1 << 20, 0), 6 << 20);
+        assert_eq!(spare(8 << 20, 1 << 20, 5 << 20), 1 << 20);
+        assert_eq!(spare(8 << 20, (7 << 20) + 1, 0), 0);
+        assert_eq!(spare(8 << 20, 1 << 20, 7 << 20), 0);
+        assert_eq!(spare(0, 0, 0), 0);
     }
 
     #[test]
     fn the_heap_is_as_large_as_contiguous_memory_allows() {
         let mut whole = testing::frames(64);
-        assert_eq!(place(&mut whole), Some((PhysAddr::new(FRAME_SIZE), 8 << 20)));
+        assert_eq!(place(&mut whole), Some((PhysAddr::new(FRAME_SIZE), 16 << 20)));
         // 24 MiB are wanted, and no more than nine blocks are together.
         let mut broken = testing::without(256, |block| block % 10 == 9);
         assert_eq!(place(&mut broken).map(|(_, length)| length), Some(12 << 20));

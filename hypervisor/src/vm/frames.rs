@@ -187,6 +187,28 @@ impl BlockSource for HostFrames {
     }
 }
 
+/// The same, for whoever was promised what is noted about the blocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PromisedFrames;
+
+impl BlockSource for PromisedFrames {
+    fn blocks_free(&self) -> usize {
+        HostFrames.blocks_free()
+    }
+
+    fn table_bytes_free(&self) -> usize {
+        usize::MAX
+    }
+
+    fn allocate(&mut self) -> Option<Block> {
+        BlockSource::allocate(&mut HostFrames)
+    }
+
+    fn release(block: Block) {
+        HostFrames::release(block);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

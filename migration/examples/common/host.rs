@@ -4,7 +4,8 @@ use std::net::TcpStream;
 use std::time::Instant as Clock;
 
 use godwit_migration::{
-    Generation, GuestDescription, GuestId, HostCapabilities, Instant, RamLayout, RamRange, TscScaling,
+    Generation, GuestDescription, GuestId, HostCapabilities, HostShare, Instant, RamLayout, RamRange, Room,
+    TscScaling,
 };
 use socket2::SockRef;
 
@@ -52,9 +53,10 @@ pub(crate) fn capabilities(bytes: u64, post_copy: bool) -> HostCapabilities {
         tsc_hz: 1_000_000_000,
         tsc_scaling: TscScaling::Unavailable,
         tsc_tolerance_ppm: 0,
-        memory_free_bytes: bytes,
+        room: Room { ram_bytes: bytes, heap_bytes: u64::MAX },
+        share: HostShare::default(),
         vcpus_max: 1,
-        is_busy: false,
+        closed: None,
         post_copy,
     }
 }

@@ -45,8 +45,22 @@ pub(crate) struct SimilarIndex {
 }
 
 impl SimilarIndex {
+    fn slots_for(page_count: u32) -> usize {
+        (page_count as usize * 2).next_power_of_two().clamp(SLOTS_MIN, SLOTS_MAX)
+    }
+
+    /// Bytes of the heap that one of so many pages takes.
+    pub(crate) fn bytes_for(page_count: u32) -> u64 {
+        Self::slots_for(page_count) as u64 * size_of::<u64>() as u64
+    }
+
+    /// Bytes of the heap that it has.
+    pub(crate) const fn bytes(&self) -> u64 {
+        (self.slots.capacity() * size_of::<u64>()) as u64
+    }
+
     pub(crate) fn new(page_count: u32) -> Result<Self, RamFailure> {
-        let count = (page_count as usize * 2).next_power_of_two().clamp(SLOTS_MIN, SLOTS_MAX);
+        let count = Self::slots_for(page_count);
         let mut slots = Vec::new();
         slots.try_reserve_exact(count).map_err(|_| RamFailure::OutOfMemory(Page(0)))?;
         slots.resize(count, 0);

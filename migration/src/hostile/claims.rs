@@ -226,3 +226,14 @@ fn a_guest_that_runs_elsewhere_dirties_nothing_here() {
     let (host, _) = serving();
     assert_eq!(host.engine.status(Instant::from_nanos(host.now)).dirty_pages_per_second, 0);
 }
+
+/// Each is noted, whether there is anything in it or not.
+#[test]
+fn empty_sections_are_bounded_too() {
+    let (mut host, mut sequence) = super::receiving_target();
+    for id in 0..2000 {
+        let part = Said::Section { id, total: 0, offset: 0, bytes: vec![] };
+        host.give(Input::Bytes(Channel::MAIN, &encode(&part, &mut sequence)));
+    }
+    assert!(host.ram.is_none());
+}

@@ -159,6 +159,19 @@ impl Source {
         self.migration
     }
 
+    /// Whether the guest's state is yet to be saved, or is on its way.
+    pub(crate) const fn may_be_saved(&self) -> bool {
+        self.is_before_commit()
+    }
+
+    /// Bytes of the heap that tables over so many pages take at most, and those that they have.
+    pub(crate) fn tables(&self, pages: u32) -> (u64, u64) {
+        let serving = Serving::bytes_for(pages);
+        let spooling = self.spooling.as_ref().map_or((0, 0), |it| (Spooling::bytes_for(pages), it.bytes()));
+        let sender = self.sender.as_ref().map_or(0, Sender::bytes);
+        (Sender::bytes_for(pages) + serving + spooling.0, sender + spooling.1)
+    }
+
     /// Takes one input. Drain [`Source::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, ram: &mut dyn GuestRam) {
         match input {

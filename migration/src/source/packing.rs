@@ -22,6 +22,9 @@ pub(super) struct Staged {
     pub(super) features: Vec<Features>,
 }
 
+/// What is noted of a page that waits.
+const STAGED_BYTES: usize = size_of::<(Page, Identity)>() + size_of::<Features>();
+
 const _: () = assert!(PACK_PAGES_MAX * PAGE_BYTES <= PLAIN_MAX);
 
 /// What compression needs.
@@ -39,6 +42,19 @@ pub(super) struct Codec {
 }
 
 impl Codec {
+    /// Bytes of the heap that it takes for so many pages.
+    pub(super) fn bytes_for(page_count: u32) -> u64 {
+        SimilarIndex::bytes_for(page_count) + Self::BYTES
+    }
+
+    /// Bytes of the heap that it takes for any number of pages.
+    const BYTES: u64 = (Compressor::BYTES + Plain::BYTES + PAGE_BYTES + PACK_PAGES_MAX * STAGED_BYTES) as u64;
+
+    /// Bytes of the heap that it has.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.index.bytes() + Self::BYTES
+    }
+
     pub(super) fn new(page_count: u32) -> Result<Self, RamFailure> {
         let staged = Staged {
             plain: Plain::new(),

@@ -27,6 +27,14 @@ impl Rewritten {
         Some(Self { pages: empty()?, recent: [empty()?, empty()?], harvests: 0, is_revisiting: false })
     }
 
+    /// Sets of pages that it consists of.
+    pub(super) const SETS: u64 = 3;
+
+    /// Bytes of the heap that it has.
+    pub(super) fn bytes(&self) -> u64 {
+        self.pages.bytes() + self.recent.iter().map(PageBitmap::bytes).sum::<u64>()
+    }
+
     /// How many there are.
     pub(crate) const fn len(&self) -> u32 {
         self.pages.len()

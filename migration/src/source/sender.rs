@@ -78,6 +78,19 @@ impl Sender {
         })
     }
 
+    /// Bytes of the heap that it takes at most for so many pages.
+    pub(super) fn bytes_for(page_count: u32) -> u64 {
+        let sets = PageBitmap::bytes_for(page_count) * (2 + Rewritten::SETS);
+        Identities::bytes_for(page_count) + Codec::bytes_for(page_count) + sets
+    }
+
+    /// Bytes of the heap that it has.
+    pub(super) fn bytes(&self) -> u64 {
+        let codec = self.codec.as_ref().map_or(0, Codec::bytes);
+        let rewritten = self.rewritten.as_ref().map_or(0, Rewritten::bytes);
+        self.identities.bytes() + codec + rewritten + self.pending.bytes() + self.harvest.bytes()
+    }
+
     /// What is left of it when the attempt is over: the counts.
     pub(crate) fn into_summary(self) -> Self {
         let none = PageBitmap::empty(0);

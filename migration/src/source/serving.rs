@@ -69,6 +69,11 @@ enum Urgently {
 }
 
 impl Serving {
+    /// Bytes of the heap that it takes at most for so many pages: a set, and for a moment a copy of it.
+    pub(super) const fn bytes_for(pages: u32) -> u64 {
+        2 * PageBitmap::bytes_for(pages)
+    }
+
     /// The target lacks these pages too; it says so before it answers what became of the migration.
     pub(super) fn on_absent(&mut self, state: &State, body: &[u8], pages: u32) -> Result<(), AbortReason> {
         let is_asked =

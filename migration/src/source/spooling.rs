@@ -126,6 +126,16 @@ impl Spooling {
         }
     }
 
+    /// Bytes of the heap that it takes at most for so many pages: its sets, and for a moment a copy of one.
+    pub(super) const fn bytes_for(pages: u32) -> u64 {
+        5 * PageBitmap::bytes_for(pages)
+    }
+
+    /// Bytes of the heap that it has.
+    pub(super) fn bytes(&self) -> u64 {
+        [&self.rest, &self.unsettled, &self.to_send, &self.holds].map(PageBitmap::bytes).iter().sum()
+    }
+
     /// What is to be done about the connection itself.
     pub(super) fn poll_line(&mut self, now: Instant) -> Option<Output> {
         self.line.poll(now, &mut [])

@@ -6,13 +6,14 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::{Spool, SpoolConfig, SpoolEvent};
+use crate::heap::{HostShare, Room};
 use crate::hostile::{
     GUEST, MIGRATION, PAGES, Ram, Said, encode, filling_target, said, serving_source, serving_source_at,
 };
 use crate::io::{Channel, Command, Event, Input, OUTPUT_BYTES_MIN, Output};
 use crate::policy::SpoolPolicy;
 use crate::ram::PAGE_BYTES;
-use crate::reason::{AbortReason, StreamFault};
+use crate::reason::{AbortReason, Refusal, StreamFault};
 use crate::status::Phase;
 use crate::time::Instant;
 use crate::wire::control::Control;
@@ -35,8 +36,9 @@ impl Host {
     fn new() -> Self {
         let config = SpoolConfig {
             incarnation: 1,
-            memory_free_bytes: 1 << 20,
-            is_busy: false,
+            room: Room { ram_bytes: 1 << 20, heap_bytes: 1 << 20 },
+            share: HostShare::default(),
+            closed: None,
             policy: SpoolPolicy::default(),
         };
         let store = Ram(vec![[0; PAGE_BYTES]; PAGES as usize]);
@@ -100,6 +102,30 @@ fn what_is_too_much_is_refused_and_takes_no_memory() {
         };
         assert_eq!(matches!(host.turned_away[0], AbortReason::Refused(_)), is_possible);
     }
+}
+
+#[test]
+fn a_guest_whose_sets_the_heap_cannot_spare_is_refused_and_what_is_promised_is_owed() {
+    let mut host = Host::new();
+    host.spool.set_room(Room { ram_bytes: 1 << 40, heap_bytes: 1 << 20 });
+    host.give(Input::LinkUp(Channel::SPOOL));
+    let before = host.spool.heap_owed();
+    let opening = Opening::Spool { migration: MIGRATION, guest: GUEST };
+    let mut first = Greeting { opening, version_min: 1, version_max: 1 }.encode().to_vec();
+    first.extend(encode(&Said::Control(deposit(1 << 24, 1)), &mut 0));
+    host.give(Input::Bytes(Channel::SPOOL, &first));
+    let [AbortReason::Refused(refusals)] = &host.turned_away[..] else { panic!("{:?}", host.turned_away) };
+    let [Refusal::Heap { needed_bytes, free_bytes: 0x10_0000 }] = refusals[..] else {
+        panic!("{refusals:?}")
+    };
+    // Four sets of a bit for each page.
+    assert!((8 << 20..9 << 20).contains(&needed_bytes), "{needed_bytes}");
+    assert!(host.spool.is_finished() && host.spool.heap_owed() == 0);
+
+    let mut host = Host::new();
+    host.meet_source();
+    assert_eq!(host.spool.heap_owed(), before, "all that it needs for so few pages it has");
+    assert_eq!(host.spool.ram_owed(), u64::from(ABSENT) * PAGE_BYTES as u64);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The source's side of a spool: what it leaves here is checked record by record and kept.
 
-use super::{SETS_SHARE, Shelf, Spool, SpoolEnd, SpoolEvent};
+use super::{Shelf, Spool, SpoolEnd, SpoolEvent};
 use crate::bitmap::PageBitmap;
 use crate::endpoint::{Link, PATIENCE_UNTOLD, keepalive};
+use crate::heap::Room;
 use crate::io::Channel;
 use crate::progress::Told;
-use crate::ram::{GuestRam, RamFailure};
+use crate::ram::{GuestRam, PAGE_BYTES, RamFailure};
 use crate::reason::{AbortReason, Refusal, StreamFault};
 use crate::target::receiver::Receiver;
 use crate::time::Instant;
@@ -203,13 +204,17 @@ impl Spool {
 
     /// Makes what is needed whatever comes; the pages themselves take memory as they come.
     fn make_room(&mut self, deposit: &Deposit) -> Result<(), Refusal> {
-        let (needed_bytes, sets) = Self::needs(deposit);
-        let free_bytes = self.config.memory_free_bytes;
-        if self.config.is_busy {
-            return Err(Refusal::Busy);
+        if let Some(refusal) = self.config.closed.clone() {
+            return Err(refusal);
         }
-        let refusal = Refusal::Memory { needed_bytes, free_bytes };
-        if needed_bytes > free_bytes || sets > free_bytes / SETS_SHARE {
+        let Room { ram_bytes, heap_bytes } = self.config.room;
+        let (pages_bytes, tables_bytes) =
+            (u64::from(deposit.absent) * PAGE_BYTES as u64, self.needs_of_heap(deposit.pages));
+        if pages_bytes > ram_bytes {
+            return Err(Refusal::Memory { needed_bytes: pages_bytes, free_bytes: ram_bytes });
+        }
+        let refusal = Refusal::Heap { needed_bytes: tables_bytes, free_bytes: heap_bytes };
+        if tables_bytes > heap_bytes {
             return Err(refusal);
         }
         let set = || PageBitmap::try_empty(deposit.pages).ok_or(refusal.clone());

@@ -15,11 +15,13 @@ mod shelf;
 use crate::bitmap::PageBitmap;
 use crate::endpoint::Endpoint;
 use crate::guest::NAME_BYTES_MAX;
+use crate::heap::{HostShare, Room};
 use crate::io::{Channel, Command, Event, Input, OUTPUT_BYTES_MIN, Output};
 use crate::permit::{GuestId, MigrationId};
 use crate::policy::SpoolPolicy;
 use crate::progress::Told;
 use crate::ram::{GuestRam, PAGE_BYTES};
+use crate::reason::Refusal;
 use crate::status::{Phase, PostCopy, Spooled, Status, Waits};
 use crate::target::receiver::Receiver;
 use crate::time::Instant;
@@ -31,20 +33,17 @@ use shelf::Shelf;
 
 const _: () = assert!(NAME_BYTES_MAX * 2 + crate::wire::deposit::ADDRESS_BYTES_MAX < 1024);
 
-/// Bits that are kept for each page of the guest, whether it is left here or not: four sets.
-const BITS_PER_PAGE: u64 = 4;
-/// What these may take at most of the memory that is free: one in so many bytes.
-const SETS_SHARE: u64 = 16;
-
 /// What a spool engine is made from.
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
     /// A number that is different after each boot of this host.
     pub incarnation: u64,
-    /// Memory that pages may take, in bytes.
-    pub memory_free_bytes: u64,
-    /// It keeps pages of as many migrations as it can.
-    pub is_busy: bool,
+    /// What the host can spare for the pages.
+    pub room: Room,
+    /// What the store takes of the host's heap, by the RAM of the guest.
+    pub share: HostShare,
+    /// Why it keeps no more pages at all just now.
+    pub closed: Option<Refusal>,
     /// Limits.
     pub policy: SpoolPolicy,
 }
@@ -260,10 +259,44 @@ impl Spool {
         self.target.tell(Event::Spool(event));
     }
 
-    /// Bytes that a deposit needs at most, and those of them that are taken whatever comes.
-    fn needs(deposit: &Deposit) -> (u64, u64) {
-        let sets = u64::from(deposit.pages) * BITS_PER_PAGE / 8;
-        (u64::from(deposit.absent) * PAGE_BYTES as u64 + sets, sets)
+    /// Whether the source has not said yet what is to be kept; as [`crate::Target::awaits_guest`].
+    #[must_use]
+    pub const fn awaits_deposit(&self) -> bool {
+        self.deposit.is_none() && !self.is_over
+    }
+
+    /// Whether it is only to say why no pages are kept.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.config.closed.is_some()
+    }
+
+    /// This is what the host can spare now.
+    pub const fn set_room(&mut self, room: Room) {
+        self.config.room = room;
+    }
+
+    /// Bytes of RAM that the store may yet take.
+    #[must_use]
+    pub fn ram_owed(&self) -> u64 {
+        let absent = self.deposit.as_ref().filter(|_| !self.is_over).map_or(0, |deposit| deposit.absent);
+        // Pages of zeros are here and take none.
+        let here = self.held.len().max(self.written.len());
+        u64::from(absent.saturating_sub(here)) * PAGE_BYTES as u64
+    }
+
+    pub(crate) fn pages_of_guest(&self) -> Option<u32> {
+        self.deposit.as_ref().map(|deposit| deposit.pages)
+    }
+
+    pub(crate) const fn store_share(&self) -> HostShare {
+        self.config.share
+    }
+
+    /// Bytes of the heap that the sets have. What the store has is not known here.
+    pub(crate) fn sets_held(&self) -> u64 {
+        let receiver = self.receiver.as_ref().map_or(0, Receiver::bytes);
+        self.written.bytes() + self.held.bytes() + self.offering.bytes() + receiver
     }
 
     /// Lets everything go.

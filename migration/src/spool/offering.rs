@@ -81,6 +81,11 @@ impl Offering {
         self.give = give;
     }
 
+    /// Bytes of the heap that its set has.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.give.bytes()
+    }
+
     /// Whether the target takes pages, and waits for some of them, maybe.
     pub(super) fn is_giving(&self) -> bool {
         self.stage == Stage::Giving

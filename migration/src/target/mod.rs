@@ -360,7 +360,7 @@ impl Target {
         if let Some(link) = &mut self.endpoint.link {
             link.keepalive = keepalive(self.policy.peer_timeout, self.source_patience);
         }
-        let refusals = admission::check(&guest, &self.host);
+        let refusals = admission::check(&guest, self.needs_of_heap(&guest), &self.host);
         self.guest = Some(guest.clone());
         if !refusals.is_empty() {
             self.refuse(now, refusals);
@@ -493,7 +493,7 @@ impl Target {
             GuestFailure::Refused(refusals) => refusals,
             GuestFailure::OutOfMemory => {
                 let needed_bytes = self.guest.as_ref().map_or(0, |guest| guest.layout.bytes());
-                [Refusal::Memory { needed_bytes, free_bytes: self.host.memory_free_bytes }].into()
+                [Refusal::Memory { needed_bytes, free_bytes: self.host.room.ram_bytes }].into()
             }
             failure => [Refusal::Host(alloc::format!("{failure}"))].into(),
         };

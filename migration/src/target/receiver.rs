@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::bitmap::PageBitmap;
 use crate::codec::lz::Decompressor;
 use crate::codec::patch;
-use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTIONS_MAX, Section};
+use crate::device::{DeviceState, Necessity, SECTION_BYTES_MAX, SECTION_BYTES_NOTED, SECTIONS_MAX, Section};
 use crate::identity::{Identities, Identity};
 use crate::io::Channel;
 use crate::ram::{GuestRam, PAGE_BYTES, Page, PageBytes, RamFailure};
@@ -79,6 +79,19 @@ impl Receiver {
             is_live: false,
             arrived: Vec::new(),
         })
+    }
+
+    /// Bytes of the heap that one takes for any number of pages.
+    pub(crate) const BYTES: u64 = (Decompressor::BYTES + 2 * PAGE_BYTES) as u64;
+
+    /// Bytes of the heap that one takes at most for so many pages, without the device state.
+    pub(crate) const fn bytes_for(page_count: u32) -> u64 {
+        Identities::bytes_for(page_count) + PageBitmap::bytes_for(page_count) + Self::BYTES
+    }
+
+    /// Bytes of the heap that it has, without the device state.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.identities.bytes() + self.absent.bytes() + Self::BYTES
     }
 
     /// For pages that are kept for another host: each is taken once, none refers to another. `absent` is all of them.
@@ -320,8 +333,9 @@ impl Receiver {
         let bad = |fault| Err(AbortReason::Stream(fault));
         let total = part.total_bytes as usize;
         if part.offset == 0 && self.section_missing == 0 {
+            let counted = total + SECTION_BYTES_NOTED;
             if total > SECTION_BYTES_MAX
-                || self.state_bytes + total > self.state_bytes_max
+                || self.state_bytes + counted > self.state_bytes_max
                 || self.state.len() == SECTIONS_MAX
             {
                 return bad(StreamFault::Length);
@@ -330,7 +344,7 @@ impl Receiver {
             if bytes.try_reserve_exact(total).is_err() {
                 return Err(AbortReason::Ram(RamFailure::OutOfMemory(Page(0))));
             }
-            self.state_bytes += total;
+            self.state_bytes += counted;
             self.section_missing = total;
             let necessity = if part.is_mandatory { Necessity::Mandatory } else { Necessity::Optional };
             let (id, instance, version) = (part.id, part.instance, part.version);

@@ -74,6 +74,8 @@ impl Assembler {
             if !self.collected.is_empty() || input.len() < need {
                 let missing = need - self.collected.len();
                 let (now, later) = input.split_at(missing.min(input.len()));
+                // No more than the largest unit, whatever the order in which units come.
+                self.collected.reserve_exact(missing);
                 self.collected.extend_from_slice(now);
                 *input = later;
                 if self.collected.len() < need {

@@ -47,6 +47,7 @@ const REFUSAL_BUSY: u16 = 7;
 const REFUSAL_UNKNOWN_RECORD: u16 = 8;
 const REFUSAL_HOST: u16 = 9;
 const REFUSAL_POST_COPY: u16 = 10;
+const REFUSAL_HEAP: u16 = 11;
 
 /// At most [`REFUSALS_MAX`] of them, each text cut to [`TEXT_BYTES_MAX`].
 pub(crate) fn refusals_to_wire(refusals: &[Refusal]) -> Vec<RefusalBody> {
@@ -58,6 +59,11 @@ pub(crate) fn refusals_from_wire(bodies: &[RefusalBody]) -> Vec<Refusal> {
 }
 
 fn refusal_to_wire(refusal: &Refusal) -> RefusalBody {
+    // Older releases tell of what they do not know by its text.
+    let words = match refusal {
+        Refusal::Heap { .. } => refusal.to_string(),
+        _ => String::new(),
+    };
     let (code, numbers, text) = match refusal {
         Refusal::Version { source, target } => {
             (REFUSAL_VERSION, [source.0.into(), source.1.into(), target.0.into(), target.1.into()], "")
@@ -70,6 +76,9 @@ fn refusal_to_wire(refusal: &Refusal) -> RefusalBody {
         Refusal::TscFrequency { guest_hz, target_hz } => (REFUSAL_TSC, [*guest_hz, *target_hz, 0, 0], ""),
         Refusal::Memory { needed_bytes, free_bytes } => {
             (REFUSAL_MEMORY, [*needed_bytes, *free_bytes, 0, 0], "")
+        }
+        Refusal::Heap { needed_bytes, free_bytes } => {
+            (REFUSAL_HEAP, [*needed_bytes, *free_bytes, 0, 0], words.as_str())
         }
         Refusal::Vcpus { needed, max } => (REFUSAL_VCPUS, [u64::from(*needed), u64::from(*max), 0, 0], ""),
         Refusal::AlreadyThere => (REFUSAL_ALREADY_THERE, [0; 4], ""),
@@ -96,6 +105,7 @@ fn refusal_from_wire(body: &RefusalBody) -> Refusal {
         }),
         REFUSAL_TSC => Refusal::TscFrequency { guest_hz: a, target_hz: b },
         REFUSAL_MEMORY => Refusal::Memory { needed_bytes: a, free_bytes: b },
+        REFUSAL_HEAP => Refusal::Heap { needed_bytes: a, free_bytes: b },
         REFUSAL_VCPUS => Refusal::Vcpus { needed: medium(a), max: medium(b) },
         REFUSAL_ALREADY_THERE => Refusal::AlreadyThere,
         REFUSAL_BUSY => Refusal::Busy,
@@ -279,5 +289,16 @@ mod tests {
         let told = AbortBody::to_wire(&reason).reason();
         let refusal = Refusal::Version { source: (1, 2), target: (7, 7) };
         assert_eq!(told, AbortReason::Refused([refusal].into()));
+    }
+
+    #[test]
+    fn a_source_that_does_not_know_a_refusal_has_it_in_words() {
+        for refusal in [Refusal::Heap { needed_bytes: 3 << 20, free_bytes: 1 << 20 }] {
+            let said = refusal_to_wire(&refusal);
+            assert_eq!(refusal_from_wire(&said), refusal);
+            let unknown = refusal_from_wire(&RefusalBody { code: 999, ..said });
+            assert_eq!(unknown, Refusal::Host(cut(&refusal.to_string())));
+            assert_eq!(unknown.to_string(), refusal.to_string(), "all of it");
+        }
     }
 }

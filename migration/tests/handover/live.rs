@@ -7,8 +7,9 @@ use std::time::Duration;
 use godwit_migration as engine;
 use godwit_migration::{
     Channel, Command, Compression, Event, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestRam,
-    HostCapabilities, Impatience, Instant, MigrationId, NoRam, OUTPUT_BYTES_MIN, Output, Overrun, Phase,
-    Policy, Purpose, RamLayout, RamRange, RunPermit, SourceConfig, TargetConfig, TargetPolicy, TscScaling,
+    HostCapabilities, HostShare, Impatience, Instant, MigrationId, NoRam, OUTPUT_BYTES_MIN, Output, Overrun,
+    Phase, Policy, Purpose, RamLayout, RamRange, Room, RunPermit, SourceConfig, TargetConfig, TargetPolicy,
+    TscScaling,
 };
 
 use super::body::{GUEST, LiveGuest, PAGES};
@@ -255,9 +256,10 @@ impl Part for LivePart<Target> {
             tsc_hz: 1_000_000_000,
             tsc_scaling: TscScaling::Unavailable,
             tsc_tolerance_ppm: 100,
-            memory_free_bytes: 1 << 40,
+            room: Room { ram_bytes: 1 << 40, heap_bytes: u64::MAX },
+            share: HostShare::default(),
             vcpus_max: 1,
-            is_busy: false,
+            closed: None,
             post_copy: true,
         };
         let policy = TargetPolicy { peer_timeout: PEER_TIMEOUT, hold: HOLD };

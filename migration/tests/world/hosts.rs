@@ -5,9 +5,9 @@ use std::time::Duration;
 use godwit_migration::guest::{CpuFeatures, CpuidRegister};
 use godwit_migration::{
     AbortReason, Channel, Command, Event, Generation, GuestAction, GuestDescription, GuestEvent,
-    GuestFailure, GuestRam, HostCapabilities, Input, Instant, MigrationId, NoRam, Opening, Output, Page,
-    Phase, Prediction, RamLayout, RamRange, Refusal, RunPermit, Source, SourceConfig, Step, Target,
-    TargetConfig, TscScaling,
+    GuestFailure, GuestRam, HostCapabilities, HostShare, Input, Instant, MigrationId, NoRam, Opening, Output,
+    Page, Phase, Prediction, RamLayout, RamRange, Refusal, Room, RunPermit, Source, SourceConfig, Step,
+    Target, TargetConfig, TscScaling,
 };
 
 use super::guest::{Instance, Ram};
@@ -165,9 +165,10 @@ impl TargetHost {
             tsc_hz: 1_000_000_000,
             tsc_scaling: TscScaling::Unavailable,
             tsc_tolerance_ppm: 100,
-            memory_free_bytes: 1 << 40,
+            room: Room { ram_bytes: 1 << 40, heap_bytes: u64::MAX },
+            share: HostShare::default(),
             vcpus_max: 1,
-            is_busy: false,
+            closed: None,
             post_copy: plan.offers_post_copy,
         };
         Target::new(TargetConfig { host, policy: plan.target_policy })

@@ -215,6 +215,16 @@ impl World {
         let both = runs(&self.source.guest) && runs(&self.target.guest);
         assert!(!both || self.are_apart(), "two hosts run the guest: {}", self.state());
         self.check_ceiling();
+        self.check_heap();
+    }
+
+    /// No engine has more of its host's heap than it said that it needs: these make sure of it.
+    fn check_heap(&self) {
+        let source = self.source.engine.as_ref().map(|engine| engine.heap_owed());
+        let targets = self.target.slots.iter().filter_map(|slot| slot.engine.as_ref());
+        let spool = self.spool.engine.as_ref().map(|engine| engine.heap_owed());
+        let owed = source.into_iter().chain(spool).chain(targets.map(|engine| engine.heap_owed()));
+        assert!(owed.sum::<u64>() < 16 << 20, "they are small");
     }
 
     /// Before the commit the guest stands still no longer than the limit, and what the granularity is: the step of its

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use godwit_migration::{
-    Channel, Event, Input, Instant, NoRam, Opening, Output, PageBitmap, Spool, SpoolConfig, SpoolEvent,
-    SpoolOrder,
+    Channel, Event, HostShare, Input, Instant, NoRam, Opening, Output, PageBitmap, Refusal, Room, Spool,
+    SpoolConfig, SpoolEvent, SpoolOrder,
 };
 
 use super::guest::Ram;
@@ -292,8 +292,9 @@ impl World {
                 }
                 let config = SpoolConfig {
                     incarnation: self.spool.incarnation,
-                    memory_free_bytes: u64::from(plan.pages) * 4096 + 512,
-                    is_busy: plan.is_busy,
+                    room: Room { ram_bytes: u64::from(plan.pages) * 4096 + 512, heap_bytes: u64::MAX },
+                    share: HostShare::default(),
+                    closed: plan.is_busy.then_some(Refusal::Busy),
                     policy: self.plan.spool_policy,
                 };
                 self.spool.has_crashed = false;

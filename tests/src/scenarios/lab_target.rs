@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use godwit_boot::config::VCPUS_MAX;
 use godwit_migration::{
-    Channel, CpuFeatures, CpuidRegister, GuestAction, GuestEvent, GuestRam, HostCapabilities, Input,
-    OUTPUT_BYTES_MIN, Output, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, Step, Target,
+    Channel, CpuFeatures, CpuidRegister, GuestAction, GuestEvent, GuestRam, HostCapabilities, HostShare,
+    Input, OUTPUT_BYTES_MIN, Output, PAGE_BYTES, Page, PageBitmap, PageBytes, RamFailure, Room, Step, Target,
     TargetConfig, TargetPolicy, TscScaling,
 };
 
@@ -65,9 +65,10 @@ pub(super) fn engine() -> Target {
         tsc_hz: 1,
         tsc_scaling: TscScaling::Available,
         tsc_tolerance_ppm: 0,
-        memory_free_bytes: 1 << 40,
+        room: Room { ram_bytes: 1 << 40, heap_bytes: 1 << 40 },
+        share: HostShare::default(),
         vcpus_max: VCPUS_MAX,
-        is_busy: false,
+        closed: None,
         post_copy: false,
     };
     Target::new(TargetConfig { host, policy: TargetPolicy::default() })

@@ -8,22 +8,23 @@ use super::super::format::{Bytes, Span, printable};
 use super::super::host::Host;
 use super::super::output::Output;
 use super::super::table::{Align, Table};
-use super::super::view::{LogLine, VmxView};
+use super::super::view::{HeapView, LogLine, VmxView};
 
 /// `mem`.
 pub(super) fn memory(host: &dyn Host, out: &mut Output) -> fmt::Result {
     let memory = host.memory();
-    let (used, total) = (memory.heap.used_bytes, memory.heap.total_bytes);
+    let HeapView { used_bytes, total_bytes, spare_bytes } = memory.heap;
     writeln!(out, "total       {:>10}", Bytes(memory.total_bytes).to_string())?;
     writeln!(out, "free        {:>10}", Bytes(memory.free_bytes).to_string())?;
     writeln!(out, "guests      {:>10}", Bytes(memory.guest_bytes).to_string())?;
     writeln!(out, "files       {:>10}", Bytes(memory.file_bytes).to_string())?;
     writeln!(
         out,
-        "hypervisor  {:>10}  heap {} of {}",
+        "hypervisor  {:>10}  heap {} of {}, {} to spare",
         Bytes(memory.hypervisor_bytes).to_string(),
-        Bytes(used),
-        { Bytes(total) }
+        Bytes(used_bytes),
+        Bytes(total_bytes),
+        Bytes(spare_bytes)
     )?;
     let (deepest, size) = (Bytes(memory.stacks.deepest_bytes), Bytes(memory.stacks.size_bytes));
     writeln!(out, "stacks      {:>10}  of a CPU's {size} at the most", deepest.to_string())?;

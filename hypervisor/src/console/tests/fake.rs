@@ -302,7 +302,7 @@ impl Host for FakeHost {
             hypervisor_bytes: 24 << 20,
             guest_bytes: 128 << 20,
             file_bytes: 12 << 20,
-            heap: HeapView { used_bytes: 1 << 20, total_bytes: 8 << 20 },
+            heap: HeapView { used_bytes: 1 << 20, total_bytes: 8 << 20, spare_bytes: 5 << 20 },
             stacks: StackView { deepest_bytes: 80 << 10, size_bytes: 256 << 10 },
         }
     }

@@ -19,7 +19,7 @@ total          512 MiB
 free           360 MiB
 guests         128 MiB
 files         12.0 MiB
-hypervisor    24.0 MiB  heap 1.00 MiB of 8.00 MiB
+hypervisor    24.0 MiB  heap 1.00 MiB of 8.00 MiB, 5.00 MiB to spare
 stacks        80.0 KiB  of a CPU's 256 KiB at the most
 a>"
     );

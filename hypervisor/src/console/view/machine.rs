@@ -89,6 +89,8 @@ pub struct HeapView {
     pub used_bytes: u64,
     /// Bytes it may hand out in all.
     pub total_bytes: u64,
+    /// Bytes that one more guest, or one more move, may take.
+    pub spare_bytes: u64,
 }
 
 /// The stacks of the CPUs.

@@ -6,11 +6,12 @@ use alloc::vec::Vec;
 
 use godwit_migration::{
     Generation, GuestAction, GuestDescription, GuestEvent, GuestFailure, GuestId, GuestRam, HostCapabilities,
-    MigrationId, NoRam, Page, Purpose, RamLayout, RamRange, Refusal, RunPermit, Step, TscScaling,
+    HostShare, MigrationId, NoRam, PAGE_BYTES, Page, Purpose, RamLayout, RamRange, Refusal, Room, RunPermit,
+    Step, TscScaling,
 };
 
 use super::super::guest::{GuestHouse, Lodging, NotMovable};
-use super::super::shelf::Shelf;
+use super::super::shelf::{self, Shelf};
 use super::fake_guest::{Content, Guest, Key, PAGES, Ram, content, written_page};
 use crate::vm::memory::testing::HeapBlocks;
 
@@ -36,6 +37,12 @@ pub(super) struct House {
     pub(super) done: u32,
     /// Guests that have gone, and where.
     pub(super) departed: Vec<(String, String)>,
+    /// Bytes of RAM for guests that come, of the heap, and what of that is promised to sessions.
+    pub(super) ram_bytes: u64,
+    pub(super) heap_bytes: u64,
+    pub(super) promised_bytes: u64,
+    /// What of the heap each guest takes.
+    pub(super) share: HostShare,
     /// All steps that were asked for.
     pub(super) steps: Vec<Step>,
 }
@@ -54,6 +61,10 @@ impl House {
             started: Vec::new(),
             done: 0,
             departed: Vec::new(),
+            ram_bytes: 1 << 30,
+            heap_bytes: 1 << 30,
+            promised_bytes: 0,
+            share: HostShare::default(),
             steps: Vec::new(),
         }
     }
@@ -236,11 +247,24 @@ impl GuestHouse for House {
             tsc_hz: 1_000_000_000,
             tsc_scaling: TscScaling::Unavailable,
             tsc_tolerance_ppm: 100,
-            memory_free_bytes: 1 << 30,
+            room: self.room(),
+            share: self.share,
             vcpus_max: 1,
-            is_busy: false,
+            closed: None,
             post_copy: self.offers_post_copy,
         }
+    }
+
+    fn room(&self) -> Room {
+        let guests = self.guests.iter().filter(|guest| guest.ram.is_some()).count() as u64;
+        Room {
+            ram_bytes: self.ram_bytes.saturating_sub(guests * u64::from(PAGES) * PAGE_BYTES as u64),
+            heap_bytes: self.heap_bytes.saturating_sub(self.promised_bytes + guests * self.share.bytes),
+        }
+    }
+
+    fn promise_heap(&mut self, bytes: u64) {
+        self.promised_bytes = bytes;
     }
 
     fn new_migration(&mut self) -> MigrationId {
@@ -259,6 +283,10 @@ impl GuestHouse for House {
 
     fn shelf(&self) -> Box<dyn GuestRam> {
         Box::new(Shelf::new(HeapBlocks { left: 16 }))
+    }
+
+    fn shelf_share(&self) -> HostShare {
+        HostShare { bytes_per_block: shelf::HEAP_BYTES_PER_BLOCK, ..HostShare::default() }
     }
 
     fn departed(&mut self, key: Key, peer: &str) {

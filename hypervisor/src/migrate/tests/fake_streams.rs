@@ -9,7 +9,7 @@ use core::time::Duration;
 use godwit_migration::Instant;
 
 use super::super::streams::Streams;
-use crate::net::stream::{Accepted, BACKLOG_MAX, Error, Received, State, StreamId};
+use crate::net::stream::{Accepted, BACKLOG_MAX, Error, Received, STREAMS_MAX, State, StreamId};
 
 /// How long a closed stream may take to deliver what was queued.
 const LINGER: Duration = Duration::from_secs(10);
@@ -222,6 +222,9 @@ impl At<'_> {
 
 impl Streams for At<'_> {
     fn connect(&mut self, peer: SocketAddrV4) -> Result<StreamId, Error> {
+        if self.net.in_use(self.host) >= STREAMS_MAX {
+            return Err(Error::Exhausted);
+        }
         let number = self.net.ends.len();
         let port = 50_000 + number as u16;
         self.net.add(self.host, port, peer, true);
@@ -231,6 +234,9 @@ impl Streams for At<'_> {
 
     fn accept(&mut self, port: u16) -> Option<Accepted> {
         let host = self.host;
+        if self.net.in_use(host) >= STREAMS_MAX {
+            return None;
+        }
         let waits =
             |end: &End| (end.host, end.port, end.stage, end.is_known) == (host, port, Stage::Open, false);
         let number = self.net.ends.iter().position(waits)?;

@@ -14,6 +14,7 @@ mod forge;
 mod handover;
 mod moves;
 mod postcopy;
+mod promises;
 mod spools;
 mod strangers;
 mod urgent;

@@ -127,6 +127,26 @@ fn strangers_in_any_number_use_few_connections_and_keep_no_guest_away_for_long()
 }
 
 #[test]
+fn who_has_most_places_gives_one_up_and_only_if_it_is_wanted() {
+    let mut world = World::new();
+    let other = Ipv4Addr::new(10, 0, 0, 67);
+    let alone = world.net.at(other).connect(SocketAddrV4::new(TARGET, PORT)).unwrap();
+    world.pass(Duration::from_millis(5));
+    let many = [0; WAITING_MAX - 1].map(|_| world.knock());
+    world.pass(Duration::from_secs(5));
+    assert!(world.target.strangers().is_empty(), "nobody else wants a place");
+    let last = world.knock();
+    assert_eq!(world.target.strangers(), ["it did not say in time what it is about"]);
+    assert_eq!(world.net.at(STRANGER).state(many[0]), Ok(State::Failed(Error::Reset)));
+    let open = Ok(State::Open);
+    assert_eq!((world.net.at(other).state(alone), world.net.at(STRANGER).state(many[1])), (open, open));
+    // A newcomer has its second: none of the others is younger than that by now, and one gives way for each.
+    let _ = (last, world.knock());
+    assert_eq!(world.net.at(STRANGER).state(many[1]), Ok(State::Failed(Error::Reset)));
+    assert_eq!(world.net.at(STRANGER).state(last), open);
+}
+
+#[test]
 fn an_opening_with_nothing_behind_it_takes_no_place_for_good() {
     let mut world = World::new();
     for number in 0..SESSIONS_MAX as u8 + 2 {
@@ -202,7 +222,7 @@ fn arrivals_that_only_open_are_cut_off_beyond_a_bound() {
 }
 
 /// So many connections that open the migration of a guest each, and say nothing more.
-fn open(world: &mut World, count: usize) -> Vec<StreamId> {
+pub(super) fn open(world: &mut World, count: usize) -> Vec<StreamId> {
     // Not the numbers that the hosts of this world give to theirs.
     let numbers = 100..100 + u8::try_from(count).unwrap();
     let open = |number| {

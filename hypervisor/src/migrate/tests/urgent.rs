@@ -101,6 +101,9 @@ impl Engine for Scripted {
         self.0.borrow().is_finished
     }
 
+    fn heap_owed(&self) -> u64 {
+        0
+    }
     fn take_permit(&mut self) -> Option<RunPermit> {
         None
     }

@@ -14,6 +14,9 @@ pub(crate) struct Compressor {
 }
 
 impl Compressor {
+    /// Bytes of the heap that it takes.
+    pub(crate) const BYTES: usize = Search::BYTES + ROOM_BYTES;
+
     pub(crate) fn new() -> Self {
         Self { search: Search::new(), escapes: zeroed() }
     }

@@ -13,6 +13,9 @@ pub(crate) struct Decompressor {
 }
 
 impl Decompressor {
+    /// Bytes of the heap that it takes.
+    pub(crate) const BYTES: usize = Reader::BYTES + Plain::BYTES;
+
     pub(crate) fn new() -> Self {
         Self { reader: Reader::new(), plain: Plain::new() }
     }

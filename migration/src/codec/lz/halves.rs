@@ -80,6 +80,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Bytes of the heap that it takes.
+    pub(super) const BYTES: usize = 2 * ROOM_BYTES;
+
     pub(super) fn new() -> Self {
         Self { literals: zeroed(), escapes: zeroed() }
     }

@@ -51,6 +51,9 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
+    /// Bytes of the heap that it takes.
+    pub(crate) const BYTES: usize = ROOM_BYTES;
+
     pub(crate) fn new() -> Self {
         Self { bytes: zeroed(), length: 0 }
     }

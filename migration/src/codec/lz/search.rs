@@ -34,6 +34,9 @@ pub(super) struct Search {
 }
 
 impl Search {
+    /// Bytes of the heap that it takes.
+    pub(super) const BYTES: usize = 2 * (1 << HASH_BITS) + 3 * TOKENS_MAX + ROOM_BYTES;
+
     pub(super) fn new() -> Self {
         Self {
             table: zeroed(),
