@@ -83,6 +83,8 @@ pub enum Refusal {
     },
     /// A guest of that name, or that very guest, is there already.
     AlreadyThere,
+    /// A guest of that name has no machine there, but its last migration is still open.
+    StillOpen,
     /// The target is already taking as many guests as it can.
     Busy,
     /// It cannot run a guest whose memory has not all arrived, and the mode needs that.
@@ -120,6 +122,10 @@ impl fmt::Display for Refusal {
             ),
             Self::Vcpus { needed, max } => write!(f, "{needed} vCPUs needed, {max} possible"),
             Self::AlreadyThere => f.write_str("a guest of that name is there already"),
+            Self::StillOpen => f.write_str(
+                "the last migration of a guest of that name is still open there: 'migrate status' there shows it, and \
+                 'migrate release' there ends one whose other host is gone",
+            ),
             Self::Busy => f.write_str("the target is taking as many guests as it can"),
             Self::PostCopy => f.write_str("the target cannot run a guest before all of its memory is there"),
             Self::UnknownRecord(kind) => write!(f, "the target does not know mandatory record {kind}"),

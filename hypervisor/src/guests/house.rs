@@ -41,6 +41,11 @@ impl Guests {
         if self.records.iter().any(there) {
             return Err(GuestFailure::Refused([Refusal::AlreadyThere].into()));
         }
+        // Its machine is gone, but somebody is still to be answered about it, or a person is to decide: its session goes on, and
+        // would be without its guest, while commands for that name would reach one of two.
+        if self.records.iter().any(|record| is_namesake(record) && record.is_migrating()) {
+            return Err(GuestFailure::Refused([Refusal::StillOpen].into()));
+        }
         if let Err(why) = &self.machines {
             return Err(GuestFailure::Host(why.clone()));
         }

@@ -140,6 +140,25 @@ fn a_guest_does_not_come_where_one_of_its_name_is_just_ending() {
     assert_eq!(refusal_of_namesake(&mut guests), none);
 }
 
+/// What ended here, and whose last host still has to be answered about it, is not replaced by one of its name: commands for that
+/// name would then be the other's.
+#[test]
+fn a_guest_does_not_come_where_the_migration_of_one_of_its_name_is_still_open() {
+    let (mut guests, handle) = host_with_guest(State::Running);
+    guests.stop(NAME).unwrap();
+    let _ = handle.take_command();
+    handle.publish(&State::Stopped(StopReason::Requested));
+    handle.answer(Reply::Done);
+    handle.close();
+    guests.poll(Instant::ZERO);
+    assert!(guests.records[0].handle().is_none() && guests.records[0].is_migrating());
+    assert_eq!(refusal_of_namesake(&mut guests), GuestFailure::Refused([Refusal::StillOpen].into()));
+    let words = Refusal::StillOpen.to_string();
+    assert!(words.contains("'migrate status' there") && words.contains("'migrate release' there"), "{words}");
+    guests.records[0].set_errand(None);
+    assert_eq!(refusal_of_namesake(&mut guests), GuestFailure::Host("this is a test".into()));
+}
+
 #[test]
 #[should_panic(expected = "let go of")]
 fn a_machine_never_takes_the_place_of_one_that_is_not_let_go_of() {

@@ -48,6 +48,7 @@ const REFUSAL_UNKNOWN_RECORD: u16 = 8;
 const REFUSAL_HOST: u16 = 9;
 const REFUSAL_POST_COPY: u16 = 10;
 const REFUSAL_HEAP: u16 = 11;
+const REFUSAL_STILL_OPEN: u16 = 12;
 
 /// At most [`REFUSALS_MAX`] of them, each text cut to [`TEXT_BYTES_MAX`].
 pub(crate) fn refusals_to_wire(refusals: &[Refusal]) -> Vec<RefusalBody> {
@@ -61,7 +62,7 @@ pub(crate) fn refusals_from_wire(bodies: &[RefusalBody]) -> Vec<Refusal> {
 fn refusal_to_wire(refusal: &Refusal) -> RefusalBody {
     // Older releases tell of what they do not know by its text.
     let words = match refusal {
-        Refusal::Heap { .. } => refusal.to_string(),
+        Refusal::Heap { .. } | Refusal::StillOpen => refusal.to_string(),
         _ => String::new(),
     };
     let (code, numbers, text) = match refusal {
@@ -80,6 +81,7 @@ fn refusal_to_wire(refusal: &Refusal) -> RefusalBody {
         Refusal::Heap { needed_bytes, free_bytes } => {
             (REFUSAL_HEAP, [*needed_bytes, *free_bytes, 0, 0], words.as_str())
         }
+        Refusal::StillOpen => (REFUSAL_STILL_OPEN, [0; 4], words.as_str()),
         Refusal::Vcpus { needed, max } => (REFUSAL_VCPUS, [u64::from(*needed), u64::from(*max), 0, 0], ""),
         Refusal::AlreadyThere => (REFUSAL_ALREADY_THERE, [0; 4], ""),
         Refusal::Busy => (REFUSAL_BUSY, [0; 4], ""),
@@ -106,6 +108,7 @@ fn refusal_from_wire(body: &RefusalBody) -> Refusal {
         REFUSAL_TSC => Refusal::TscFrequency { guest_hz: a, target_hz: b },
         REFUSAL_MEMORY => Refusal::Memory { needed_bytes: a, free_bytes: b },
         REFUSAL_HEAP => Refusal::Heap { needed_bytes: a, free_bytes: b },
+        REFUSAL_STILL_OPEN => Refusal::StillOpen,
         REFUSAL_VCPUS => Refusal::Vcpus { needed: medium(a), max: medium(b) },
         REFUSAL_ALREADY_THERE => Refusal::AlreadyThere,
         REFUSAL_BUSY => Refusal::Busy,
@@ -293,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_source_that_does_not_know_a_refusal_has_it_in_words() {
-        for refusal in [Refusal::Heap { needed_bytes: 3 << 20, free_bytes: 1 << 20 }] {
+        for refusal in [Refusal::Heap { needed_bytes: 3 << 20, free_bytes: 1 << 20 }, Refusal::StillOpen] {
             let said = refusal_to_wire(&refusal);
             assert_eq!(refusal_from_wire(&said), refusal);
             let unknown = refusal_from_wire(&RefusalBody { code: 999, ..said });
