@@ -54,8 +54,8 @@ pub use reason::{AbortReason, Blame, GuestFailure, Refusal, StreamFault};
 pub use source::{Source, SourceConfig, SpoolOrder};
 pub use spool::{Spool, SpoolConfig, SpoolEnd, SpoolEvent, SpoolTrouble};
 pub use status::{
-    Downtime, PageCounts, Phase, PostCopy, Prediction, Recall, Report, Spooled, Stage, Status, Stops, Waits,
-    Why,
+    Downtime, Judgement, Next, PageCounts, Phase, PostCopy, Prediction, Recall, Report, Spooled, Stage,
+    Status, Stops, Waits, Why,
 };
 pub use target::{Target, TargetConfig};
 pub use time::Instant;

@@ -134,6 +134,42 @@ impl fmt::Display for Why {
     }
 }
 
+/// What was decided behind a round of pre-copy, and by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Rounds that had ended.
+    pub rounds: u32,
+    /// Pages that the last of them sent.
+    pub sent: u32,
+    /// Pages that were left then.
+    pub left: u32,
+    /// Expected downtime if the guest had been stopped then; `None` if that was not known.
+    pub downtime: Option<Duration>,
+    /// The downtime limit then.
+    pub limit: Duration,
+    /// What was to be done.
+    pub next: Next,
+}
+
+/// What follows a round of pre-copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another round.
+    Round,
+    /// What is under way is let arrive first.
+    Drain,
+    /// The guest runs for a while before it is stopped again.
+    Rest,
+    /// The guest is slowed by so many percent.
+    Throttle(u8),
+    /// The guest is stopped, and all that is left sent.
+    Stop,
+    /// The same, although that takes longer than the limit.
+    StopAnyway,
+    /// The guest is switched, and what is left goes behind that.
+    Switch(Why),
+}
+
 /// What a migration is expected to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prediction {
@@ -330,6 +366,8 @@ pub struct Status {
     pub downtime: Downtime,
     /// All stops.
     pub stops: Stops,
+    /// What was decided behind the last round, if one has ended, and why.
+    pub judgement: Option<Judgement>,
     /// What comes after the switch, once that is decided.
     pub post_copy: Option<PostCopy>,
 }

@@ -15,7 +15,10 @@ use super::spool;
 use super::view::{Aftermath, MigrationEstimate, MigrationFailure, MigrationReport, Side};
 
 mod clone;
+mod judged;
 mod remark;
+
+pub(super) use judged::Judged;
 
 /// Prints what happened, as lines.
 pub(super) fn notice(notice: &Notice, out: &mut impl Write) -> fmt::Result {

@@ -9,7 +9,7 @@
 use core::time::Duration;
 
 use crate::policy::{Impatience, Mode, Overrun, Policy};
-use crate::status::Why;
+use crate::status::{Judgement, Next, Why};
 
 /// A set so small that another round would not make it smaller.
 const FEW_PAGES: u32 = 16;
@@ -78,6 +78,24 @@ pub(crate) enum Decision {
     GiveUp,
     /// No guest at all could be stopped so shortly.
     LimitTooShort,
+}
+
+impl Decision {
+    /// For people, if the migration goes on.
+    pub(crate) const fn judgement(self, measured: &Measured, policy: &Policy) -> Option<Judgement> {
+        let next = match self {
+            Self::Round => Next::Round,
+            Self::Drain => Next::Drain,
+            Self::Rest => Next::Rest,
+            Self::Stop => Next::Stop,
+            Self::StopAnyway => Next::StopAnyway,
+            Self::Switch(why) => Next::Switch(why),
+            Self::Throttle(percent) => Next::Throttle(percent),
+            Self::GiveUp | Self::LimitTooShort => return None,
+        };
+        let Measured { rounds, pages_left: left, pages_of_round: sent, downtime, .. } = *measured;
+        Some(Judgement { rounds, sent, left, downtime, limit: policy.downtime_limit, next })
+    }
 }
 
 /// What decisions remember of earlier rounds.
@@ -238,6 +256,16 @@ mod tests {
         assert_eq!(convergence.decide(&measured(1000, 30_000, 200), &policy), Decision::Round);
         assert_eq!(convergence.decide(&measured(900, 1000, 180), &policy), Decision::Stop);
         assert_eq!(convergence.decide(&measured(3, 1000, 1), &policy), Decision::Stop);
+    }
+
+    #[test]
+    fn a_decision_names_what_it_was_made_by() {
+        let (measured, policy) = (measured(900, 1000, 180), Policy::default());
+        let judgement = Decision::Stop.judgement(&measured, &policy).unwrap();
+        let Judgement { rounds, sent, left, downtime, limit, next } = judgement;
+        assert_eq!((rounds, sent, left, next), (2, 1000, 900, Next::Stop));
+        assert_eq!((downtime, limit), (measured.downtime, policy.downtime_limit));
+        assert_eq!(Decision::GiveUp.judgement(&measured, &policy), None, "there is a reason for that");
     }
 
     #[test]

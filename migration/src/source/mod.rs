@@ -36,7 +36,7 @@ use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
 use crate::policy::{Policy, Purpose};
 use crate::ram::GuestRam;
 use crate::reason::{AbortReason, GuestFailure, StreamFault};
-use crate::status::Phase;
+use crate::status::{Judgement, Phase};
 use crate::time::Instant;
 use crate::wire::assemble::{Assembler, Unit};
 use crate::wire::control::Fate;
@@ -79,6 +79,8 @@ pub struct Source {
     endpoint: Endpoint,
     sender: Option<Sender>,
     convergence: Convergence,
+    /// What it said behind the last round.
+    judgement: Option<Judgement>,
     bucket: TokenBucket,
     bandwidth: BandwidthMeter,
     dirty: DirtyMeter,
@@ -124,6 +126,7 @@ impl Source {
             endpoint: Endpoint::new(Phase::Idle),
             sender: None,
             convergence: Convergence::default(),
+            judgement: None,
             bucket: TokenBucket::new(policy.bandwidth_bytes_per_second),
             bandwidth: BandwidthMeter::default(),
             dirty: DirtyMeter::default(),

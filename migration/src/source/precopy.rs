@@ -209,7 +209,9 @@ impl Source {
             elapsed: self.round.first_began_at.map_or(Duration::ZERO, |began| now.since(began)),
             can_switch: self.can_switch(),
         };
-        match self.convergence.decide(&measured, &self.policy) {
+        let decision = self.convergence.decide(&measured, &self.policy);
+        self.judgement = decision.judgement(&measured, &self.policy);
+        match decision {
             Decision::Round => self.begin_round(now),
             Decision::Drain => self.state = State::Draining,
             Decision::Rest => self.state = State::Resting,

@@ -67,6 +67,7 @@ impl Source {
             elapsed: self.elapsed(now),
             downtime: self.marks.downtime(now),
             stops: self.stops(now),
+            judgement: self.judgement,
             post_copy: self.post_copy(now),
         }
     }

@@ -238,6 +238,7 @@ impl Spool {
             elapsed: self.began_at.map_or(core::time::Duration::ZERO, |began| now.since(began)),
             downtime: crate::status::Downtime::default(),
             stops: crate::status::Stops::default(),
+            judgement: None,
             post_copy: self.deposit.as_ref().map(|deposit| PostCopy {
                 why: None,
                 pages: deposit.absent,

@@ -277,6 +277,7 @@ impl Target {
             elapsed: self.elapsed(now),
             downtime: Downtime::default(),
             stops: Stops::default(),
+            judgement: None,
             post_copy: self.post_copy(now),
         }
     }

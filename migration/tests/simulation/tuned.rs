@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_migration::{Compression, Event, Mode, Overrun, Report};
+use godwit_migration::{Compression, Event, Mode, Next, Overrun, Report, Why};
 
 use super::live;
 use super::world::World;
@@ -55,9 +55,14 @@ fn a_cap_that_is_lifted_or_lowered_counts_at_once() {
 #[test]
 fn a_round_ends_for_a_person_who_wants_the_switch() {
     for seed in 0..5 {
-        let patient = report(&live(plan(seed, 40_000)));
+        let world = live(plan(seed, 40_000));
+        let judgement = world.judgement().expect("a round has ended");
+        assert_eq!(judgement.next, Next::Stop);
+        assert!(judgement.downtime.is_some_and(|downtime| downtime <= judgement.limit), "{judgement:?}");
+        let patient = report(&world);
         assert!(patient.post_copy.is_none(), "it goes by rounds");
         let world = live(Plan { faults: vec![(12, Fault::Mode(Mode::PostCopy))], ..plan(seed, 40_000) });
+        assert_eq!(world.judgement().map(|judgement| judgement.next), Some(Next::Switch(Why::Asked)));
         let post_copy = report(&world).post_copy.expect("it is switched");
         assert!(post_copy.pages > 60, "most of it goes after the switch: {}", post_copy.pages);
         assert!(report(&world).rounds == 1);

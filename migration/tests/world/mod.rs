@@ -16,8 +16,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use godwit_migration::{
-    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Opening, Output, Page, Phase,
-    RunPermit,
+    Channel, Command, Event, GuestAction, GuestEvent, GuestId, Input, Instant, Judgement, Opening, Output,
+    Page, Phase, RunPermit,
 };
 
 use guest::{Instance, Ram, Truth};
@@ -189,6 +189,11 @@ impl World {
     pub(crate) fn messages_of(mut self, attempt: u8) -> u64 {
         self.migrate(attempt);
         self.messages
+    }
+
+    /// What the last source decided behind its last round.
+    pub(crate) fn judgement(&self) -> Option<Judgement> {
+        self.source.engine.as_ref()?.status(self.now).judgement
     }
 
     pub(crate) fn state(&self) -> String {

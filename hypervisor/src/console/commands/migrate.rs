@@ -12,7 +12,7 @@ use super::super::help;
 use super::super::host::{Host, Tuning};
 use super::super::output::Output;
 use super::super::progress::left_bytes;
-use super::super::report::{InVain, SinceSwitch};
+use super::super::report::{InVain, Judged, SinceSwitch};
 use super::super::view::{Decision, MigrationView, Side};
 use super::super::{spool, suggest};
 use super::clone::{as_copy, errand};
@@ -221,6 +221,9 @@ fn show(migration: &MigrationView, out: &mut Output) -> fmt::Result {
     match status.remaining_estimate {
         Some(left) => writeln!(out, "; about {} left", Span(left))?,
         None => writeln!(out, "; no end in sight yet")?,
+    }
+    if let Some(judgement) = &status.judgement {
+        writeln!(out, "  {}", Judged(judgement))?;
     }
     if status.stops.recalls() > 0 {
         writeln!(out, "  {}", InVain(&status.stops))?;

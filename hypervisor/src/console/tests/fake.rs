@@ -74,6 +74,7 @@ pub(in super::super) fn migration(phase: Phase, round: u32, sent_mib: u64) -> Mi
         elapsed: Duration::from_secs(4),
         downtime: Downtime::default(),
         stops: Stops::default(),
+        judgement: None,
         post_copy: None,
     };
     MigrationView {

@@ -218,6 +218,13 @@ linux to b: pre-copy, round 1, for 4.0 s
   mode auto, downtime at most 300 ms, 250 ms if it stopped now; about 1.3 s left
 a>"
     );
+    let (downtime, limit) = (Some(Duration::from_millis(900)), Duration::from_millis(300));
+    let (rounds, sent, left, next) = (1, 2560, 3072, godwit_migration::Next::Round);
+    let judgement = godwit_migration::Judgement { rounds, sent, left, downtime, limit, next };
+    person.host.migrations[0].status.judgement = Some(judgement);
+    let why = "round 1 sent 2560 pages and left 3072: another, since a stop would take 900 ms, not 300 ms";
+    let status = person.asks("migrate status");
+    assert!(status.ends_with(&alloc::format!("left\n  {why}\na>")), "{status}");
     person.types("vm li");
     person.host.notices.push_back(moved(Side::Source));
     let shown = person.sees();
