@@ -20,7 +20,7 @@ use crate::permit::RunPermit;
 use crate::policy::Mode;
 use crate::ram::{GuestRam, Page};
 use crate::reason::{AbortReason, StreamFault};
-use crate::status::{Phase, PostCopy, Waits, Why};
+use crate::status::{Phase, PostCopy, Stage, Waits, Why};
 use crate::time::Instant;
 use crate::wire::absent::{AbsentPart, Walk};
 use crate::wire::assemble::{Assembler, Unit};
@@ -132,6 +132,14 @@ impl Source {
 
     /// Devices are saved: the pages that are left will be absent at the target, if this stop is a switch.
     pub(super) fn declare_absent(&mut self, now: Instant) {
+        if self.serving.why.is_some() && !self.can_switch() {
+            // A person has said so meanwhile: the guest runs on here, and rounds make the rest small.
+            match core::mem::replace(&mut self.state, State::Finished) {
+                State::Stopped(_, permit) => self.recall(Stage::Save, permit),
+                state => self.state = state,
+            }
+            return;
+        }
         let (Some(sender), true) = (&mut self.sender, self.serving.why.is_some()) else { return };
         if let State::Stopped(Stopped::Sending(sections), _) = &mut self.state {
             sender.begin_round();

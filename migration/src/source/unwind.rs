@@ -125,10 +125,12 @@ mod tests {
     use super::*;
     use crate::guest::GuestDescription;
     use crate::io::{Command, Input, Output};
-    use crate::permit::{Generation, GuestId, MigrationId};
-    use crate::policy::{Policy, Purpose};
+    use crate::permit::{Generation, GuestId, MigrationId, RunPermit};
+    use crate::policy::{Compression, Mode, Policy, Purpose};
     use crate::ram::{NoRam, RamLayout, RamRange};
     use crate::source::SourceConfig;
+    use crate::source::sender::Sender;
+    use crate::source::state::Stopped;
 
     fn source() -> Source {
         let guest = GuestDescription {
@@ -200,6 +202,25 @@ mod tests {
                 Output::Timeout(_) => panic!("it never says how it ended"),
                 _ => {}
             }
+        }
+    }
+
+    /// A person wants all of it before the switch, while the guest is being stopped for one.
+    #[test]
+    fn a_switch_that_is_not_wanted_any_more_is_none() {
+        for (mode, is_switch) in [(Mode::PostCopy, true), (Mode::PreCopy, false)] {
+            let mut source = source();
+            source.sender = Some(Sender::new(1, Compression::Off).unwrap());
+            (source.serving.why, source.serving.is_offered) = (Some(crate::Why::Asked), true);
+            source.state = State::Stopped(Stopped::Saving, RunPermit::for_new_guest(GuestId([1; 16])));
+            source.endpoint.act(GuestAction::SaveState);
+            while !matches!(source.poll_output(Instant::ORIGIN, &mut [], &mut NoRam), Output::Timeout(_)) {}
+            let policy = Policy { mode, ..Policy::default() };
+            source.handle_input(Instant::ORIGIN, Input::Command(Command::Tune(policy)), &mut NoRam);
+            let saved = GuestEvent::StateSaved(std::vec![]);
+            source.handle_input(Instant::ORIGIN, Input::Guest(saved), &mut NoRam);
+            assert_eq!((source.serving.absent > 0, source.serving.why.is_some()), (is_switch, is_switch));
+            assert_eq!(matches!(source.state, State::Resuming(_)), !is_switch, "it runs on here");
         }
     }
 }
