@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::frames::HostFrames;
+use super::frames::{HostFrames, PromisedFrames};
 use super::handle::{Shared, VmHandle};
 use super::lifecycle::State;
 use super::machine::Blueprint;
@@ -112,8 +112,13 @@ fn begin(plan: Plan, linux: Option<Loading<'static>>) -> Result<Begun, BuildErro
         return Err(BuildError::Vcpus(plan.vcpus));
     }
     plan.board(0).check().map_err(BuildError::Board)?;
-    let ram =
-        RawRam::take(&mut HostFrames, plan.memory_bytes, plan.vcpus as usize).map_err(BuildError::Ram)?;
+    let (bytes, vcpus) = (plan.memory_bytes, plan.vcpus as usize);
+    // The migration that brings one was promised its tables: what else the heap can spare is not asked for.
+    let ram = match linux {
+        Some(_) => RawRam::take(&mut HostFrames, bytes, vcpus),
+        None => RawRam::take(&mut PromisedFrames, bytes, vcpus),
+    };
+    let ram = ram.map_err(BuildError::Ram)?;
     let contents = linux.iter().flat_map(Loading::contents);
     let contents = contents.map(|(address, bytes)| Content { address, bytes }).collect();
     let (site, work) = Work::new(ram, contents, plan.owner);
