@@ -10,6 +10,7 @@ mod convergence;
 mod copy;
 mod estimate;
 mod handover;
+mod haste;
 mod message;
 mod packing;
 mod precopy;

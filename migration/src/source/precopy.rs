@@ -393,9 +393,7 @@ impl Source {
         };
         let longest = self.bucket.frame_bytes(buffer.len(), OUTPUT_BYTES_MIN);
         let mut batch = Batch::new(&mut buffer[..longest]);
-        if self.bucket.is_out_of_reach(self.bandwidth.rate()) {
-            sender.hurry();
-        }
+        sender.hurry(self.bucket.is_out_of_reach());
         let filled = match sender.fill(ram, &mut batch, usize::MAX) {
             Ok(filled) => filled,
             Err(failure) => {

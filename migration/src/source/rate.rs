@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::haste::Haste;
 use crate::time::Instant;
 
 const NANOS: u128 = 1_000_000_000;
@@ -24,27 +25,18 @@ pub(crate) fn time_for(amount: u64, rate: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// Time of sending over which is judged whether a cap is out of reach.
-const JUDGED: Duration = Duration::from_millis(4);
-/// The most that one frame says of time in which nothing was sent: the rest was not spent on making it.
-const IDLE_MAX: Duration = Duration::from_millis(1);
-/// Shorter frames say nothing: they are of pages that needed no bytes, or end a round.
-const JUDGED_BYTES: usize = 8 * 1024;
-
 /// Keeps the bytes sent under a cap: a token bucket that may go into debt by one frame.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     rate: Option<u64>,
     /// When the debt is paid.
     free_at: Instant,
-    /// Of late: time in which the cap was idle, and time that frames take at the cap.
-    idle: Duration,
-    busy: Duration,
+    haste: Haste,
 }
 
 impl TokenBucket {
     pub(crate) const fn new(rate: Option<u64>) -> Self {
-        Self { rate, free_at: Instant::ORIGIN, idle: Duration::ZERO, busy: Duration::ZERO }
+        Self { rate, free_at: Instant::ORIGIN, haste: Haste::new() }
     }
 
     /// Changes the cap.
@@ -52,7 +44,7 @@ impl TokenBucket {
         if self.rate != rate {
             // What was sent above the old cap is still owed, but for no longer than a burst is worth.
             let free_at = if rate.is_some() { self.free_at.clamp(now, now.after(BURST)) } else { now };
-            *self = Self { rate, free_at, idle: Duration::ZERO, busy: Duration::ZERO };
+            *self = Self { free_at, ..Self::new(rate) };
         }
     }
 
@@ -69,25 +61,18 @@ impl TokenBucket {
         smooth.clamp(shortest, longest)
     }
 
-    /// Whether frames come more slowly than the cap would let them go, over a link that carries `link` bytes per second: they
-    /// take longer to be made than to be sent. Where the link carries less than half the cap, it is what they wait for.
-    pub(crate) fn is_out_of_reach(&self, link: Option<u64>) -> bool {
-        let is_link_narrow = link.zip(self.rate).is_some_and(|(link, cap)| link < cap / 2);
-        self.idle + self.busy >= JUDGED && self.idle > self.busy && !is_link_narrow
+    /// Whether pages are to go as they are: compressed they do not reach the cap.
+    pub(crate) const fn is_out_of_reach(&self) -> bool {
+        self.haste.is_on()
     }
 
     /// Accounts for a frame.
     pub(crate) fn spend(&mut self, bytes: usize, now: Instant) {
         if let Some(rate) = self.rate {
-            if bytes >= JUDGED_BYTES {
-                if self.idle + self.busy >= JUDGED * 2 {
-                    (self.idle, self.busy) = (self.idle / 2, self.busy / 2);
-                }
-                self.idle += now.since(self.free_at).min(IDLE_MAX);
-                self.busy += time_for(bytes as u64, rate);
-            }
+            let at_cap = time_for(bytes as u64, rate);
+            self.haste.sent(bytes, now.since(self.free_at), at_cap);
             let from = self.free_at.max(now);
-            self.free_at = from.after(time_for(bytes as u64, rate));
+            self.free_at = from.after(at_cap);
         }
     }
 }
@@ -265,20 +250,6 @@ mod tests {
         assert!(bucket.ready_at(at(0)) > at(20), "and that on top of it");
         bucket.set(None, at(0));
         assert_eq!(bucket.ready_at(at(0)), at(0));
-    }
-
-    #[test]
-    fn a_cap_is_out_of_reach_for_who_makes_frames_more_slowly() {
-        // At the cap a frame takes 131 us.
-        for (frame_us, is_out_of_reach) in [(400, true), (180, false), (100, false)] {
-            let mut bucket = TokenBucket::new(Some(1_000_000_000));
-            for step in 1..200u64 {
-                bucket.spend(131_072, Instant::from_nanos(step * frame_us * 1000));
-            }
-            assert_eq!(bucket.is_out_of_reach(None), is_out_of_reach, "{frame_us} us a frame");
-            assert_eq!(bucket.is_out_of_reach(Some(800_000_000)), is_out_of_reach, "{frame_us} us a frame");
-            assert!(!bucket.is_out_of_reach(Some(400_000_000)), "the link is what they wait for");
-        }
     }
 
     #[test]

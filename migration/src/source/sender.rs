@@ -18,8 +18,6 @@ const EXAMINED_MAX_PUSHED: u32 = 64;
 const _: () = assert!(EXAMINED_MAX <= ZERO_PAGES_MAX as u32, "a frame's zero pages may be one run");
 /// A page whose differences from another are longer than this is compressed instead.
 const PATCH_BYTES_WORTH: usize = 384;
-/// Pages that go as they are once compressing was found to be slower than the link.
-const HURRIED_PAGES: u32 = 8192;
 /// Bytes that a page needs at most, besides its content.
 const OVERHEAD_BYTES: usize = RECORD_BYTES + PACK_NUMBER_BYTES;
 
@@ -37,8 +35,8 @@ pub(crate) struct Sender {
     identities: Identities,
     codec: Option<Codec>,
     counts: PageCounts,
-    /// Pages that are to go as they are.
-    hurried: u32,
+    /// Pages are to go as they are.
+    is_hurried: bool,
     /// The guest runs at the target: pages go once, in any order, and none by reference to another, which the guest may
     /// have changed there.
     is_push: bool,
@@ -73,7 +71,7 @@ impl Sender {
             identities,
             codec,
             counts,
-            hurried: 0,
+            is_hurried: false,
             is_push: false,
         })
     }
@@ -103,7 +101,7 @@ impl Sender {
             identities,
             codec: None,
             counts: self.counts,
-            hurried: 0,
+            is_hurried: false,
             is_push: false,
         }
     }
@@ -183,6 +181,7 @@ impl Sender {
     pub(crate) fn begin_push(&mut self, lacks: Option<PageBitmap>) {
         self.begin_round();
         self.is_push = true;
+        self.is_hurried = false;
         if let Some(lacks) = lacks {
             self.pending = lacks;
         }
@@ -211,11 +210,9 @@ impl Sender {
         self.cursor
     }
 
-    /// Compressing takes longer than sending as it is would: for a while nothing is compressed.
-    pub(crate) const fn hurry(&mut self) {
-        if self.hurried == 0 {
-            self.hurried = HURRIED_PAGES;
-        }
+    /// Whether compressing takes longer than sending as it is would: nothing is compressed then.
+    pub(crate) const fn hurry(&mut self, is_hurried: bool) {
+        self.is_hurried = is_hurried;
     }
 
     /// Fills a frame, to its end or, while the guest waits for pages, until about so many bytes are in it.
@@ -318,9 +315,7 @@ impl Sender {
             return Ok(());
         }
         let mut features = Features::default();
-        let is_hurried = self.hurried > 0;
-        self.hurried = self.hurried.saturating_sub(1);
-        if let Some(codec) = self.codec.as_mut().filter(|_| !is_hurried) {
+        if let Some(codec) = self.codec.as_mut().filter(|_| !self.is_hurried) {
             if !self.is_push {
                 features = Features::of(content);
                 let mut patch = [0; PATCH_BYTES_WORTH];
