@@ -12,7 +12,7 @@ use crate::arch::random;
 use crate::exits::StopReason;
 use crate::guest::linux::LinuxGuest;
 use crate::platform::{Platform, files, wall_clock};
-use crate::sched::{self, Errand, PlaceError};
+use crate::sched::{self, Assignment, PlaceError};
 use crate::vm;
 use crate::vm::builder::{self, Begun, BuildError, Construction, Plan};
 use crate::vm::handle::{Command, VmHandle};
@@ -58,7 +58,7 @@ pub struct Building {
 impl Building {
     /// Has the RAM made ready by the CPU that will run the guest.
     fn begin((construction, site, work): Begun) -> Result<Self, PlaceError> {
-        sched::place(site.owner(), Errand::Prepare(work))?;
+        sched::place(site.owner(), Assignment::Prepare(work))?;
         Ok(Self { site, construction })
     }
 
@@ -87,7 +87,7 @@ impl Building {
         let built = self.construction.finish(machines, ram, now, sched::kick);
         let (handle, blueprint) = built.map_err(StartError::Build)?;
         let shown = Shown::by(&blueprint);
-        sched::place(self.site.owner(), Errand::Run(blueprint)).map_err(StartError::Place)?;
+        sched::place(self.site.owner(), Assignment::Run(blueprint)).map_err(StartError::Place)?;
         Ok((handle, shown))
     }
 }

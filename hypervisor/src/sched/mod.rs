@@ -37,19 +37,19 @@ const SLICES_PER_SECOND: u64 = 250;
 const LONE_SLICES_PER_SECOND: u64 = 20;
 /// Portions in a second, of a coming guest's RAM and of processors' slices beside them: each gets half of the CPU.
 const PORTIONS_PER_SECOND: u64 = 1000;
-/// Errands that wait for a CPU to take them.
+/// Assignments that wait for a CPU to take them.
 const INBOX_MAX: usize = 64;
 
 /// What a CPU is given.
 #[derive(Debug)]
-pub enum Errand {
+pub enum Assignment {
     /// RAM of a guest that it will run, to be made ready.
     Prepare(Work),
     /// A machine to run.
     Run(Blueprint),
 }
 
-static INBOXES: [Lock<Vec<Errand>>; CPUS_MAX] = [const { Lock::new(Level::Guest, Vec::new()) }; CPUS_MAX];
+static INBOXES: [Lock<Vec<Assignment>>; CPUS_MAX] = [const { Lock::new(Level::Guest, Vec::new()) }; CPUS_MAX];
 
 /// Tells CPU `cpu`'s loop that there is something to do.
 pub fn kick(cpu: usize) {
@@ -81,33 +81,33 @@ impl fmt::Display for PlaceError {
 
 impl core::error::Error for PlaceError {}
 
-/// Gives `errand` to CPU `cpu`.
+/// Gives `assignment` to CPU `cpu`.
 ///
 /// # Errors
 /// [`PlaceError`]; the machine, or the RAM, is gone then.
-pub fn place(cpu: usize, errand: Errand) -> Result<(), PlaceError> {
+pub fn place(cpu: usize, assignment: Assignment) -> Result<(), PlaceError> {
     let inbox = INBOXES.get(cpu).filter(|_| percpu::of(cpu).is_some()).ok_or(PlaceError::NoSuchCpu(cpu))?;
     {
         let mut inbox = inbox.lock();
         if inbox.len() >= INBOX_MAX {
             return Err(PlaceError::Full(cpu));
         }
-        inbox.push(errand);
+        inbox.push(assignment);
     }
     kick(cpu);
     Ok(())
 }
 
-fn empty_inbox(cpu: usize) -> Vec<Errand> {
+fn empty_inbox(cpu: usize) -> Vec<Assignment> {
     INBOXES.get(cpu).map_or_else(Vec::new, |inbox| core::mem::take(&mut *inbox.lock()))
 }
 
 /// Ends what was given to the running CPU, which has no [`CpuLoop`] to do it.
 pub fn turn_away() {
-    for errand in empty_inbox(percpu::index()) {
-        match errand {
-            Errand::Prepare(work) => work.refuse(),
-            Errand::Run(blueprint) => {
+    for assignment in empty_inbox(percpu::index()) {
+        match assignment {
+            Assignment::Prepare(work) => work.refuse(),
+            Assignment::Run(blueprint) => {
                 log::error!("{} cannot run on CPU {}", blueprint.handle.name(), percpu::index());
                 blueprint.refuse();
             }
@@ -172,10 +172,10 @@ impl CpuLoop {
     }
 
     fn take_in(&mut self) {
-        for errand in empty_inbox(self.index) {
-            match errand {
-                Errand::Prepare(work) => self.works.push_back(work),
-                Errand::Run(blueprint) => self.adopt(blueprint),
+        for assignment in empty_inbox(self.index) {
+            match assignment {
+                Assignment::Prepare(work) => self.works.push_back(work),
+                Assignment::Run(blueprint) => self.adopt(blueprint),
             }
         }
     }
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn a_cpu_that_does_not_run_is_given_nothing() {
         let (_handle, blueprint) = blueprint(1_000_000_000);
-        assert_eq!(place(2, Errand::Run(blueprint)), Err(PlaceError::NoSuchCpu(2)));
+        assert_eq!(place(2, Assignment::Run(blueprint)), Err(PlaceError::NoSuchCpu(2)));
         assert!(empty_inbox(2).is_empty());
         assert_eq!(PlaceError::NoSuchCpu(2).to_string(), "there is no CPU 2 that could run it");
     }

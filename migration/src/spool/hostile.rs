@@ -63,6 +63,16 @@ impl Host {
         panic!("it never comes to rest");
     }
 
+    /// A source comes, and leaves four pages from the third on.
+    fn is_left_pages(&mut self) {
+        let mut sequence = self.meet_source();
+        let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
+        self.give(Input::Bytes(
+            Channel::SPOOL,
+            &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence),
+        ));
+    }
+
     /// The source comes and says what it will leave; the number of its next frame.
     fn meet_source(&mut self) -> u32 {
         self.give(Input::LinkUp(Channel::SPOOL));
@@ -131,9 +141,7 @@ fn a_guest_whose_sets_the_heap_cannot_spare_is_refused_and_what_is_promised_is_o
 #[test]
 fn what_is_not_the_protocol_is_told_and_what_is_here_stays() {
     let mut host = Host::new();
-    let mut sequence = host.meet_source();
-    let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
-    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+    host.is_left_pages();
     host.give(Input::Bytes(Channel::SPOOL, &[0xa5; 24]));
     assert!(matches!(host.turned_away[..], [AbortReason::Stream(_)]), "{:?}", host.turned_away);
     assert!(!host.spool.has_source() && !host.spool.is_finished() && host.spool.pages() == 4);
@@ -176,9 +184,7 @@ fn a_spool_hears_of_another_target_as_soon_as_it_takes_a_second_word() {
 #[test]
 fn a_spool_without_memory_left_offers_what_it_has() {
     let mut host = Host::new();
-    let mut sequence = host.meet_source();
-    let record = |first| crate::wire::record::Record::Raw { first: crate::ram::Page(first), count: 4 };
-    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record(3), 7, true)]), &mut sequence)));
+    host.is_left_pages();
     let failure = crate::ram::RamFailure::OutOfMemory(crate::ram::Page(8));
     host.spool.on_bad_source(Instant::from_nanos(host.now), &AbortReason::Ram(failure));
     // The connection is closed by this side: nobody tells that it is gone.
@@ -190,9 +196,7 @@ fn a_spool_without_memory_left_offers_what_it_has() {
 #[test]
 fn a_person_who_has_the_target_asked_again_does_not_wait_for_what_is_under_way() {
     let mut host = Host::new();
-    let mut sequence = host.meet_source();
-    let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
-    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+    host.is_left_pages();
     host.give(Input::LinkDown(Channel::SPOOL));
     for connects in 1..4 {
         assert!(host.spool.heeds(Command::Retry));
@@ -251,9 +255,7 @@ fn a_spool_that_forgot_hears_again_that_all_is_there() {
 #[test]
 fn a_guest_may_wait_for_a_page_while_the_target_takes_them() {
     let mut host = Host::new();
-    let mut sequence = host.meet_source();
-    let record = crate::wire::record::Record::Raw { first: crate::ram::Page(3), count: 4 };
-    host.give(Input::Bytes(Channel::SPOOL, &encode(&Said::Pages(vec![(record, 7, true)]), &mut sequence)));
+    host.is_left_pages();
     host.give(Input::LinkDown(Channel::SPOOL));
     host.now += 4_000_000_000;
     host.give(Input::Timeout);

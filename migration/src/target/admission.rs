@@ -44,9 +44,8 @@ impl Target {
 
     /// Bytes of the heap that the guest has, here and at the host.
     pub(crate) fn tables_held(&self) -> u64 {
-        // From the moment in which it is told to build the guest the host counts that itself.
-        let is_begun = self.is_built || matches!(self.state, State::Building);
-        let built = self.guest.as_ref().filter(|_| is_begun);
+        // While it builds the guest it takes that bit by bit, the last of it at the end.
+        let built = self.guest.as_ref().filter(|_| self.is_built);
         let host = built.map_or(0, |guest| self.host.share.of(guest.layout.page_count(), guest.vcpus));
         host + self.receiver.as_ref().map_or(0, Receiver::bytes)
     }

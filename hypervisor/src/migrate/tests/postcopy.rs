@@ -118,15 +118,21 @@ fn a_guest_whose_source_dies_runs_until_it_needs_what_is_lost() {
     );
 }
 
-/// The target's host has got another address.
-#[test]
-fn a_target_that_has_moved_to_another_address_is_found_there_once_a_person_says_so() {
+/// A world whose guest runs at the target with a part of its memory, and whose connections are gone.
+fn cut_behind_the_switch() -> World {
     let mut world = about_to_move(Mode::PostCopy);
     world.net.portion_max = 1024;
     world.start("linux").unwrap();
     world.until(|world| world.phase(Side::Source) == Some(Phase::PostCopy));
     world.pass(Duration::from_millis(5));
     world.net.cut();
+    world
+}
+
+/// The target's host has got another address.
+#[test]
+fn a_target_that_has_moved_to_another_address_is_found_there_once_a_person_says_so() {
+    let mut world = cut_behind_the_switch();
     let elsewhere = core::net::Ipv4Addr::new(10, 0, 0, 4);
     world.until(|world| world.phase(Side::Target) == Some(Phase::Recovering));
     world.target.address = elsewhere;
@@ -146,12 +152,7 @@ fn a_target_that_has_moved_to_another_address_is_found_there_once_a_person_says_
 /// The source's host has got another address: the target knows it by its migration, and nobody need say anything.
 #[test]
 fn a_source_that_comes_back_from_another_address_goes_on() {
-    let mut world = about_to_move(Mode::PostCopy);
-    world.net.portion_max = 1024;
-    world.start("linux").unwrap();
-    world.until(|world| world.phase(Side::Source) == Some(Phase::PostCopy));
-    world.pass(Duration::from_millis(5));
-    world.net.cut();
+    let mut world = cut_behind_the_switch();
     let has_let_go = |world: &World| world.net.in_use(SOURCE) == 0 && world.net.in_use(TARGET) == 0;
     world.until(|world| has_let_go(world) && world.phase(Side::Target) == Some(Phase::Recovering));
     world.source.address = core::net::Ipv4Addr::new(10, 0, 0, 5);

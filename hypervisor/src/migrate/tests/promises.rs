@@ -180,6 +180,22 @@ fn what_was_promised_is_free_again_when_the_connection_is_lost_before_the_guest_
     world.assert_moved("other");
 }
 
+/// Its memory is taken at once and cleared for seconds; its devices and processors are made behind that.
+#[test]
+fn what_a_machine_takes_of_the_heap_is_promised_until_it_is_built() {
+    let mut world = World::new();
+    world.target.house.share = HostShare { bytes: 64 * MIB, ..HostShare::default() };
+    world.target.house.builds = true;
+    world.start_until(Phase::Negotiating);
+    world.until(|world| world.phase(Side::Target) == Some(Phase::Building));
+    world.pass(Duration::from_millis(100));
+    assert!(world.target.house.promised_bytes > 64 * MIB);
+    world.target.house.builds = false;
+    world.until_quiet();
+    world.assert_moved("linux");
+    assert!(world.target.house.promised_bytes < 64 * MIB);
+}
+
 #[test]
 fn pages_are_not_kept_where_the_heap_cannot_spare_their_sets() {
     let mut trio = Trio::new();
